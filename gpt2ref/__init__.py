@@ -1,0 +1,31 @@
+"""A minimal GPT-2: the model, its weights, its sampler.
+
+>>> from gpt2ref import generate
+>>> print(generate("Once upon a time", max_new_tokens=50, temperature=0.8, top_k=40, seed=0))
+"""
+
+from .checkpoint import from_hugging_face, load_checkpoint, save_checkpoint
+from .config import EOS, PUBLISHED_CONFIGS, GPT2Config
+from .conversion import CheckpointError
+from .generation import generate, sample, stream
+from .model import GPT2, KVCache
+from .tokenizer import decode, encode
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "EOS",
+    "GPT2",
+    "PUBLISHED_CONFIGS",
+    "CheckpointError",
+    "GPT2Config",
+    "KVCache",
+    "decode",
+    "encode",
+    "from_hugging_face",
+    "generate",
+    "load_checkpoint",
+    "sample",
+    "save_checkpoint",
+    "stream",
+]

@@ -1,0 +1,201 @@
+"""The generation loop: token ids to token ids (`sample`), text to text (`generate`, `stream`)."""
+
+from __future__ import annotations
+
+import os
+import random
+import secrets
+from collections.abc import Iterator, Sequence
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from .checkpoint import load_checkpoint
+from .config import EOS
+from .model import GPT2, KVCache
+from .sampling import check_sampling, next_token
+from .tokenizer import VOCAB_SIZE, decode, decode_pieces, encode
+
+Prompt = TypeVar("Prompt", str, list[str])
+
+
+def sample(
+    model: GPT2,
+    token_ids: Sequence[Sequence[int]] | Tensor,
+    *,
+    max_new_tokens: int,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    seed: int | None = None,
+    eos_token_id: int | None = EOS,
+) -> list[list[int]]:
+    """Continue each row of token ids; returns the new ids of each row, without the EOS that ended it.
+
+    Rows may differ in length, and each stops by itself: at `eos_token_id` (None: never) or after `max_new_tokens`.
+    A row without tokens starts from `<|endoftext|>`. Temperature 0 is greedy; `top_k=None` is no restriction.
+
+    Row r draws one uniform number a step from a generator seeded with `seed + r`, so it gets the tokens that it gets
+    alone with that seed, whatever its neighbours do (up to rounding of the logits). `seed=None` takes a fresh seed.
+    The global random state is neither read nor changed.
+
+    Past `n_positions` the last `n_positions` tokens stay in view, their positions counted from 0 again. Every position
+    changes with each token then, so nothing cached can be kept and a step costs a full forward pass.
+
+    Raises TypeError or ValueError, naming the argument, before any work is done.
+    """
+    rows = _rows(token_ids, model.config.vocab_size)
+    _check(max_new_tokens, temperature, top_k, seed)
+    new: list[list[int]] = [[] for _ in rows]
+    for step in _steps(model, rows, max_new_tokens, temperature, top_k, seed, eos_token_id):
+        for row, token_id in step.items():
+            new[row].append(token_id)
+    return new
+
+
+def generate(
+    prompt: Prompt,
+    model: GPT2 | str | os.PathLike[str] = "gpt2",
+    *,
+    max_new_tokens: int = 100,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    seed: int | None = None,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+) -> Prompt:
+    """The prompt followed by its continuation, up to `<|endoftext|>` or `max_new_tokens`; a list gives a list.
+
+    `model` is a checkpoint (see `load_checkpoint`), loaded for this call onto `device` (default: CUDA if there is one)
+    in `dtype` (default: the file's own), or a GPT2, which stays where it is. An empty prompt gives a text from its
+    start. Everything else is as in `sample`, whose errors it raises.
+    """
+    prompts = [prompt] if isinstance(prompt, str) else prompt
+    rows = _encode_prompts(prompts)
+    _check(max_new_tokens, temperature, top_k, seed)
+    new = sample(
+        _model(model, device, dtype), rows, max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k, seed=seed
+    )
+    texts = [text + decode(ids) for text, ids in zip(prompts, new, strict=True)]
+    return texts[0] if isinstance(prompt, str) else texts
+
+
+def stream(
+    prompt: str,
+    model: GPT2 | str | os.PathLike[str] = "gpt2",
+    *,
+    max_new_tokens: int = 100,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    seed: int | None = None,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+) -> Iterator[str]:
+    """The continuation that `generate` gives, in pieces as they come; a piece never splits a character.
+
+    Bad arguments raise here, not at the first piece. Dropping the iterator ends the work.
+    """
+    if not isinstance(prompt, str):
+        raise TypeError(f"prompt: {type(prompt).__name__}, expected str")
+    rows = _encode_prompts([prompt])
+    _check(max_new_tokens, temperature, top_k, seed)
+    steps = _steps(_model(model, device, dtype), rows, max_new_tokens, temperature, top_k, seed, EOS)
+    return decode_pieces(step[0] for step in steps)
+
+
+@torch.inference_mode()
+def _steps(
+    model: GPT2,
+    rows: list[list[int]],
+    max_new_tokens: int,
+    temperature: float,
+    top_k: int | None,
+    seed: int | None,
+    eos_token_id: int | None,
+) -> Iterator[dict[int, int]]:
+    """The loop itself. Yields, a step at a time, the new token of every row that goes on; appends it to `rows`."""
+    n_positions = model.config.n_positions
+    generators = [random.Random(row_seed) for row_seed in _row_seeds(seed, len(rows))]
+    running = list(range(len(rows)))
+    cache: KVCache | None = None
+    for step in range(max_new_tokens):
+        if not running:
+            return
+        overflowing = max(len(rows[row]) for row in running) > n_positions
+        if cache is None or overflowing:
+            longest = max(map(len, rows))
+            capacity = min(n_positions, longest + max_new_tokens - step)
+            logits, cache = prefill(model, [row[-n_positions:] for row in rows], capacity)
+        else:
+            last = torch.tensor([[row[-1]] for row in rows], device=model.device)
+            logits = model(last, cache)[:, -1]
+        uniform = torch.tensor([generator.random() for generator in generators], dtype=torch.float64)
+        token_ids = next_token(logits, uniform.to(logits.device), temperature=temperature, top_k=top_k).tolist()
+
+        running = [row for row in running if token_ids[row] != eos_token_id]
+        for row in running:
+            rows[row].append(token_ids[row])
+        # A row that has ended is fed its last token again and again, in the same place, and is not looked at.
+        cache.lengths = [min(len(row), n_positions) - 1 for row in rows]
+        if running:
+            yield {row: token_ids[row] for row in running}
+
+
+def prefill(model: GPT2, rows: list[list[int]], capacity: int) -> tuple[Tensor, KVCache]:
+    """Feed rows of different lengths at once: the logits after each row's last token [batch, vocab], and the cache."""
+    lengths = [len(row) for row in rows]
+    # Shorter rows are filled up on the right. No token of a row sees what stands after it, so any id will do.
+    padded = [row + [0] * (max(lengths) - len(row)) for row in rows]
+    cache = model.make_cache(len(rows), capacity)
+    hidden = model.transformer(torch.tensor(padded, device=model.device), cache)
+    cache.lengths = lengths
+    last = torch.tensor(lengths, device=model.device) - 1
+    return model.head(hidden[torch.arange(len(rows), device=model.device), last]), cache
+
+
+def _row_seeds(seed: int | None, n_rows: int) -> list[int]:
+    first = secrets.randbits(63) if seed is None else seed
+    return [first + row for row in range(n_rows)]
+
+
+def _model(model: GPT2 | str | os.PathLike[str], device: torch.device | str | None, dtype: torch.dtype | None) -> GPT2:
+    if not isinstance(model, GPT2):
+        model = load_checkpoint(model, device=device or ("cuda" if torch.cuda.is_available() else "cpu"), dtype=dtype)
+    elif device is not None or dtype is not None:
+        raise ValueError(f"device={device!r}, dtype={dtype!r}: only for a checkpoint to load; move the model with model.to()")
+    if model.config.vocab_size != VOCAB_SIZE:
+        raise ValueError(f"model: vocab_size={model.config.vocab_size}, expected {VOCAB_SIZE}; sample() takes token ids")
+    return model
+
+
+def _encode_prompts(prompts: Sequence[str]) -> list[list[int]]:
+    if not isinstance(prompts, (list, tuple)) or not all(isinstance(text, str) for text in prompts):
+        raise TypeError(f"prompt: {prompts!r}, expected a str or a list of them")
+    return [encode(text) or [EOS] for text in prompts]
+
+
+def _rows(token_ids: Sequence[Sequence[int]] | Tensor, vocab_size: int) -> list[list[int]]:
+    """A copy as lists, so that the caller's are never appended to."""
+    values = token_ids.tolist() if isinstance(token_ids, Tensor) else token_ids
+    try:
+        rows = [list(row) or [EOS] for row in values]
+    except TypeError:
+        raise TypeError(f"token_ids: {token_ids!r}, expected rows of ids such as [[15496, 995]]") from None
+    for number, row in enumerate(rows):
+        for token_id in row:
+            if isinstance(token_id, bool) or not isinstance(token_id, int):
+                raise TypeError(f"token_ids: {token_id!r} in row {number}, expected an integer")
+            if not 0 <= token_id < vocab_size:
+                raise ValueError(f"token_ids: {token_id} in row {number}, expected 0 to {vocab_size - 1}")
+    return rows
+
+
+def _check(max_new_tokens: int, temperature: float, top_k: int | None, seed: int | None) -> None:
+    for name, value in (("max_new_tokens", max_new_tokens), ("seed", seed)):
+        if value is None and name == "seed":
+            continue
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise TypeError(f"{name}={value!r}: expected an integer")
+        if value < 0:
+            raise ValueError(f"{name}={value}: expected at least 0")
+    check_sampling(temperature, top_k)

@@ -1,0 +1,163 @@
+"""GPT-2, as in "Language Models are Unsupervised Multitask Learners" (2019) and OpenAI's `model.py`.
+
+Shapes in the comments: batch, time (tokens fed now), seen (tokens fed so far, the ones fed now included).
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .config import GPT2Config
+
+
+class KVCache:
+    """The keys and values of every token fed so far, in buffers allocated once.
+
+    `keys` and `values` have shape [n_layer, batch, capacity, n_head, head_width]. `lengths` says how many tokens
+    each row holds: the next token of a row takes that position. What lies in the buffers beyond a row's length is
+    never read, so rows may differ in length, and lowering a length forgets the tokens beyond it.
+    """
+
+    def __init__(
+        self,
+        config: GPT2Config,
+        batch: int,
+        capacity: int | None = None,
+        *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        capacity = config.n_positions if capacity is None else capacity
+        if not 1 <= capacity <= config.n_positions:
+            raise ValueError(f"capacity={capacity}: expected 1 to n_positions={config.n_positions}")
+        shape = (config.n_layer, batch, capacity, config.n_head, config.head_width)
+        self.keys = torch.zeros(shape, device=device, dtype=dtype)
+        self.values = torch.zeros(shape, device=device, dtype=dtype)
+        self.lengths = [0] * batch
+
+    @property
+    def capacity(self) -> int:
+        return self.keys.size(2)
+
+
+class CausalSelfAttention(nn.Module):
+    def __init__(self, config: GPT2Config) -> None:
+        super().__init__()
+        self.n_head = config.n_head
+        self.c_attn = nn.Linear(config.n_embd, 3 * config.n_embd)
+        self.c_proj = nn.Linear(config.n_embd, config.n_embd)
+
+    def forward(self, x: Tensor, mask: Tensor, slots: tuple[Tensor, Tensor], past: tuple[Tensor, Tensor] | None) -> Tensor:
+        batch, time, n_embd = x.shape
+        # c_attn's columns are queries | keys | values, and each third is its heads side by side.
+        qkv = self.c_attn(x).view(batch, time, 3, self.n_head, n_embd // self.n_head)
+        q, k, v = qkv.unbind(2)  # each [batch, time, n_head, head_width]
+        if past is not None:
+            keys, values = past  # [batch, capacity, n_head, head_width]
+            keys[slots], values[slots] = k, v
+            seen = mask.size(-1)
+            k, v = keys[:, :seen], values[:, :seen]
+        # softmax(q k^T / sqrt(head_width)) v, where each query sees the keys that the mask leaves it
+        y = F.scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), attn_mask=mask)
+        return self.c_proj(y.transpose(1, 2).flatten(2))
+
+
+class MLP(nn.Module):
+    def __init__(self, config: GPT2Config) -> None:
+        super().__init__()
+        self.c_fc = nn.Linear(config.n_embd, config.mlp_width)
+        self.c_proj = nn.Linear(config.mlp_width, config.n_embd)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.c_proj(F.gelu(self.c_fc(x), approximate="tanh"))  # the form the weights were trained with
+
+
+class Block(nn.Module):
+    def __init__(self, config: GPT2Config) -> None:
+        super().__init__()
+        self.ln_1 = nn.LayerNorm(config.n_embd, eps=config.layer_norm_epsilon)
+        self.attn = CausalSelfAttention(config)
+        self.ln_2 = nn.LayerNorm(config.n_embd, eps=config.layer_norm_epsilon)
+        self.mlp = MLP(config)
+
+    def forward(self, x: Tensor, mask: Tensor, slots: tuple[Tensor, Tensor], past: tuple[Tensor, Tensor] | None) -> Tensor:
+        x = x + self.attn(self.ln_1(x), mask, slots, past)
+        return x + self.mlp(self.ln_2(x))
+
+
+class Transformer(nn.Module):
+    """Everything but the head: token ids in, what the head reads out."""
+
+    def __init__(self, config: GPT2Config) -> None:
+        super().__init__()
+        self.n_positions = config.n_positions
+        self.wte = nn.Embedding(config.vocab_size, config.n_embd)
+        self.wpe = nn.Embedding(config.n_positions, config.n_embd)
+        self.h = nn.ModuleList(Block(config) for _ in range(config.n_layer))
+        self.ln_f = nn.LayerNorm(config.n_embd, eps=config.layer_norm_epsilon)
+
+    def forward(self, token_ids: Tensor, cache: KVCache | None = None) -> Tensor:
+        """int [batch, time] -> [batch, time, n_embd], after the final LayerNorm. Arguments and errors: `GPT2.forward`."""
+        if token_ids.dim() != 2 or 0 in token_ids.shape:
+            raise ValueError(f"token_ids: shape {list(token_ids.shape)}, expected [batch, time], both at least 1")
+        batch, time = token_ids.shape
+        lengths = [0] * batch if cache is None else cache.lengths
+        capacity = self.n_positions if cache is None else cache.capacity
+        if len(lengths) != batch:
+            raise ValueError(f"token_ids: {batch} rows, but the cache was made for {len(lengths)}")
+        seen = max(lengths) + time
+        if seen > capacity:
+            raise ValueError(f"token_ids: {time} tokens after {seen - time}, but there are {capacity} positions")
+
+        device = self.wte.weight.device
+        rows = torch.arange(batch, device=device)[:, None]
+        positions = torch.tensor(lengths, device=device)[:, None] + torch.arange(time, device=device)  # [batch, time]
+        # A query sees the keys up to its own position, however many came before: [batch, 1, time, seen].
+        mask = torch.arange(seen, device=device) <= positions[:, None, :, None]
+
+        x = self.wte(token_ids) + self.wpe(positions)
+        for layer, block in enumerate(self.h):
+            past = None if cache is None else (cache.keys[layer], cache.values[layer])
+            x = block(x, mask, (rows, positions), past)
+        if cache is not None:
+            cache.lengths = [length + time for length in lengths]
+        return self.ln_f(x)
+
+
+class GPT2(nn.Module):
+    """GPT-2 with its language-model head, which is the token embedding itself (tied).
+
+    Parameters carry the checkpoint's names (`transformer.h.0.attn.c_attn.weight`); there is no `lm_head.weight`.
+    A model made directly has torch's default initial weights; `load_checkpoint` gives one with GPT-2's.
+    """
+
+    def __init__(self, config: GPT2Config) -> None:
+        super().__init__()
+        self.config = config
+        self.transformer = Transformer(config)
+
+    @property
+    def device(self) -> torch.device:
+        return self.transformer.wte.weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.transformer.wte.weight.dtype
+
+    def make_cache(self, batch: int, capacity: int | None = None) -> KVCache:
+        """An empty cache for `batch` rows of up to `capacity` tokens (default: n_positions), where the weights are."""
+        return KVCache(self.config, batch, capacity, device=self.device, dtype=self.dtype)
+
+    def forward(self, token_ids: Tensor, cache: KVCache | None = None) -> Tensor:
+        """Logits of the token after each given one: int [batch, time] -> float [batch, time, vocab_size].
+
+        With a cache the given tokens follow the ones it holds, any number at a time, and are added to it.
+        Raises ValueError if there are more positions than the model, or the cache, has room for.
+        """
+        return self.head(self.transformer(token_ids, cache))
+
+    def head(self, hidden: Tensor) -> Tensor:
+        """[..., n_embd] -> [..., vocab_size]"""
+        return F.linear(hidden, self.transformer.wte.weight)

@@ -1,0 +1,62 @@
+"""From logits to the next token: temperature, then top-k, then a draw. Pure functions that change nothing in place.
+
+The order and the treatment of ties are those of OpenAI's `sample.py`. Probabilities and their cumulative sums are
+float64, so that the draw depends on the logits alone.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+
+def next_token(logits: Tensor, uniform: Tensor, *, temperature: float = 1.0, top_k: int | None = None) -> Tensor:
+    """One token a row: logits float [batch, vocab] and uniform float64 [batch] in [0, 1) -> int64 [batch].
+
+    Temperature 0 is greedy (the first of equal maxima) and does not look at `uniform`. Raises ValueError if a row has
+    a NaN, an infinite maximum or nothing but minus infinity, and for arguments that `check_sampling` refuses.
+    """
+    check_sampling(temperature, top_k)
+    maximum, greedy = logits.max(dim=-1)
+    if not maximum.isfinite().all():
+        rows = (~maximum.isfinite()).nonzero().flatten().tolist()
+        raise ValueError(f"logits: the largest one is not a finite number in row(s) {rows}, so no token can be chosen")
+    if temperature == 0:
+        return greedy
+    return draw(probabilities(logits, temperature=temperature, top_k=top_k), uniform)
+
+
+def probabilities(logits: Tensor, *, temperature: float = 1.0, top_k: int | None = None) -> Tensor:
+    """softmax(logits / temperature) over the top_k largest logits: [..., vocab] -> float64 [..., vocab].
+
+    Every token tied with the k-th largest logit stays in. `temperature` must be above 0.
+    """
+    # Subtracting the maximum first keeps the quotient from overflowing at tiny temperatures.
+    scaled = (logits.double() - logits.amax(-1, keepdim=True).double()) / temperature
+    if top_k is not None and top_k < logits.size(-1):
+        kth_largest = logits.topk(top_k).values[..., -1:]
+        scaled = scaled.masked_fill(logits < kth_largest, float("-inf"))
+    return scaled.softmax(-1)
+
+
+def draw(probabilities: Tensor, uniform: Tensor) -> Tensor:
+    """Inverse of the cumulative distribution: float64 [batch, vocab], float64 [batch] in [0, 1) -> int64 [batch].
+
+    The first token whose cumulative probability exceeds `uniform`. A token of probability 0 is never drawn, also where
+    a device sums in parallel and rounding leaves the sums not quite increasing.
+    """
+    cumulative = probabilities.cumsum(-1).masked_fill(probabilities == 0, 0.0)
+    threshold = uniform[:, None] * cumulative.amax(-1, keepdim=True)
+    return (cumulative > threshold).int().argmax(-1)  # the first of the equal maxima
+
+
+def check_sampling(temperature: float, top_k: int | None) -> None:
+    """Raises TypeError or ValueError, naming the argument, its value and what is allowed."""
+    if isinstance(temperature, bool) or not isinstance(temperature, (int, float)):
+        raise TypeError(f"temperature={temperature!r}: expected a number")
+    if not 0 <= temperature < float("inf"):
+        raise ValueError(f"temperature={temperature}: expected a finite number of at least 0")
+    if top_k is not None:
+        if isinstance(top_k, bool) or not isinstance(top_k, int):
+            raise TypeError(f"top_k={top_k!r}: expected an integer or None")
+        if top_k < 1:
+            raise ValueError(f"top_k={top_k}: expected at least 1, or None for no restriction")

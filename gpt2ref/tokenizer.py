@@ -1,0 +1,82 @@
+"""GPT-2's byte-pair encoding: tiktoken's machinery, GPT-2's own merge list, read from the package (no download)."""
+
+from __future__ import annotations
+
+import codecs
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cache
+from importlib.resources import files
+
+import tiktoken
+
+from .config import EOS
+
+VOCAB_SIZE = 50257
+
+# How text is cut into words before bytes are merged. It cuts where the pattern in OpenAI's encoder.py does,
+#   's|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+
+# written so that long runs need no backtracking. Only white space still does, and there the engine has a limit.
+_PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"
+_LONGEST_WHITE_SPACE = 500_000
+
+
+def encode(text: str, *, allow_special: bool = False) -> list[int]:
+    """Token ids of a text. `<|endoftext|>` in it is ordinary text, unless `allow_special` makes it id 50256.
+
+    Raises TypeError for anything but str, and ValueError for half a million white-space characters in a row.
+    """
+    if not isinstance(text, str):
+        raise TypeError(f"text: {type(text).__name__}, expected str")
+    if len(text) > _LONGEST_WHITE_SPACE and re.search(rf"\s{{{_LONGEST_WHITE_SPACE}}}", text):
+        raise ValueError(f"text: {_LONGEST_WHITE_SPACE} white-space characters in a row are more than can be encoded")
+    encoding = _encoding()
+    return encoding.encode(text, allowed_special="all") if allow_special else encoding.encode_ordinary(text)
+
+
+def decode(token_ids: Sequence[int]) -> str:
+    """The text of token ids; bytes that are no UTF-8 become U+FFFD. Raises ValueError for an id that is no token."""
+    return "".join(decode_pieces(token_ids))
+
+
+def decode_pieces(token_ids: Iterable[int]) -> Iterator[str]:
+    """Decode one token at a time: pieces that together are `decode(token_ids)` and never split a character.
+
+    A token whose bytes end inside a character adds to the piece that completes it.
+    """
+    encoding = _encoding()
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    for token_id in token_ids:
+        if not 0 <= token_id < VOCAB_SIZE:
+            raise ValueError(f"token_ids: {token_id} is no token, expected 0 to {VOCAB_SIZE - 1}")
+        if piece := decoder.decode(encoding.decode_single_token_bytes(token_id)):
+            yield piece
+    if piece := decoder.decode(b"", final=True):
+        yield piece
+
+
+@cache
+def _encoding() -> tiktoken.Encoding:
+    return tiktoken.Encoding(
+        name="gpt2",
+        pat_str=_PATTERN,
+        mergeable_ranks=_ranks(),
+        special_tokens={"<|endoftext|>": EOS},
+        explicit_n_vocab=VOCAB_SIZE,
+    )
+
+
+def _ranks() -> dict[bytes, int]:
+    """Bytes of a token -> its id: the 256 bytes, then the merges in the order in which they were learned.
+
+    vocab.bpe writes a byte as a printable character (OpenAI's encoder.py, `bytes_to_unicode`): itself if it is one in
+    Latin-1, otherwise the next free one from U+0100 on. The ids of the bytes follow the same order.
+    """
+    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    others = [byte for byte in range(256) if byte not in printable]
+    byte_of = {chr(byte): byte for byte in printable} | {chr(256 + i): byte for i, byte in enumerate(others)}
+    ranks = {bytes([byte]): rank for rank, byte in enumerate(printable + others)}
+    merges = files(__package__).joinpath("data/vocab.bpe").read_text(encoding="utf-8").split("\n")[1:-1]
+    for merge in merges:
+        ranks[bytes(byte_of[character] for character in merge if character != " ")] = len(ranks)
+    return ranks
