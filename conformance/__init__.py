@@ -1,0 +1,1 @@
+"""What a correct GPT-2 is, and the checks that tell whether one is. `pytest conformance/` runs them."""

@@ -1,0 +1,42 @@
+"""Adapter for this project's own reference."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor
+
+import gpt2ref
+from gpt2ref.conversion import to_hugging_face_tensors
+
+
+class Reference:
+    def __init__(self, model: gpt2ref.GPT2) -> None:
+        self.model = model
+
+    @torch.inference_mode()
+    def logits(self, token_ids: Tensor) -> Tensor:
+        return self.model(token_ids)
+
+    def generate(
+        self, token_ids: Tensor, *, max_new_tokens: int, temperature: float = 1.0, top_k: int | None = None, seed: int = 0
+    ) -> list[list[int]]:
+        return gpt2ref.sample(
+            self.model, token_ids, max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k, seed=seed
+        )
+
+    def prefill(self, token_ids: Tensor) -> tuple[Tensor, gpt2ref.KVCache]:
+        return self.step(token_ids, self.model.make_cache(len(token_ids)))
+
+    @torch.inference_mode()
+    def step(self, token_ids: Tensor, cache: gpt2ref.KVCache) -> tuple[Tensor, gpt2ref.KVCache]:
+        cache = copy.deepcopy(cache)  # the model extends a cache in place
+        return self.model(token_ids, cache), cache
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return to_hugging_face_tensors(self.model)
+
+
+def load(checkpoint: str, *, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Reference:
+    return Reference(gpt2ref.load_checkpoint(checkpoint, device=device, dtype=dtype))

@@ -1,0 +1,69 @@
+"""Adapter for transformers' GPT2LMHeadModel."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import GPT2Config, GPT2LMHeadModel
+
+EOS = 50256
+MASK_BUFFERS = (".attn.bias", ".attn.masked_bias")  # reported as unexpected by some versions, and rightly not loaded
+
+
+class HuggingFace:
+    def __init__(self, model: GPT2LMHeadModel) -> None:
+        self.model = model
+
+    @torch.inference_mode()
+    def logits(self, token_ids: Tensor) -> Tensor:
+        return self.model(token_ids).logits
+
+    def generate(
+        self, token_ids: Tensor, *, max_new_tokens: int, temperature: float = 1.0, top_k: int | None = None, seed: int = 0
+    ) -> list[list[int]]:
+        batch, time = token_ids.shape
+        if time + max_new_tokens - 1 > self.model.config.n_positions:
+            raise NotImplementedError("transformers ends at n_positions")
+        if max_new_tokens == 0:  # refused by transformers
+            return [[] for _ in range(batch)]
+        draw: dict[str, Any] = {"temperature": temperature, "top_k": top_k or 0} if temperature > 0 else {}
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            rows = self.model.generate(
+                token_ids,
+                attention_mask=torch.ones_like(token_ids),
+                max_new_tokens=max_new_tokens,
+                do_sample=temperature > 0,
+                eos_token_id=EOS,
+                pad_token_id=EOS,
+                **draw,
+            )
+        return [row[: row.index(EOS)] if EOS in row else row for row in rows[:, time:].tolist()]
+
+    @torch.inference_mode()
+    def prefill(self, token_ids: Tensor) -> tuple[Tensor, Any]:
+        output = self.model(token_ids, use_cache=True)
+        return output.logits, output.past_key_values
+
+    @torch.inference_mode()
+    def step(self, token_ids: Tensor, cache: Any) -> tuple[Tensor, Any]:
+        # transformers extends a cache in place
+        output = self.model(token_ids, past_key_values=copy.deepcopy(cache), use_cache=True)
+        return output.logits, output.past_key_values
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return {key: tensor for key, tensor in self.model.state_dict().items() if key != "lm_head.weight"}
+
+
+def load(checkpoint: str, *, device: str = "cpu", dtype: torch.dtype = torch.float32) -> HuggingFace:
+    if device == "meta":  # from_pretrained always reads the weights
+        with torch.device("meta"):
+            return HuggingFace(GPT2LMHeadModel(GPT2Config.from_pretrained(checkpoint)))
+    model, report = GPT2LMHeadModel.from_pretrained(checkpoint, output_loading_info=True)
+    report["unexpected_keys"] = [key for key in report["unexpected_keys"] if not key.endswith(MASK_BUFFERS)]
+    if problems := {kind: sorted(map(str, keys)) for kind, keys in report.items() if keys}:
+        raise ValueError(f"from_pretrained({checkpoint!r}): {problems}")  # where transformers itself only warns
+    return HuggingFace(model.to(device, dtype).eval())

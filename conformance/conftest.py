@@ -1,0 +1,138 @@
+"""Command-line options, and the fixtures that hand each test an implementation and a checkpoint."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from gpt2ref import PUBLISHED_CONFIGS, GPT2Config
+
+from .checkpoints import SMALL, Tensors, trained_like, write_checkpoint
+from .protocol import Adapter
+from .requirements import REQUIREMENTS
+from .verdict import Verdict, record
+
+DTYPES = {"float64": torch.float64, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+_ADAPTERS: pytest.StashKey[list[Adapter]] = pytest.StashKey()
+WriteCheckpoint = Callable[[str, GPT2Config, Callable[[], Tensors]], Path]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("conformance", "conformance of GPT-2 implementations")
+    group.addoption(
+        "--implementation",
+        action="append",
+        metavar="ADAPTER",
+        help="judge this one: gpt2ref (the default), huggingface, my_gpt2.py, package.module or package.module:load; "
+        "may be given several times",
+    )
+    group.addoption("--device", default="cpu", help="device given to the adapter's load() (default: cpu)")
+    group.addoption("--dtype", choices=[*DTYPES], help="judge in this dtype alone (default: float32, parity in all)")
+    group.addoption("--checkpoint", help="a real checkpoint, folder or hub id, for the requirement parity.given-checkpoint")
+    group.addoption("--list-requirements", action="store_true", help="print what is asked of a GPT-2, and stop")
+
+
+def pytest_cmdline_main(config: pytest.Config) -> int | None:
+    if not config.option.list_requirements:
+        return None
+    for requirement in REQUIREMENTS.values():
+        print(f"{requirement.id:32} {requirement.sentence}\n{'':32} {requirement.source}; since {requirement.since}")
+    return 0
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "requirement(id): one of the tests that decide a requirement of requirements.py")
+    try:
+        device = torch.device(config.option.device)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # a build without CUDA answers with an AssertionError
+        raise pytest.UsageError(f"--device {config.option.device}: {error}") from None
+    dtype = DTYPES[config.option.dtype or "float32"]
+    names = list(dict.fromkeys(config.option.implementation or ["gpt2ref"]))
+    config.stash[_ADAPTERS] = [Adapter(name, config.option.device, dtype) for name in names]
+    config.pluginmanager.register(Verdict(config, names), "conformance-verdict")
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    import transformers
+
+    adapters = config.stash[_ADAPTERS]
+    return (
+        f"conformance: {', '.join(map(str, adapters))} in {config.option.dtype or 'float32'} on "
+        f"{config.option.device}; python {platform.python_version()}, torch {torch.__version__}, "
+        f"transformers {transformers.__version__}, {torch.get_num_threads()} threads"
+    )
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "adapter" in metafunc.fixturenames:
+        adapters = metafunc.config.stash[_ADAPTERS]
+        metafunc.parametrize("adapter", adapters, ids=str, indirect=True, scope="session")
+    if "each_dtype" in metafunc.fixturenames:
+        chosen = metafunc.config.option.dtype
+        marks = {name: pytest.mark.requirement(f"parity.{name}") for name in DTYPES}
+        metafunc.parametrize("each_dtype", [pytest.param(name, marks=marks[name]) for name in DTYPES if chosen in (None, name)])
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    here = Path(__file__).parent
+    kept: list[pytest.Item] = []
+    dropped: list[pytest.Item] = []
+    for item in items:
+        if here not in item.path.parents:
+            kept.append(item)
+            continue
+        marks = list(item.iter_markers("requirement"))
+        if len(marks) != 1 or marks[0].args[0] not in REQUIREMENTS:
+            raise pytest.UsageError(f"{item.nodeid}: expected one @requirement of conformance/requirements.py, found {marks}")
+        slow = item.get_closest_marker("slow") is not None and "slow" not in (config.option.markexpr or "")
+        unasked = marks[0].args[0] == "parity.given-checkpoint" and not config.option.checkpoint
+        (dropped if slow or unasked else kept).append(item)
+    if dropped:
+        config.hook.pytest_deselected(items=dropped)
+        items[:] = kept
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]):  # type: ignore[no-untyped-def]
+    report = yield
+    if marks := list(item.iter_markers("requirement")):
+        record(report, call, requirement_id=marks[0].args[0], adapter=str(item.callspec.params["adapter"]))  # type: ignore[attr-defined]
+    return report
+
+
+@pytest.fixture(scope="session")
+def adapter(request: pytest.FixtureRequest) -> Adapter:
+    """The adapter that is judged, once it has shown that it works at all."""
+    chosen: Adapter = request.param
+    chosen.try_out()
+    return chosen
+
+
+@pytest.fixture(scope="session")
+def write(tmp_path_factory: pytest.TempPathFactory) -> WriteCheckpoint:
+    """Writes a checkpoint under a name, once a session."""
+    root = tmp_path_factory.mktemp("checkpoints")
+
+    def write_once(name: str, config: GPT2Config, make: Callable[[], Tensors]) -> Path:
+        folder = root / name
+        return folder if folder.exists() else write_checkpoint(folder, config, make())
+
+    return write_once
+
+
+@pytest.fixture(scope="session")
+def small(write: WriteCheckpoint) -> Path:
+    return write("small", SMALL, lambda: trained_like(SMALL, seed=0))
+
+
+@pytest.fixture(scope="session")
+def gpt2_124m(write: WriteCheckpoint) -> Path:
+    """The shape of the published 124M model: 548 MB."""
+    config = PUBLISHED_CONFIGS["gpt2"]
+    return write("gpt2-124m", config, lambda: trained_like(config, seed=0))

@@ -1,0 +1,81 @@
+"""What the logits of a checkpoint should be, and how far off they may be.
+
+**The truth** is Hugging Face's GPT-2 in float64, eager attention. (That `gpt2ref` in float64 agrees with it to 1e-12 is
+the requirement parity.float64.)
+
+**The allowed error** in a dtype is measured, not guessed. Hugging Face itself is run in that dtype on the same input,
+with eager attention and with sdpa, and its largest error against the truth is taken. A sound implementation sums in
+another order and so makes another error of the same size: over 100 random checkpoints the largest ratio of gpt2ref's
+error to it was 1.6 in float32, 1.5 in bfloat16 and 1.4 in float64. FACTOR = 4 leaves room for orders of summation
+that neither uses. The smallest defects that are known (erf-GELU, an epsilon of 1e-6) are more than ten times the
+allowed error in float32. The measurement: `python -m conformance.measure_tolerance`; the test of this policy:
+tests/test_tolerance.py.
+
+**The floor** keeps the allowed error from vanishing where the oracle happens to be exact: FLOOR_ULPS units in the last
+place of the largest logit, as each logit is the rounded result of at least the final LayerNorm and the head.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from transformers import GPT2LMHeadModel
+from transformers.utils import logging
+
+logging.disable_progress_bar()  # a bar for each of our small checkpoints would hide what is found
+
+FACTOR = 4
+FLOOR_ULPS = 4
+
+
+class Expected(NamedTuple):
+    logits: Tensor  # float64 [batch, time, vocab]
+    allowed: float  # largest absolute error
+
+
+def expected(checkpoint: str, token_ids: Tensor, dtype: torch.dtype, device: str = "cpu") -> Expected:
+    return _expected(str(checkpoint), tuple(map(tuple, token_ids.tolist())), dtype, device)
+
+
+@lru_cache(maxsize=4)
+def _expected(checkpoint: str, token_ids: tuple[tuple[int, ...], ...], dtype: torch.dtype, device: str) -> Expected:
+    ids = torch.tensor(token_ids)
+    truth = hugging_face_logits(checkpoint, ids, torch.float64, "eager")
+    error = max(
+        float((hugging_face_logits(checkpoint, ids, dtype, attention, device) - truth).abs().max())
+        for attention in ("eager", "sdpa")
+    )
+    return Expected(truth, allowed_error(error, float(truth.abs().max()), dtype))
+
+
+def allowed_error(oracle_error: float, largest_logit: float, dtype: torch.dtype) -> float:
+    return max(FACTOR * oracle_error, FLOOR_ULPS * torch.finfo(dtype).eps * largest_logit)
+
+
+@torch.inference_mode()
+def hugging_face_logits(checkpoint: str, token_ids: Tensor, dtype: torch.dtype, attention: str, device: str = "cpu") -> Tensor:
+    """float64 [batch, time, vocab], computed in `dtype`."""
+    return _model(checkpoint, dtype, attention, device)(token_ids.to(device)).logits.to("cpu", torch.float64)
+
+
+@lru_cache(maxsize=3)  # the truth and the two kinds of attention
+def _model(checkpoint: str, dtype: torch.dtype, attention: str, device: str) -> GPT2LMHeadModel:
+    return GPT2LMHeadModel.from_pretrained(checkpoint, attn_implementation=attention).to(device, dtype).eval()
+
+
+def check_logits(judged: Tensor, truth: Tensor, allowed: float, what: str) -> None:
+    """Fails with the place and the size of the largest error, and how it compares with what is allowed."""
+    __tracebackhide__ = True
+    assert judged.shape == truth.shape, f"{what}: logits of shape {list(judged.shape)}, expected {list(truth.shape)}"
+    error = (judged - truth).abs().nan_to_num(nan=torch.inf)
+    worst = float(error.max())
+    if worst > allowed:
+        row, position, token = (int(i) for i in torch.unravel_index(error.argmax(), error.shape))
+        raise AssertionError(
+            f"{what}: token {token} at row {row}, position {position} has logit {float(judged[row, position, token]):.7g}, "
+            f"should be {float(truth[row, position, token]):.7g}: {worst:.1e} off, {worst / allowed:.3g} times the allowed "
+            f"{allowed:.1e}. {int((error > allowed).any(-1).sum())} of {error[..., 0].numel()} positions are off."
+        )

@@ -1,0 +1,170 @@
+"""What the suite knows of an implementation, and how it finds one.
+
+An adapter is a Python file or module with one function:
+
+    def load(checkpoint, *, device="cpu", dtype=torch.float32) -> Implementation: ...
+
+`checkpoint` is a folder in Hugging Face's layout. What an implementation can't do it leaves out, or answers with
+NotImplementedError and the reason: the requirement is then *not applicable*. Any other exception is the adapter's
+error, save where a requirement asks for a refusal.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+import pytest
+import torch
+from torch import Tensor
+
+from .checkpoints import DICE, blank, write_checkpoint
+
+BUILT_IN = ("gpt2ref", "huggingface")
+SMOKE = "the adapter can't load a blank checkpoint and give three tokens' logits"
+
+
+class Implementation(Protocol):
+    """A GPT-2 with its weights loaded. Token ids are int64 [batch, time] tensors on the device that `load` was given."""
+
+    def logits(self, token_ids: Tensor) -> Any:
+        """float [batch, time, vocab_size]: a tensor, or anything that `torch.as_tensor` takes."""
+
+    # Optional from here on.
+
+    def generate(
+        self, token_ids: Tensor, *, max_new_tokens: int, temperature: float = 1.0, top_k: int | None = None, seed: int = 0
+    ) -> Sequence[Sequence[int]]:
+        """The new ids of each row, without the EOS (50256) that ended it."""
+
+    def prefill(self, token_ids: Tensor) -> tuple[Any, Any]:
+        """Start a sequence: its logits, as above, and a cache of any type."""
+
+    def step(self, token_ids: Tensor, cache: Any) -> tuple[Any, Any]:
+        """Go on with one or more tokens a row: their logits, and the new cache. The given cache stays usable."""
+
+    def state_dict(self) -> Mapping[str, Tensor]:
+        """The weights as held now, under the checkpoint's names and in its orientation."""
+
+
+class ProtocolError(Exception):
+    """The adapter's answer has the wrong form, so that there is nothing to judge."""
+
+
+class Judged:
+    """An implementation as the tests use it: answers checked for form, logits as float64 on the CPU."""
+
+    def __init__(self, implementation: Implementation, device: str) -> None:
+        self._implementation = implementation
+        self._device = device
+
+    def logits(self, token_ids: Tensor) -> Tensor:
+        with not_applicable():
+            return self._checked(self._implementation.logits(token_ids.to(self._device)), token_ids)
+
+    def generate(self, token_ids: Tensor, **options: Any) -> list[list[int]]:
+        with not_applicable():
+            rows = self._optional("generate")(token_ids.to(self._device), **options)
+        if len(rows) != len(token_ids):
+            raise ProtocolError(f"generate returned {len(rows)} rows for {len(token_ids)}")
+        return [[int(token_id) for token_id in row] for row in rows]
+
+    def prefill(self, token_ids: Tensor) -> tuple[Tensor, Any]:
+        self._optional("step")  # one is of no use without the other
+        with not_applicable():
+            logits, cache = self._optional("prefill")(token_ids.to(self._device))
+        return self._checked(logits, token_ids), cache
+
+    def step(self, token_ids: Tensor, cache: Any) -> tuple[Tensor, Any]:
+        with not_applicable():
+            logits, cache = self._optional("step")(token_ids.to(self._device), cache)
+        return self._checked(logits, token_ids), cache
+
+    def state_dict(self) -> dict[str, Tensor]:
+        with not_applicable():
+            return dict(self._optional("state_dict")())
+
+    def _optional(self, name: str) -> Callable[..., Any]:
+        method = getattr(self._implementation, name, None)
+        if method is None:
+            pytest.skip(f"not applicable: the adapter has no {name}()")
+        return method
+
+    def _checked(self, logits: Any, token_ids: Tensor) -> Tensor:
+        tensor = torch.as_tensor(logits).detach()
+        if tensor.dim() != 3 or tensor.shape[:2] != token_ids.shape or not tensor.is_floating_point():
+            raise ProtocolError(
+                f"logits are {tensor.dtype} {list(tensor.shape)} for token ids {list(token_ids.shape)}, "
+                "expected floating point [batch, time, vocab_size]"
+            )
+        return tensor.to("cpu", torch.float64)
+
+
+class Adapter:
+    """An adapter by its name on the command line, ready to load checkpoints."""
+
+    def __init__(self, specification: str, device: str, dtype: torch.dtype) -> None:
+        self.specification = specification
+        self.device = device
+        self.dtype = dtype
+        self._load = find_load(specification)
+
+    def load(self, checkpoint: Path | str, *, dtype: torch.dtype | None = None, device: str | None = None) -> Judged:
+        device = device or self.device
+        with not_applicable():
+            return Judged(self._load(str(checkpoint), device=device, dtype=dtype or self.dtype), device)
+
+    def try_out(self) -> None:
+        """Load a blank checkpoint and ask for three tokens' logits.
+
+        Raises ProtocolError if that fails: what the adapter can't do at all is held against it, once, and not against
+        the implementation in every requirement.
+        """
+        with tempfile.TemporaryDirectory() as folder:
+            try:
+                self.load(write_checkpoint(Path(folder), DICE, blank(DICE))).logits(torch.tensor([[1, 2, 3]]))
+            except Exception as error:
+                raise ProtocolError(f"{SMOKE}: {type(error).__name__}: {error}") from error
+
+    def __repr__(self) -> str:
+        return self.specification
+
+
+@contextmanager
+def not_applicable() -> Iterator[None]:
+    try:
+        yield
+    except NotImplementedError as error:
+        pytest.skip(f"not applicable: {error or 'the adapter says so'}")
+
+
+def find_load(specification: str) -> Callable[..., Implementation]:
+    """`gpt2ref`, `huggingface`, `path/to/file.py` or `package.module`, the last two with `:function` if it isn't `load`.
+
+    Raises pytest.UsageError, naming the specification, if there is no such function.
+    """
+    place, _, name = specification.rpartition(":") if ":" in specification else (specification, "", "load")
+    try:
+        if place in BUILT_IN:
+            module = importlib.import_module(f".adapters.{place}", __package__)
+        elif place.endswith(".py"):
+            spec = importlib.util.spec_from_file_location(Path(place).stem, place)
+            assert spec, place  # a name ending in .py always gives one
+            assert spec.loader, place
+            module = importlib.util.module_from_spec(spec)
+            spec.loader.exec_module(module)
+        else:
+            module = importlib.import_module(place)
+    except (ImportError, OSError) as error:
+        raise pytest.UsageError(
+            f"--implementation {specification}: {error}; expected {', '.join(BUILT_IN)}, a Python file or a module"
+        ) from error
+    load = getattr(module, name, None)
+    if not callable(load):
+        raise pytest.UsageError(f"--implementation {specification}: {module.__name__} has no function {name}()")
+    return load

@@ -1,0 +1,115 @@
+"""What the suite asks of a GPT-2: every requirement once, with a stable id, one sentence, and where it comes from.
+
+A test in this folder carries `@requirement("family.name")`; a test without one, or one with an id that is not listed
+here, is a collection error. Ids never change their meaning; `since` is the version of gpt2ref that brought them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+
+OPENAI_MODEL = "openai/gpt-2 src/model.py"
+OPENAI_SAMPLE = "openai/gpt-2 src/sample.py"
+HF_MODEL = "transformers modeling_gpt2.py"
+HF_LOADING = "transformers modeling_utils.py"
+TEXTBOOK = "Learn Generative AI with PyTorch, ch. 11"
+DESIGN = "gpt2ref's own decision (README, Decisions)"
+
+
+@dataclass(frozen=True)
+class Requirement:
+    id: str
+    sentence: str
+    source: str
+    since: str = "0.1"
+
+    @property
+    def family(self) -> str:
+        return self.id.split(".")[0]
+
+
+def _family(name: str, *rows: tuple[str, str, str]) -> list[Requirement]:
+    return [Requirement(f"{name}.{suffix}", sentence, source) for suffix, sentence, source in rows]
+
+
+_ALL = [
+    *_family(
+        "keys",
+        ("published-sizes", "Every tensor of the four published sizes has its place and shape, and no other has.", HF_MODEL),
+        ("round-trip", "The weights read back out are, bit for bit, the ones that were put in.", HF_MODEL),
+        ("prefix", "Names with and without `transformer.` load alike.", HF_LOADING),
+        ("mask-buffers", "The mask buffers of older files are no weights and change nothing.", HF_MODEL),
+        ("tied-head", "With lm_head.weight equal to wte.weight, or without it, a file loads alike.", OPENAI_MODEL),
+        ("differing-head", "An lm_head.weight unlike wte.weight is refused, or overruled, or the head alone.", DESIGN),
+        ("half-file", "A file in half precision gives the logits of exactly those numbers.", HF_LOADING),
+        ("missing", "A file that lacks a tensor is refused.", DESIGN),
+        ("unexpected", "A file with a tensor too many, such as a block more than the config has, is refused.", DESIGN),
+        ("wrong-shape", "A tensor of the wrong shape is refused, also where it would broadcast.", HF_LOADING),
+    ),
+    *_family(
+        "transpose",
+        ("attn.c_attn", "attn.c_attn.weight multiplies from the right: x @ w.", OPENAI_MODEL),
+        ("attn.c_proj", "attn.c_proj.weight, though square, multiplies from the right: x @ w.", OPENAI_MODEL),
+        ("mlp.c_fc", "mlp.c_fc.weight multiplies from the right: x @ w.", OPENAI_MODEL),
+        ("mlp.c_proj", "mlp.c_proj.weight multiplies from the right: x @ w.", OPENAI_MODEL),
+    ),
+    *_family(
+        "parity",
+        ("float64", "In float64, logits equal Hugging Face's to rounding.", HF_MODEL),
+        ("float32", "In float32, logits are as near to the float64 truth as Hugging Face's own.", HF_MODEL),
+        ("bfloat16", "In bfloat16, logits are as near to the float64 truth as Hugging Face's own.", HF_MODEL),
+        ("float16", "In float16, logits are as near to the float64 truth as Hugging Face's own.", HF_MODEL),
+        ("full-context", "The 124M shape's logits are right over its whole context of 1024 tokens.", HF_MODEL),
+        ("given-checkpoint", "The logits of the checkpoint given with --checkpoint are right.", HF_MODEL),
+        ("published-sizes", "The medium, large and XL shapes' logits are right.", HF_MODEL),
+    ),
+    *_family(
+        "cache",
+        ("splits", "Fed in any pieces, a sequence has the logits that it has in one.", OPENAI_MODEL),
+        ("steps", "The 124M shape's logits are the same fed one token at a time.", OPENAI_MODEL),
+        ("branches", "Two continuations of one prefix do not see each other.", OPENAI_MODEL),
+        ("second-prompt", "A second prompt, also in a batch of another size, sees nothing of the first.", OPENAI_MODEL),
+    ),
+    *_family(
+        "eos",
+        ("first-step", "EOS as the first new token gives no tokens.", TEXTBOOK),
+        ("middle", "EOS ends a sequence, and is not part of the result.", TEXTBOOK),
+        ("last-step", "EOS at the last step is not part of the result either.", TEXTBOOK),
+        ("never", "Without EOS, exactly max_new_tokens tokens come, also 0 and 1.", TEXTBOOK),
+        ("per-row", "Each row of a batch stops by itself, and the others go on.", DESIGN),
+        ("in-prompt", "EOS inside the prompt ends nothing.", DESIGN),
+    ),
+    *_family(
+        "generation",
+        ("greedy", "Temperature 0 gives the tokens of the loop that feeds the whole sequence each step.", TEXTBOOK),
+        ("window", "Past n_positions, the last n_positions tokens are in view, counted from position 0.", TEXTBOOK),
+    ),
+    *_family(
+        "sampling",
+        ("temperature-zero", "Temperature 0 takes the largest logit, whatever the seed and top_k.", DESIGN),
+        ("top-k-one", "top_k=1 takes the largest logit at any temperature.", OPENAI_SAMPLE),
+        ("top-k", "No token below the k-th largest logit comes; every other one does.", OPENAI_SAMPLE),
+        ("top-k-ties", "Every token tied with the k-th largest logit stays.", OPENAI_SAMPLE),
+        ("top-k-above-vocabulary", "A top_k above the vocabulary is no restriction.", DESIGN),
+        ("distribution", "Tokens come as often as softmax(logits / temperature) over the top_k says.", OPENAI_SAMPLE),
+        ("independent-draws", "Rows and steps draw independently of each other.", OPENAI_SAMPLE),
+        ("seed", "The same seed gives the same tokens, another seed others, and nothing else has a say.", DESIGN),
+    ),
+    *_family(
+        "laws",
+        ("rows-independent", "A row's logits do not depend on the other rows of its batch.", OPENAI_MODEL),
+        ("prefix", "The logits of a prefix are the prefix of the logits: no token sees a later one.", OPENAI_MODEL),
+        ("vocabulary-permutation", "Renumbering the vocabulary renumbers the logits.", OPENAI_MODEL),
+    ),
+]  # fmt: skip
+
+REQUIREMENTS = {requirement.id: requirement for requirement in _ALL}
+
+
+def requirement(requirement_id: str) -> pytest.MarkDecorator:
+    """Marks a test as one of those that decide the requirement."""
+    if requirement_id not in REQUIREMENTS:
+        raise ValueError(f"requirement {requirement_id!r}: not in conformance/requirements.py")
+    return pytest.mark.requirement(requirement_id)

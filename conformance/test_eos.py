@@ -1,0 +1,98 @@
+"""Where generation stops, on checkpoints that say EOS when they are told to (see `scripts`)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import pytest
+import torch
+
+from gpt2ref import EOS
+
+from .checkpoints import Tensors, write_checkpoint
+from .protocol import Adapter
+from .requirements import requirement
+from .scripts import SCRIPT, by_position, chain
+
+A, B, C, D, E, F, G = 11, 262, 1135, 50255, 0, 13, 198  # words, EOS's neighbour and the first token among them
+
+CheckSays = Callable[[Tensors, Sequence[Sequence[int]], Sequence[Sequence[int]], int], None]
+
+
+@pytest.fixture
+def check_says(adapter: Adapter, tmp_path: Path) -> CheckSays:
+    """Checks the new ids of each prompt under a script, greedy and sampled: a script leaves no choice."""
+
+    def check(
+        script: Tensors, prompts: Sequence[Sequence[int]], expected: Sequence[Sequence[int]], max_new_tokens: int
+    ) -> None:
+        judged = adapter.load(write_checkpoint(tmp_path, SCRIPT, script))
+        for temperature in (0.0, 1.0):
+            new = judged.generate(torch.tensor(prompts), max_new_tokens=max_new_tokens, temperature=temperature, seed=7)
+            for row, (found, wanted) in enumerate(zip(new, expected, strict=True)):
+                if found != list(wanted):
+                    pytest.fail(f"temperature {temperature}, row {row}: new tokens {found}, should be {list(wanted)}")
+
+    return check
+
+
+def after(prompt_length: int, tokens: Sequence[int]) -> Tensors:
+    """A script whose new tokens, after a prompt of this length, are `tokens`; then A for ever."""
+    rest = SCRIPT.n_positions - (prompt_length - 1) - len(tokens)
+    return by_position([G] * (prompt_length - 1) + list(tokens) + [A] * rest)
+
+
+@requirement("eos.first-step")
+@pytest.mark.parametrize("prompt", [[B], [B, C, A]], ids=["one-token-prompt", "three-token-prompt"])
+def test_first_step(check_says: CheckSays, prompt: list[int]) -> None:
+    check_says(after(len(prompt), [EOS]), [prompt], [[]], 4)
+
+
+@requirement("eos.middle")
+def test_middle(check_says: CheckSays) -> None:
+    check_says(after(2, [A, B, C, B, D, E, EOS, F]), [[F, G]], [[A, B, C, B, D, E]], 12)
+
+
+@requirement("eos.last-step")
+def test_last_step(check_says: CheckSays) -> None:
+    check_says(after(2, [A, B, C, EOS]), [[F, G]], [[A, B, C]], 4)
+
+
+@requirement("eos.never")
+@pytest.mark.parametrize("max_new_tokens", [0, 1, 2, 9])
+def test_never(check_says: CheckSays, max_new_tokens: int) -> None:
+    tokens = [A, B, C, D, E, F, G, B, A]
+    check_says(after(3, tokens), [[F, G, B]], [tokens[:max_new_tokens]], max_new_tokens)
+
+
+@requirement("eos.never")
+def test_up_to_the_last_position(check_says: CheckSays) -> None:
+    prompt, tokens = [F, G], [A, B, C] * 10
+    assert len(prompt) + len(tokens) == SCRIPT.n_positions
+    check_says(after(2, tokens), [prompt], [tokens], 30)
+
+
+def followed(followers: Mapping[int, int], token: int, steps: int) -> list[int]:
+    """What a chain says after a token, up to EOS."""
+    new: list[int] = []
+    while len(new) < steps and (token := followers[token]) != EOS:
+        new.append(token)
+    return new
+
+
+@requirement("eos.per-row")
+@pytest.mark.parametrize("order", [1, -1], ids=["first-row-ends-first", "last-row-ends-first"])
+def test_per_row(check_says: CheckSays, order: int) -> None:
+    followers = {A: EOS, B: C, C: D, D: EOS, E: F, F: G, G: E, EOS: B}
+    prompts = [[B, A], [C, C], [A, B], [A, E]][::order]
+    expected = [followed(followers, prompt[-1], 9) for prompt in prompts]
+    assert sorted(map(len, expected)) == [0, 1, 2, 9]
+    check_says(chain(followers), prompts, expected, 9)
+
+
+@requirement("eos.in-prompt")
+@pytest.mark.parametrize("prompt", [[EOS, B], [B, EOS, B], [A, EOS]], ids=["first", "inside", "last"])
+def test_in_prompt(check_says: CheckSays, prompt: list[int]) -> None:
+    followers = {A: EOS, B: C, C: D, D: EOS, EOS: C}
+    check_says(chain(followers), [prompt], [followed(followers, prompt[-1], 5)], 5)

@@ -1,0 +1,178 @@
+"""Which tensors a checkpoint has, and what a loader does with one that lacks some, has others, or has them wrong."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from gpt2ref import PUBLISHED_CONFIGS, GPT2Config
+
+from .checkpoints import Tensors, random_token_ids, trained_like, write_checkpoint
+from .oracle import check_logits, expected
+from .protocol import Adapter
+from .requirements import requirement
+
+TINY = GPT2Config(n_positions=13, n_embd=24, n_layer=2, n_head=3)
+TOKEN_IDS = random_token_ids(TINY, batch=2, time=7)
+
+
+def tensors() -> Tensors:
+    return trained_like(TINY, seed=1)
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_checkpoint(tmp_path_factory.mktemp("plain"), TINY, tensors())
+
+
+@pytest.fixture
+def check_loads_as(adapter: Adapter, tmp_path: Path) -> Callable[[Tensors, Path], None]:
+    """Checks that a checkpoint of these tensors gives the logits that Hugging Face gives for another one."""
+
+    def check(variant: Tensors, like: Path) -> None:
+        truth, allowed = expected(str(like), TOKEN_IDS, adapter.dtype, adapter.device)
+        judged = adapter.load(write_checkpoint(tmp_path / "variant", TINY, variant))
+        check_logits(judged.logits(TOKEN_IDS), truth, allowed, "the variant")
+
+    return check
+
+
+@pytest.fixture
+def check_refused(adapter: Adapter, plain: Path, tmp_path: Path) -> Callable[[Tensors, str], None]:
+    """Checks that loading these tensors raises, by the first use at the latest, where the intact file loads."""
+
+    def check(variant: Tensors, what: str) -> None:
+        adapter.load(plain).logits(TOKEN_IDS)
+        folder = write_checkpoint(tmp_path / "variant", TINY, variant)
+        try:
+            adapter.load(folder).logits(TOKEN_IDS)
+        except Exception:
+            return
+        pytest.fail(f"{what}: loaded without an error")
+
+    return check
+
+
+@requirement("keys.published-sizes")
+@pytest.mark.parametrize("size", PUBLISHED_CONFIGS)
+def test_published_sizes(adapter: Adapter, size: str, tmp_path: Path) -> None:
+    from transformers import GPT2Config as HuggingFaceConfig
+    from transformers import GPT2LMHeadModel
+
+    config = PUBLISHED_CONFIGS[size]
+    with torch.device("meta"):
+        model = GPT2LMHeadModel(HuggingFaceConfig(**config.to_dict()))
+    expected_shapes = {key: tensor.shape for key, tensor in model.state_dict().items() if key != "lm_head.weight"}
+    folder = write_sparse_checkpoint(tmp_path, config, expected_shapes)
+
+    found = adapter.load(folder, device="meta").state_dict()
+    assert {key: tensor.shape for key, tensor in found.items()} == expected_shapes
+
+
+@requirement("keys.round-trip")
+@pytest.mark.parametrize("prefix", ["", "transformer."])
+def test_round_trip(adapter: Adapter, prefix: str, tmp_path: Path) -> None:
+    given = {prefix + key: tensor for key, tensor in tensors().items()}
+    found = adapter.load(write_checkpoint(tmp_path, TINY, given), dtype=torch.float32).state_dict()
+    found = {key.removeprefix("transformer."): tensor for key, tensor in found.items()}
+    assert found.keys() == tensors().keys()
+    different = [key for key, tensor in tensors().items() if not torch.equal(found[key].cpu(), tensor)]
+    assert not different, f"not what was put in: {', '.join(different)}"
+
+
+@requirement("keys.prefix")
+@pytest.mark.parametrize("prefix", ["", "transformer."])
+def test_prefix(check_loads_as: Callable[..., None], plain: Path, prefix: str) -> None:
+    check_loads_as({prefix + key: tensor for key, tensor in tensors().items()}, like=plain)
+
+
+@requirement("keys.mask-buffers")
+@pytest.mark.parametrize("prefix", ["", "transformer."])
+def test_mask_buffers(check_loads_as: Callable[..., None], plain: Path, prefix: str) -> None:
+    triangle = torch.ones(TINY.n_positions, TINY.n_positions, dtype=torch.uint8).tril()[None, None]
+    buffers = {}
+    for layer in range(TINY.n_layer):
+        buffers[f"h.{layer}.attn.bias"] = triangle.clone()
+        buffers[f"h.{layer}.attn.masked_bias"] = torch.tensor(-1e4)
+    check_loads_as({prefix + key: tensor for key, tensor in (tensors() | buffers).items()}, like=plain)
+
+
+@requirement("keys.tied-head")
+@pytest.mark.parametrize("with_head", [False, True])
+def test_tied_head(check_loads_as: Callable[..., None], plain: Path, with_head: bool) -> None:
+    variant = {"transformer." + key: tensor for key, tensor in tensors().items()}
+    if with_head:
+        variant["lm_head.weight"] = variant["transformer.wte.weight"].clone()
+    check_loads_as(variant, like=plain)
+
+
+@requirement("keys.differing-head")
+def test_differing_head(adapter: Adapter, plain: Path, tmp_path: Path) -> None:
+    truth, allowed = expected(str(plain), TOKEN_IDS, adapter.dtype, adapter.device)
+    check_logits(adapter.load(plain).logits(TOKEN_IDS), truth, allowed, "without lm_head.weight")
+    variant = {"transformer." + key: tensor for key, tensor in tensors().items()}
+    variant["lm_head.weight"] = variant["transformer.wte.weight"].flip(0)  # so the head's logits are the tied ones, flipped
+    try:
+        logits = adapter.load(write_checkpoint(tmp_path, TINY, variant)).logits(TOKEN_IDS)
+    except Exception:
+        return  # refused
+    if (logits - truth.flip(-1)).abs().max() > allowed:  # not the file's own head; then the embedding's
+        check_logits(logits, truth, allowed, "an lm_head.weight that differs from wte.weight changed more than the head")
+
+
+@requirement("keys.half-file")
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=["float16", "bfloat16"])
+def test_half_file(check_loads_as: Callable[..., None], dtype: torch.dtype, tmp_path: Path) -> None:
+    half = {key: tensor.to(dtype) for key, tensor in tensors().items()}
+    widened = {key: tensor.float() for key, tensor in half.items()}
+    check_loads_as(half, like=write_checkpoint(tmp_path / "widened", TINY, widened))
+
+
+@requirement("keys.missing")
+@pytest.mark.parametrize("key", ["wte.weight", "h.1.mlp.c_fc.weight", "h.0.attn.c_attn.bias", "h.1.ln_2.bias", "ln_f.weight"])
+def test_missing(check_refused: Callable[..., None], key: str) -> None:
+    check_refused({name: tensor for name, tensor in tensors().items() if name != key}, f"{key} missing")
+
+
+@requirement("keys.unexpected")
+@pytest.mark.parametrize("key", ["h.2.ln_1.weight", "h.0.attn.c_attn.extra", "model.wte.weight"])
+def test_unexpected(check_refused: Callable[..., None], key: str) -> None:
+    check_refused(tensors() | {key: torch.ones(TINY.n_embd)}, f"{key}, which no GPT-2 of this config has,")
+
+
+WRONG_SHAPES: dict[str, Callable[[Tensor], Tensor]] = {
+    "h.0.attn.c_proj.weight": lambda tensor: tensor[:1],
+    "h.1.attn.c_attn.bias": lambda tensor: tensor[:1],
+    "h.1.mlp.c_fc.weight": lambda tensor: tensor.t(),
+    "ln_f.weight": lambda tensor: tensor[None],
+    "wpe.weight": lambda tensor: tensor[:1],
+}
+
+
+@requirement("keys.wrong-shape")
+@pytest.mark.parametrize("key", WRONG_SHAPES)
+def test_wrong_shape(check_refused: Callable[..., None], key: str) -> None:
+    tensor = tensors()[key]
+    wrong = WRONG_SHAPES[key](tensor)
+    check_refused(tensors() | {key: wrong}, f"{key} of shape {list(wrong.shape)}, not {list(tensor.shape)},")
+
+
+def write_sparse_checkpoint(folder: Path, config: GPT2Config, shapes: dict[str, torch.Size]) -> Path:
+    """A float32 checkpoint of zeros that takes no room: the safetensors header, then a hole in the file."""
+    header: dict[str, object] = {}
+    end = 0
+    for key, shape in shapes.items():
+        start, end = end, end + 4 * shape.numel()
+        header[key] = {"dtype": "F32", "shape": list(shape), "data_offsets": [start, end]}
+    encoded = json.dumps(header).encode()
+    encoded += b" " * (-len(encoded) % 8)
+    with open(folder / "model.safetensors", "wb") as file:
+        file.write(len(encoded).to_bytes(8, "little") + encoded)
+        file.truncate(8 + len(encoded) + end)
+    (folder / "config.json").write_text(json.dumps(config.to_dict()), encoding="utf-8")
+    return folder

@@ -1,0 +1,80 @@
+"""Laws that hold for any weights and any input, on inputs that hypothesis looks for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from .checkpoints import SMALL, random_token_ids, trained_like, write_checkpoint
+from .oracle import check_logits, expected
+from .protocol import Adapter, Judged
+from .requirements import requirement
+
+# Derandomised: the same inputs in every run, so that a verdict can be repeated. No deadline on shared machines.
+law = settings(
+    max_examples=20,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    report_multiple_bugs=False,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+
+
+@st.composite
+def batches(draw: st.DrawFn, max_rows: int = 4) -> Tensor:
+    rows, time = draw(st.integers(1, max_rows)), draw(st.integers(1, SMALL.n_positions))
+    token = st.integers(0, SMALL.vocab_size - 1)
+    return torch.tensor(draw(st.lists(st.lists(token, min_size=time, max_size=time), min_size=rows, max_size=rows)))
+
+
+@pytest.fixture(scope="module")
+def judged(adapter: Adapter, small: Path) -> Judged:
+    return adapter.load(small)
+
+
+@pytest.fixture(scope="module")
+def rounding(adapter: Adapter, small: Path) -> float:
+    """How far two right answers, each as far off as is allowed, may be from each other."""
+    token_ids = random_token_ids(SMALL, batch=4, time=SMALL.n_positions)
+    return 2 * expected(str(small), token_ids, adapter.dtype, adapter.device).allowed
+
+
+@requirement("laws.rows-independent")
+@law
+@given(token_ids=batches(), data=st.data())
+def test_rows_independent(judged: Judged, rounding: float, token_ids: Tensor, data: st.DataObject) -> None:
+    row = data.draw(st.integers(0, len(token_ids) - 1), label="row")
+    alone = judged.logits(token_ids[row : row + 1])
+    check_logits(judged.logits(token_ids)[row : row + 1], alone, rounding, f"row {row} of {len(token_ids)} and itself alone")
+
+
+@requirement("laws.prefix")
+@law
+@given(token_ids=batches(max_rows=2), data=st.data())
+def test_prefix(judged: Judged, rounding: float, token_ids: Tensor, data: st.DataObject) -> None:
+    time = data.draw(st.integers(1, token_ids.size(1)), label="length of the prefix")
+    whole = judged.logits(token_ids)
+    what = f"the first {time} of {token_ids.size(1)} tokens, beside themselves alone"
+    check_logits(whole[:, :time], judged.logits(token_ids[:, :time]), rounding, what)
+
+
+@pytest.fixture(scope="module")
+def reversed_vocabulary(adapter: Adapter, tmp_path_factory: pytest.TempPathFactory) -> Judged:
+    """The small checkpoint with token t renumbered to vocab_size - 1 - t."""
+    tensors = trained_like(SMALL, seed=0)
+    tensors["wte.weight"] = tensors["wte.weight"].flip(0)
+    return adapter.load(write_checkpoint(tmp_path_factory.mktemp("reversed"), SMALL, tensors))
+
+
+@requirement("laws.vocabulary-permutation")
+@law
+@given(token_ids=batches(max_rows=2))
+def test_vocabulary_permutation(judged: Judged, reversed_vocabulary: Judged, rounding: float, token_ids: Tensor) -> None:
+    renumbered = reversed_vocabulary.logits(SMALL.vocab_size - 1 - token_ids)
+    check_logits(renumbered.flip(-1), judged.logits(token_ids), rounding, "the renumbered vocabulary")

@@ -1,0 +1,70 @@
+"""Whole logits against Hugging Face's, on trained-like weights (see `checkpoints.trained_like`) and on real ones."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from gpt2ref import PUBLISHED_CONFIGS, encode
+
+from .checkpoints import SMALL, random_token_ids, trained_like
+from .conftest import DTYPES, WriteCheckpoint
+from .oracle import check_logits, expected
+from .protocol import Adapter
+from .requirements import requirement
+
+LENGTHS = (1, 2, SMALL.n_positions - 1, SMALL.n_positions)
+
+
+def has_dtype(device: str, dtype: torch.dtype) -> bool:
+    """Whether torch itself can do what a GPT-2 needs, in this dtype, on this device."""
+    try:
+        x = torch.ones(1, 2, 2, 2, device=device, dtype=dtype)
+        torch.nn.functional.gelu(torch.nn.functional.scaled_dot_product_attention(x, x, x), approximate="tanh")
+    except (RuntimeError, TypeError):
+        return False
+    return True
+
+
+def check_parity(adapter: Adapter, checkpoint: Path | str, token_ids: torch.Tensor, dtype: torch.dtype, what: str) -> None:
+    if not has_dtype(adapter.device, dtype):
+        pytest.skip(f"not applicable: no {dtype} on {adapter.device}")
+    truth, allowed = expected(str(checkpoint), token_ids, dtype, adapter.device)
+    check_logits(adapter.load(checkpoint, dtype=dtype).logits(token_ids), truth, allowed, what)
+
+
+@pytest.mark.parametrize("time", LENGTHS)
+def test_small(adapter: Adapter, each_dtype: str, time: int, small: Path) -> None:
+    token_ids = random_token_ids(SMALL, batch=4, time=time)
+    check_parity(adapter, small, token_ids, DTYPES[each_dtype], f"4 rows of {time} tokens")
+
+
+def test_gpt2_124m(adapter: Adapter, each_dtype: str, gpt2_124m: Path) -> None:
+    token_ids = random_token_ids(PUBLISHED_CONFIGS["gpt2"], batch=2, time=19)
+    check_parity(adapter, gpt2_124m, token_ids, DTYPES[each_dtype], "the 124M shape, 2 rows of 19 tokens")
+
+
+@requirement("parity.full-context")
+def test_full_context(adapter: Adapter, gpt2_124m: Path) -> None:
+    config = PUBLISHED_CONFIGS["gpt2"]
+    token_ids = random_token_ids(config, batch=1, time=config.n_positions)
+    check_parity(adapter, gpt2_124m, token_ids, adapter.dtype, f"the 124M shape, {config.n_positions} tokens")
+
+
+@requirement("parity.given-checkpoint")
+def test_given_checkpoint(adapter: Adapter, request: pytest.FixtureRequest) -> None:
+    text = "The GPT-2 model was trained on WebText, 8 million pages that Reddit users had linked to. In 2019"
+    checkpoint = request.config.option.checkpoint
+    check_parity(adapter, checkpoint, torch.tensor([encode(text)]), adapter.dtype, checkpoint)
+
+
+@pytest.mark.slow
+@requirement("parity.published-sizes")
+@pytest.mark.parametrize("size", ["gpt2-medium", "gpt2-large", "gpt2-xl"])
+def test_published_sizes(adapter: Adapter, size: str, write: WriteCheckpoint) -> None:
+    config = PUBLISHED_CONFIGS[size]
+    folder = write(size, config, lambda: trained_like(config, seed=0))
+    token_ids = random_token_ids(config, batch=2, time=19)
+    check_parity(adapter, folder, token_ids, adapter.dtype, f"the {size} shape")

@@ -1,0 +1,126 @@
+"""Temperature, top-k and the draw, on checkpoints whose next-token logits are known exactly (`scripts.dice`).
+
+What is exact (support, greedy, seeds) is checked exactly. What is a frequency is checked with Chernoff's bound: a count
+k of n independent draws of probability p has n KL(k/n || p) > t with chance at most 2 e^-t. With t = 30 (1.9e-13) and
+fewer than 200 such checks in a run, a right implementation fails a run with chance below 4e-11; and 2048 draws see a
+frequency of 0.3 that should be 0.4.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from gpt2ref import PUBLISHED_CONFIGS
+
+from . import textbook
+from .checkpoints import DICE, write_checkpoint
+from .protocol import Adapter, Judged
+from .requirements import requirement
+from .scripts import dice
+
+# Tokens of all parts of the vocabulary, the first and the last before EOS included; two of them tied.
+FACES = {50255: 2.0, 17: 1.25, 0: 0.5, 31000: 0.5, 1024: -0.5}
+FACE_LOGITS = [FACES[token] for token in FACES]
+ROWS, STEPS = 64, 32
+LIMIT = 30.0  # t, above
+
+
+@pytest.fixture(scope="module")
+def judged(adapter: Adapter, tmp_path_factory: pytest.TempPathFactory) -> Judged:
+    folder: Path = tmp_path_factory.mktemp("dice")
+    return adapter.load(write_checkpoint(folder, DICE, dice(FACES)))
+
+
+def throw(judged: Judged, *, rows: int = ROWS, steps: int = STEPS, **options: float | int | None) -> list[list[int]]:
+    new = judged.generate(torch.full((rows, 1), 5), max_new_tokens=steps, **options)
+    if lengths := {len(row) for row in new} - {steps}:
+        pytest.fail(f"rows of {sorted(lengths)} new tokens, should be {steps}: no token of this checkpoint is EOS")
+    return new
+
+
+def check_frequency(count: int, draws: int, probability: float, what: str) -> None:
+    observed = count / draws
+    divergence = sum(q * math.log(q / p) if q else 0.0 for q, p in ((observed, probability), (1 - observed, 1 - probability)))
+    assert draws * divergence <= LIMIT, f"{what}: {count} times in {draws} draws ({observed:.4f}), expected {probability:.4f}"
+
+
+def face_probabilities(temperature: float, top_k: int | None) -> dict[int, float]:
+    weights = textbook.distribution(FACE_LOGITS, temperature=temperature, top_k=top_k)
+    return {token: weight / sum(weights) for token, weight in zip(FACES, weights, strict=True)}
+
+
+@requirement("sampling.temperature-zero")
+@pytest.mark.parametrize("top_k", [None, 1, 3])
+def test_temperature_zero(judged: Judged, top_k: int | None) -> None:
+    for seed in range(5):
+        assert throw(judged, rows=3, steps=8, temperature=0.0, top_k=top_k, seed=seed) == [[50255] * 8] * 3
+
+
+@requirement("sampling.top-k-one")
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 5.0])
+def test_top_k_one(judged: Judged, temperature: float) -> None:
+    assert throw(judged, rows=8, steps=16, temperature=temperature, top_k=1) == [[50255] * 16] * 8
+
+
+@requirement("sampling.top-k")
+def test_top_k_support(judged: Judged) -> None:
+    # At temperature 5 each of the two has a chance of over 0.4 a draw.
+    assert {token for row in throw(judged, temperature=5.0, top_k=2) for token in row} == {50255, 17}
+
+
+@requirement("sampling.top-k-ties")
+@pytest.mark.parametrize("top_k", [3, 4])
+def test_top_k_ties(judged: Judged, top_k: int) -> None:
+    assert {token for row in throw(judged, temperature=5.0, top_k=top_k) for token in row} == {50255, 17, 0, 31000}
+
+
+@requirement("sampling.top-k-above-vocabulary")
+@pytest.mark.parametrize("top_k", [50256, 50257, 50258, 10**6])
+def test_top_k_above_vocabulary(judged: Judged, top_k: int) -> None:
+    assert PUBLISHED_CONFIGS["gpt2"].vocab_size == 50257
+    assert {token for row in throw(judged, rows=16, steps=8, temperature=5.0, top_k=top_k) for token in row} == set(FACES)
+
+
+@requirement("sampling.distribution")
+@pytest.mark.parametrize("top_k", [None, 2, 4, 40])
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
+def test_distribution(judged: Judged, temperature: float, top_k: int | None) -> None:
+    tokens = [token for row in throw(judged, temperature=temperature, top_k=top_k, seed=3) for token in row]
+    expected = face_probabilities(temperature, top_k)
+    assert set(tokens) <= {token for token, probability in expected.items() if probability}, "a token of probability 0"
+    for token, probability in expected.items():
+        what = f"temperature {temperature}, top_k {top_k}: token {token}"
+        check_frequency(tokens.count(token), len(tokens), probability, what)
+
+
+@requirement("sampling.independent-draws")
+def test_independent_draws(judged: Judged) -> None:
+    rows = throw(judged, temperature=1.0, seed=4)
+    equal = sum(probability**2 for probability in face_probabilities(1.0, None).values())
+    # Pairs that share no draw with another pair, so that the pairs are independent too.
+    steps = [(row[i], row[i + 1]) for row in rows for i in range(0, STEPS, 2)]
+    neighbours = [(rows[i][step], rows[i + 1][step]) for i in range(0, ROWS, 2) for step in range(STEPS)]
+    diagonal = [(rows[i][step], rows[i + 1][step + 1]) for i in range(0, ROWS, 2) for step in range(0, STEPS - 1, 2)]
+    for pairs, what in [(steps, "one step and the next"), (neighbours, "a row and the next"), (diagonal, "both")]:
+        check_frequency(sum(a == b for a, b in pairs), len(pairs), equal, f"equal tokens of {what}")
+
+
+@requirement("sampling.seed")
+def test_seed(judged: Judged) -> None:
+    first = throw(judged, rows=4, seed=11)
+    torch.rand(3)  # a seed that went to the global generator would not be disturbed by this, one left out would
+    assert throw(judged, rows=4, seed=11) == first, "the same seed gave other tokens"
+    # 128 tokens agree by chance with probability (sum of p squared) ** 128 < 1e-55.
+    assert throw(judged, rows=4, seed=12) != first, "another seed gave the same tokens"
+    assert throw(judged, rows=4, seed=0) != first, "seed 0 gave the tokens of seed 11"
+
+
+@requirement("sampling.seed")
+def test_global_generator_is_left_alone(judged: Judged) -> None:
+    before = torch.get_rng_state()
+    throw(judged, rows=1, steps=4, seed=11)
+    assert torch.equal(torch.get_rng_state(), before), "sampling with a seed moved torch's global generator"
