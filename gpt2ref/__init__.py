@@ -4,7 +4,7 @@
 >>> print(generate("Once upon a time", max_new_tokens=50, temperature=0.8, top_k=40, seed=0))
 """
 
-from .checkpoint import from_hugging_face, load_checkpoint, save_checkpoint
+from .checkpoint import from_hugging_face, from_tensors, load_checkpoint, save_checkpoint
 from .config import EOS, PUBLISHED_CONFIGS, GPT2Config
 from .conversion import CheckpointError
 from .generation import generate, sample, stream
@@ -23,6 +23,7 @@ __all__ = [
     "decode",
     "encode",
     "from_hugging_face",
+    "from_tensors",
     "generate",
     "load_checkpoint",
     "sample",

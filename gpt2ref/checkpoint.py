@@ -44,7 +44,7 @@ def load_checkpoint(
     weights = _find(checkpoint)
     config = _read_config(weights.parent / "config.json")
     try:
-        return _assemble(_read_tensors(weights), config, device, dtype)
+        return from_tensors(_read_tensors(weights), config, device=device, dtype=dtype)
     except CheckpointError as error:
         raise CheckpointError(f"{weights}:\n{error}") from None
 
@@ -52,7 +52,25 @@ def load_checkpoint(
 def from_hugging_face(model: Any) -> GPT2:
     """The same model as a live `transformers` GPT2LMHeadModel, sharing its weights."""
     config = GPT2Config.from_dict(model.config.to_dict())
-    return _assemble(model.state_dict(), config, model.device, dtype=None)
+    return from_tensors(model.state_dict(), config)
+
+
+def from_tensors(
+    tensors: Mapping[str, Tensor],
+    config: GPT2Config,
+    *,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+) -> GPT2:
+    """The model of a checkpoint's tensors (Hugging Face's names and orientation), sharing them where nothing changes.
+
+    `device` and `dtype` default to the tensors' own. Raises CheckpointError if they are not those of the config's GPT-2.
+    """
+    state = from_hugging_face_tensors(tensors, config, dtype=dtype)
+    with torch.device("meta"):  # shapes without memory: the weights are taken as they are, not copied into others
+        model = GPT2(config)
+    model.load_state_dict({key: tensor.to(device or tensor.device) for key, tensor in state.items()}, assign=True)
+    return model.eval().requires_grad_(False)
 
 
 def save_checkpoint(model: GPT2, folder: str | os.PathLike[str]) -> None:
@@ -66,14 +84,6 @@ def save_checkpoint(model: GPT2, folder: str | os.PathLike[str]) -> None:
     _replace(folder / "model.safetensors", lambda path: save_file(tensors, path, metadata={"format": "pt"}))
     text = json.dumps(model.config.to_dict(), indent=2) + "\n"
     _replace(folder / "config.json", lambda path: path.write_text(text, encoding="utf-8"))
-
-
-def _assemble(tensors: Mapping[str, Tensor], config: GPT2Config, device: torch.device | str, dtype: torch.dtype | None) -> GPT2:
-    state = from_hugging_face_tensors(tensors, config, dtype=dtype)
-    with torch.device("meta"):  # shapes without memory: the weights are taken as they are, not copied into others
-        model = GPT2(config)
-    model.load_state_dict({key: tensor.to(device) for key, tensor in state.items()}, assign=True)
-    return model.eval().requires_grad_(False)
 
 
 def _find(checkpoint: str | os.PathLike[str]) -> Path:

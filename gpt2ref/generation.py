@@ -47,7 +47,7 @@ def sample(
     rows = _rows(token_ids, model.config.vocab_size)
     _check(max_new_tokens, temperature, top_k, seed)
     new: list[list[int]] = [[] for _ in rows]
-    for step in _steps(model, rows, max_new_tokens, temperature, top_k, seed, eos_token_id):
+    for step in sample_steps(model, rows, max_new_tokens, temperature, top_k, seed, eos_token_id):
         for row, token_id in step.items():
             new[row].append(token_id)
     return new
@@ -99,12 +99,12 @@ def stream(
         raise TypeError(f"prompt: {type(prompt).__name__}, expected str")
     rows = _encode_prompts([prompt])
     _check(max_new_tokens, temperature, top_k, seed)
-    steps = _steps(_model(model, device, dtype), rows, max_new_tokens, temperature, top_k, seed, EOS)
+    steps = sample_steps(_model(model, device, dtype), rows, max_new_tokens, temperature, top_k, seed, EOS)
     return decode_pieces(step[0] for step in steps)
 
 
 @torch.inference_mode()
-def _steps(
+def sample_steps(
     model: GPT2,
     rows: list[list[int]],
     max_new_tokens: int,
@@ -113,7 +113,10 @@ def _steps(
     seed: int | None,
     eos_token_id: int | None,
 ) -> Iterator[dict[int, int]]:
-    """The loop itself. Yields, a step at a time, the new token of every row that goes on; appends it to `rows`."""
+    """The loop itself, for arguments that `sample` has checked; appends to `rows`, none of which may be empty.
+
+    Yields, a step at a time, row number -> new token, for every row that goes on.
+    """
     n_positions = model.config.n_positions
     generators = [random.Random(row_seed) for row_seed in _row_seeds(seed, len(rows))]
     running = list(range(len(rows)))

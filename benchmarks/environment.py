@@ -1,0 +1,62 @@
+"""What the figures depend on beside the code's arguments: machine, libraries, commit."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+import gpt2ref
+
+PROJECT = Path(__file__).parents[1]
+MEASURED = ("gpt2ref", "benchmarks", "conformance", "pyproject.toml")  # what the commit must hold for a row to be repeatable
+
+
+def environment(device: torch.device) -> dict[str, Any]:
+    """JSON-able. What does not exist here (CUDA, a driver, a git checkout) is None."""
+    return {
+        "device": device.type,
+        "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu_name(),
+        "threads": torch.get_num_threads(),
+        "platform": platform.platform(),
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+        "transformers": transformers.__version__,
+        "gpt2ref": gpt2ref.__version__,
+        "cuda": torch.version.cuda,
+        "driver": _driver(device),
+        **commit(PROJECT),
+    }
+
+
+def commit(project: Path) -> dict[str, Any]:
+    """The commit checked out, and whether what is measured differs from it (new files included)."""
+    identifier = _output("git", "-C", str(project), "rev-parse", "HEAD")
+    changes = _output("git", "-C", str(project), "status", "--porcelain", "--", *MEASURED)
+    return {"commit": identifier, "dirty": None if identifier is None or changes is None else bool(changes)}
+
+
+def _driver(device: torch.device) -> str | None:
+    if device.type != "cuda":
+        return None
+    versions = _output("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader")
+    return versions.splitlines()[0] if versions else None  # one driver for all GPUs
+
+
+def _cpu_name() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def _output(*command: str) -> str | None:
+    """What the command prints, stripped; None if it is not there or fails."""
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None

@@ -1,0 +1,92 @@
+"""From clock readings to figures. Nothing here knows a model: the clock and the device's `synchronise` are given.
+
+    start -- prefill --> first token -- decode step --> second token -- ... --> last token --> end
+
+A token counts as there when its id is known on the host, for every row of the batch.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+TokenIds = list[list[int]]  # the new ids of each row
+
+
+@dataclass(frozen=True)
+class Timing:
+    """One generation, in seconds."""
+
+    prefill_seconds: float  # from the call to each row's first new token: feed the prompt, choose a token
+    decode_seconds: tuple[float, ...]  # each later token: feed one token a row, choose the next
+    end_to_end_seconds: float  # from the call until it has returned and the device is idle
+
+    @classmethod
+    def from_readings(cls, start: float, tokens: Sequence[float], end: float) -> Timing:
+        """The clock at the start, after each new token (two at least), and at the end."""
+        if len(tokens) < 2:
+            raise ValueError(f"{len(tokens)} new tokens: expected at least 2, as the first belongs to prefill")
+        steps = tuple(later - earlier for earlier, later in itertools.pairwise(tokens))
+        return cls(tokens[0] - start, steps, end - start)
+
+    def decode_tokens_per_second(self, batch: int) -> float:
+        return batch * len(self.decode_seconds) / sum(self.decode_seconds)
+
+    def end_to_end_tokens_per_second(self, batch: int) -> float:
+        return batch * (1 + len(self.decode_seconds)) / self.end_to_end_seconds
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self) | {"decode_seconds": list(self.decode_seconds)}
+
+
+class TokenCountError(RuntimeError):
+    """A generation made more or fewer tokens than it was asked for, so its times mean nothing."""
+
+
+def time_generation(
+    generate: Callable[[Callable[[], None]], TokenIds],
+    *,
+    batch: int,
+    new_tokens: int,
+    synchronise: Callable[[], None],
+    clock: Callable[[], float] = time.perf_counter,
+) -> tuple[Timing, TokenIds]:
+    """Run one generation. `generate` calls what it is given each time that every row has its next token.
+
+    Raises TokenCountError unless each of the `batch` rows got `new_tokens` tokens in as many steps.
+    """
+    readings: list[float] = []
+    synchronise()  # no earlier work may still be running
+    start = clock()
+    rows = generate(lambda: readings.append(clock()))
+    synchronise()  # nor may this one's
+    end = clock()
+    counts = [len(row) for row in rows]
+    if counts != [new_tokens] * batch or len(readings) != new_tokens:
+        raise TokenCountError(f"{counts} new tokens in {len(readings)} steps, expected {new_tokens} in each of {batch} rows")
+    return Timing.from_readings(start, readings, end), rows
+
+
+def figures(timings: Sequence[Timing], batch: int) -> dict[str, Any]:
+    """What is published of the timed rounds: medians over rounds, and percentiles over the decode steps of all rounds.
+
+    Decode tokens/s has no prefill in it, neither time nor token. `ms_per_token` is the wait of a row for its next token.
+    `decode_spread` is how far apart the fastest and the slowest round are, as a part of the median: 0.02 is a quiet machine.
+    """
+    rates = [timing.decode_tokens_per_second(batch) for timing in timings]
+    steps = [seconds for timing in timings for seconds in timing.decode_seconds]
+    percentiles = (5, 50, 95, 99)
+    return {
+        "decode_tokens_per_second": median(rates),
+        "decode_spread": (max(rates) - min(rates)) / median(rates),
+        "end_to_end_tokens_per_second": median(timing.end_to_end_tokens_per_second(batch) for timing in timings),
+        "prefill_seconds": median(timing.prefill_seconds for timing in timings),
+        "end_to_end_seconds": median(timing.end_to_end_seconds for timing in timings),
+        "ms_per_token": {f"p{p}": 1e3 * float(np.percentile(steps, p)) for p in percentiles},
+    }

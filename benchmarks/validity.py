@@ -1,0 +1,137 @@
+"""Whether the tokens that were timed are right.
+
+One plain forward pass of the reference, without a cache, over a row's prompt and its new tokens gives the logits that
+each of them should have been chosen from. A token is right if logits within the rounding error of these would have
+given it. So every token is judged, each by its own past, and a near tie is no failure.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from gpt2ref import GPT2
+
+from .plan import Cell
+
+# The rounding error of a logit, in units of the dtype's epsilon at the row's largest logit. Measured on trained-like
+# weights, between one-token steps with a cache and the plain forward pass: up to 11, 12 and 15 in float32 for 124M, 355M
+# and 774M, up to 2.0 in bfloat16, and up to 1.7 in float16 (the two smaller). Twice that is allowed, and a little more.
+ERROR_UNITS = {torch.float32: 40, torch.bfloat16: 4, torch.float16: 4}
+
+# Tokens whose draws can't be foretold are refused if a uniform draw, of them all or of one, explains them this many times
+# better than the model does. The chance of that is below 1 in as many for an implementation that is right, as the mean
+# of such a ratio is 1 then (Markov's inequality).
+ODDS = 1e9
+
+
+class Verdict(NamedTuple):
+    valid: bool
+    reason: str | None  # why not
+    tokens_checked: int
+    near_ties: int  # of them, those that are right thanks to the rounding error alone
+
+
+def judge(model: GPT2, prompts: list[list[int]], new: list[list[int]], cell: Cell, seed: int | None) -> Verdict:
+    """The new ids of each row. `seed` foretells the draws (see `Implementation.foretold`); None if they can't be."""
+    checked, near_ties, log_ratios = 0, 0, []
+    for row, (prompt, ids) in enumerate(zip(prompts, new, strict=True)):
+        logits = plain_logits(model, prompt, ids)
+        chosen = torch.tensor(ids, device=logits.device)
+        uniform = None if seed is None else _uniform(seed + row, len(ids)).to(logits.device)
+        error = ERROR_UNITS[model.dtype] * torch.finfo(model.dtype).eps * float(logits.abs().max())
+        right = admitted(logits, chosen, cell, uniform, error)
+        checked += len(ids)
+        if not right.all():
+            step = int(right.int().argmin())
+            gap = float(logits[step].max() - logits[step, ids[step]])
+            what = f"row {row}, new token {step}: {ids[step]}, with a logit {gap:.3g} below the largest"
+            return Verdict(False, f"{what}, is not {_right_token(cell, seed)}", checked, near_ties)
+        near_ties += int((~admitted(logits, chosen, cell, uniform, 0.0)).sum())
+        if uniform is None and not cell.greedy:
+            log_ratios.append(log_uniform_over_model(logits, chosen, cell, error))
+    if log_ratios and (log_odds := log_evidence(torch.cat(log_ratios))) > math.log(ODDS):
+        reason = f"a uniform draw explains them, or one of them, e^{log_odds:.0f} times better than the model does"
+        return Verdict(False, reason, checked, near_ties)
+    return Verdict(True, None, checked, near_ties)
+
+
+@torch.inference_mode()
+def plain_logits(model: GPT2, prompt: list[int], new: list[int]) -> Tensor:
+    """The logits that each new token is chosen from: float64 [len(new), vocab]."""
+    fed = torch.tensor([prompt + new[:-1]], device=model.device)
+    return model.head(model.transformer(fed)[0, len(prompt) - 1 :]).double()
+
+
+# Below, a row of time steps: logits [time, vocab]; chosen (token ids), uniform and the answers [time].
+
+
+def admitted(logits: Tensor, chosen: Tensor, cell: Cell, uniform: Tensor | None, error: float) -> Tensor:
+    """Whether each chosen token may be what logits within `error` of these would have given."""
+    if cell.greedy:
+        return in_top_k(logits, chosen, 1, error)
+    if uniform is None:
+        return in_top_k(logits, chosen, cell.top_k, error)
+    return drawn(logits, chosen, uniform, cell, error)
+
+
+def in_top_k(logits: Tensor, chosen: Tensor, top_k: int | None, error: float) -> Tensor:
+    """Whether each chosen token may be among the `top_k` largest, ties included."""
+    own = logits.gather(-1, chosen[:, None])
+    return (own >= _kth_largest(logits, top_k) - 2 * error)[:, 0]  # twice: each of the two may be off
+
+
+def drawn(logits: Tensor, chosen: Tensor, uniform: Tensor, cell: Cell, error: float) -> Tensor:
+    """Whether each chosen token may be the first one whose cumulative probability exceeds `uniform`.
+
+    Logits that are off by up to `error` change the odds of any set of tokens by a factor of exp(2 error / temperature)
+    at most, and may bring tokens within 2 error of the k-th largest logit into the top k, or out of it.
+    """
+    kth_largest = _kth_largest(logits, cell.top_k)
+    weight = ((logits - logits.amax(-1, keepdim=True)) / cell.temperature).exp()
+    certain = weight * (logits >= kth_largest + 2 * error)
+    possible = weight * (logits >= kth_largest - 2 * error)
+
+    token_ids = torch.arange(logits.size(-1), device=logits.device)
+    earlier, later = token_ids < chosen[:, None], token_ids > chosen[:, None]
+    stretch = math.exp(2 * error / cell.temperature)
+    # P(earlier) <= uniform < P(earlier or chosen), each written as odds (a / b <= u / (1 - u)) and without the divisions
+    lower = (certain * earlier).sum(-1) * (1 - uniform) <= stretch * uniform * (possible * ~earlier).sum(-1)
+    upper = (certain * later).sum(-1) * uniform < stretch * (1 - uniform) * (possible * ~later).sum(-1)
+    return lower & upper & in_top_k(logits, chosen, cell.top_k, error)
+
+
+def log_uniform_over_model(logits: Tensor, chosen: Tensor, cell: Cell, error: float) -> Tensor:
+    """log of how many times likelier each chosen token is in a uniform draw from the top k than in the model's."""
+    support = logits >= _kth_largest(logits, cell.top_k) - 2 * error
+    log_model = (logits / cell.temperature).masked_fill(~support, -math.inf).log_softmax(-1)
+    most = log_model.gather(-1, chosen[:, None])[:, 0] + 2 * error / cell.temperature  # with all rounding in its favour
+    return -support.sum(-1).log() - most
+
+
+def log_evidence(log_ratios: Tensor) -> float:
+    """log of the mean of two ratios: all tokens drawn uniformly, and just one of them, any one, against none."""
+    every, any_one = log_ratios.sum(), log_ratios.logsumexp(0) - math.log(len(log_ratios))
+    return float(torch.logaddexp(every, any_one)) - math.log(2)
+
+
+def _kth_largest(logits: Tensor, top_k: int | None) -> Tensor:
+    """[time, vocab] -> [time, 1]; minus infinity where nothing is left out."""
+    if top_k is None or top_k >= logits.size(-1):
+        return torch.full_like(logits[:, :1], -math.inf)
+    return logits.topk(top_k).values[:, -1:]
+
+
+def _uniform(seed: int, steps: int) -> Tensor:
+    generator = random.Random(seed)
+    return torch.tensor([generator.random() for _ in range(steps)], dtype=torch.float64)
+
+
+def _right_token(cell: Cell, seed: int | None) -> str:
+    if cell.greedy:
+        return "the likeliest token"
+    return f"among the top {cell.top_k}" if seed is None else "the token that the seed draws"

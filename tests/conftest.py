@@ -1,0 +1,89 @@
+"""Models small enough that a test takes milliseconds, with weights under which a mistake shows."""
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import settings
+from transformers import GPT2LMHeadModel
+
+from conformance.checkpoints import Tensors, blank, trained_like, write_checkpoint
+from gpt2ref import GPT2, GPT2Config, load_checkpoint
+
+# No deadline: the machines are shared. Always the same examples: a failure seen once can be seen again.
+settings.register_profile("tests", deadline=None, derandomize=True, max_examples=60)
+settings.load_profile("tests")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Matrices this small gain nothing from a second thread, and on a busy machine waiting for it takes ten times longer."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def config() -> GPT2Config:
+    return GPT2Config(n_positions=19, n_embd=24, n_layer=2, n_head=3)
+
+
+@pytest.fixture(scope="session")
+def tensors(config: GPT2Config) -> Tensors:
+    return trained_like(config, seed=1)
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory: pytest.TempPathFactory, config: GPT2Config, tensors: Tensors) -> Path:
+    return write_checkpoint(tmp_path_factory.mktemp("small") / "checkpoint", config, tensors)
+
+
+@pytest.fixture(scope="session")
+def model(folder: Path) -> GPT2:
+    """Float32, with GPT-2's vocabulary, so that it reads and writes text."""
+    return load_checkpoint(folder)
+
+
+@pytest.fixture(scope="session")
+def hugging_face(folder: Path) -> GPT2LMHeadModel:
+    """The same weights in transformers."""
+    return GPT2LMHeadModel.from_pretrained(folder).eval()
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    config = GPT2Config(vocab_size=97, n_positions=13, n_embd=24, n_layer=2, n_head=3)
+    return write_checkpoint(tmp_path_factory.mktemp("tiny") / "checkpoint", config, trained_like(config, seed=2))
+
+
+@pytest.fixture(scope="session")
+def tiny(tiny_folder: Path) -> GPT2:
+    """97 tokens and 13 positions, in float64, where the order of a sum can't change which token is drawn."""
+    return load_checkpoint(tiny_folder, dtype=torch.float64)
+
+
+@pytest.fixture
+def reads_pickles(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets a torch before 2.6 read a .bin file, as later ones do: the tests wrote it themselves."""
+    if tuple(map(int, torch.__version__.split(".")[:2])) < (2, 6):
+        monkeypatch.setattr(torch, "__version__", "2.6.0")
+
+
+@pytest.fixture
+def scripted(tmp_path: Path) -> Callable[[Sequence[int]], Path]:
+    """Writes a checkpoint that says, after a text of n tokens, the n-th of the given ids, whatever the text."""
+
+    def write(script: Sequence[int]) -> Path:
+        said = sorted(set(script))
+        config = GPT2Config(n_positions=len(script), n_embd=2 * len(said), n_layer=1, n_head=1)
+        tensors = blank(config)
+        for i, token_id in enumerate(said):
+            tensors["wte.weight"][token_id, 2 * i : 2 * i + 2] = torch.tensor([1.0, -1.0])
+        # Eight times the embedding: the position outweighs the token that stands there.
+        tensors["wpe.weight"] = 8 * tensors["wte.weight"][list(script)]
+        tensors["ln_f.weight"] *= 8
+        return write_checkpoint(tmp_path / "scripted", config, tensors)
+
+    return write
