@@ -129,11 +129,13 @@ def test_ctrl_c_while_the_model_is_loaded_exits_with_130(monkeypatch, capsys):
     assert capsys.readouterr().err == ""
 
 
-def test_a_reader_that_has_gone_is_nothing_to_complain_about(folder):
+@pytest.mark.parametrize("arguments", [[PROMPT], ["--max-new-tokens", "0"]], ids=["text", "only the end of the line"])
+def test_a_reader_that_has_gone_is_nothing_to_complain_about(folder, arguments):
     reading, writing = os.pipe()
     os.close(reading)
     try:
-        result = subprocess.run([*COMMAND, PROMPT, "--model", str(folder)], stdout=writing, stderr=subprocess.PIPE, check=False)
+        command = [*COMMAND, *arguments, "--model", str(folder)]
+        result = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, check=False)
     finally:
         os.close(writing)
     assert (result.returncode, result.stderr) == (1, b"")

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from transformers import GPT2LMHeadModel
 
 from conformance.checkpoints import blank, trained_like
-from gpt2ref import GPT2, PUBLISHED_CONFIGS, CheckpointError, GPT2Config
+from gpt2ref import GPT2, PUBLISHED_CONFIGS, CheckpointError, GPT2Config, from_tensors
 from gpt2ref.conversion import DTYPES, PREFIX, TRANSPOSED, from_hugging_face_tensors, to_hugging_face_tensors
 
 # Eleven layers, so that h.1 is the beginning of another name, and a square attn.c_proj.
@@ -22,13 +22,6 @@ def tensors():
 
 def convert(tensors, **options):
     return from_hugging_face_tensors(tensors, CONFIG, **options)
-
-
-def loaded(state):
-    with torch.device("meta"):
-        model = GPT2(CONFIG)
-    model.load_state_dict(state, assign=True)
-    return model
 
 
 def assert_same_bits(actual, expected):
@@ -64,7 +57,7 @@ def test_no_tensor_is_copied_and_four_matrices_a_block_are_transposed(tensors):
 
 
 def test_going_back_copies_nothing_either(tensors):
-    back = to_hugging_face_tensors(loaded(convert(tensors)))
+    back = to_hugging_face_tensors(from_tensors(tensors, CONFIG))
     for key, tensor in tensors.items():
         assert back[PREFIX + key].data_ptr() == tensor.data_ptr(), key
         assert back[PREFIX + key].is_contiguous(), key
@@ -80,9 +73,22 @@ def test_there_and_back_keeps_every_bit(dtype, seed):
         return torch.randint(256, (size,), dtype=torch.uint8, generator=generator).view(dtype).view(tensor.shape)
 
     theirs = {PREFIX + key: any_bits(tensor) for key, tensor in blank(CONFIG).items()}
-    ours = convert(theirs)
-    assert_same_bits(to_hugging_face_tensors(loaded(ours)), theirs)
-    assert_same_bits(convert(to_hugging_face_tensors(loaded(ours))), ours)
+    ours = from_tensors(theirs, CONFIG)
+    back = to_hugging_face_tensors(ours)
+    assert_same_bits(back, theirs)
+    assert_same_bits(convert(back), ours.state_dict())
+
+
+def test_a_model_of_tensors_shares_them_where_nothing_changes(tensors):
+    shared, moved = from_tensors(tensors, CONFIG), from_tensors(tensors, CONFIG, device="meta", dtype=torch.float16)
+    for key, tensor in tensors.items():
+        assert shared.get_parameter(PREFIX + key).data_ptr() == tensor.data_ptr(), key
+    assert {(parameter.device.type, parameter.dtype) for parameter in moved.parameters()} == {("meta", torch.float16)}
+    with torch.device("meta"):
+        elsewhere = from_tensors(blank(CONFIG), CONFIG)
+    assert elsewhere.device == torch.device("meta")
+    with pytest.raises(CheckpointError, match=r"^missing: wpe\.weight$"):
+        from_tensors({key: tensor for key, tensor in tensors.items() if key != "wpe.weight"}, CONFIG)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

@@ -31,6 +31,7 @@ def test_the_public_names():
         "decode",
         "encode",
         "from_hugging_face",
+        "from_tensors",
         "generate",
         "load_checkpoint",
         "sample",
