@@ -12,6 +12,7 @@ import torch
 from gpt2ref import PUBLISHED_CONFIGS, GPT2Config
 
 from .checkpoints import SMALL, Tensors, trained_like, write_checkpoint
+from .probes import PROBE
 from .protocol import Adapter
 from .requirements import REQUIREMENTS
 from .verdict import Verdict, record
@@ -34,6 +35,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--device", default="cpu", help="device given to the adapter's load() (default: cpu)")
     group.addoption("--dtype", choices=[*DTYPES], help="judge in this dtype alone (default: float32, parity in all)")
     group.addoption("--checkpoint", help="a real checkpoint, folder or hub id, for the requirement parity.given-checkpoint")
+    group.addoption(
+        "--probe-shape",
+        choices=["small", *PUBLISHED_CONFIGS],
+        default="small",
+        help="shape of the probes' checkpoints: small, or a published one for an implementation that has it built in",
+    )
     group.addoption("--list-requirements", action="store_true", help="print what is asked of a GPT-2, and stop")
 
 
@@ -129,6 +136,12 @@ def write(tmp_path_factory: pytest.TempPathFactory) -> WriteCheckpoint:
 @pytest.fixture(scope="session")
 def small(write: WriteCheckpoint) -> Path:
     return write("small", SMALL, lambda: trained_like(SMALL, seed=0))
+
+
+@pytest.fixture(scope="session")
+def probe_shape(request: pytest.FixtureRequest) -> GPT2Config:
+    chosen: str = request.config.option.probe_shape
+    return PROBE if chosen == "small" else PUBLISHED_CONFIGS[chosen]
 
 
 @pytest.fixture(scope="session")

@@ -8,44 +8,222 @@ probe can say which mistake it sees. It shares no code with `gpt2ref`.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
 
 from gpt2ref import GPT2Config
 
+from .checkpoints import Tensors
+
+
+def tanh_gelu(x: Tensor, cubic: float = 0.044715, power: int = 3) -> Tensor:
+    return 0.5 * x * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + cubic * x**power)))
+
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "tanh-GELU": tanh_gelu,
+    "erf-GELU": lambda x: 0.5 * x * (1 + torch.erf(x / math.sqrt(2))),
+    "sigmoid-GELU, x sigmoid(1.702 x)": lambda x: x * torch.sigmoid(1.702 * x),
+    "ReLU": torch.relu,
+    "SiLU": lambda x: x * torch.sigmoid(x),
+    "tanh-GELU with 0.44715 for 0.044715": lambda x: tanh_gelu(x, cubic=0.44715),
+    "tanh-GELU with x^2 for x^3": lambda x: tanh_gelu(x, power=2),
+    "no activation": lambda x: x,
+}
+
 # Fact -> what GPT-2 has, then what else has been seen.
 FACTS: dict[str, tuple[str, ...]] = {
-    "activation": (
-        "tanh-GELU", "erf-GELU", "sigmoid-GELU", "ReLU", "SiLU", "tanh-GELU with 0.44715 for 0.044715",
-        "tanh-GELU with x^2 for x^3", "no activation",
-    ),
+    "activation": tuple(ACTIVATIONS),
     "epsilon": ("inside the root", "outside the root", "absent"),
-    "variance": ("biased (divided by n_embd)", "unbiased (divided by n_embd - 1)"),
-    "mean": ("subtracted", "kept (RMS norm)"),
-    "norms": ("before attention and MLP", "after them, on the sum", "ln_1 and ln_2 exchanged"),
+    "variance": ("biased, divided by n_embd", "unbiased, divided by n_embd - 1"),
+    "mean": ("subtracted", "kept, as in RMS norm"),
+    "norms": ("before attention and MLP", "after them, on the sum", "with ln_1 and ln_2 exchanged"),
     "residual": ("of x", "of the normalised x", "absent"),
     "blocks": ("the MLP after attention", "the MLP beside attention"),
     "final norm": ("applied once", "absent", "applied twice"),
     "scale": ("1/sqrt(head width)", "1", "1/sqrt(n_embd)", "1/head width", "1/sqrt(n_head)", "1/sqrt(head width)/(layer + 1)"),
-    "heads": ("n_head", "n_head / 2", "2 n_head", "1"),
+    "heads": ("n_head", "half of n_head", "twice n_head", "one"),
     "qkv order": ("q, k, v", "k, q, v", "q, v, k", "v, k, q", "k, v, q", "v, q, k"),
     "qkv layout": ("three thirds", "q, k, v of one head after the other"),
-    "head split": ("head h has channels h*width to (h+1)*width - 1", "head h has every n_head-th channel", "view without transpose"),
-    "head merge": ("heads side by side", "view without transpose", "channels of the heads in turn"),
+    "head split": ("neighbouring channels to a head", "every n_head-th channel to a head", "a view without a transpose"),
+    "head merge": ("heads side by side", "a view without a transpose", "the channels of the heads in turn"),
     "mask": (
-        "each position sees itself and what came before", "none", "the next position is seen too", "inverted",
-        "applied after the softmax", "future scores 0 instead of minus infinity", "the position itself is hidden",
+        "up to the position itself",
+        "none",
+        "one position too many",
+        "inverted",
+        "after the softmax",
+        "future scores 0, not minus infinity",
+        "the position itself hidden",
     ),
     "softmax": ("over the keys", "over the queries", "over the heads"),
-    "positions": ("0, 1, 2, ...", "from 1", "from 2", "all 0", "absent", "scaled by sqrt(n_embd)"),
-    "tokens": ("as they are", "scaled by sqrt(n_embd)", "id + 1", "id - 1"),
-    "layers": ("in order", "in the order of their names as text", "reversed", "the last one left out", "the first for all"),
-    "lost": (
-        "nothing", "wte row shift", "h.attn.c_attn.bias[query]", "h.attn.c_attn.bias[value]", "h.attn.c_proj.bias",
-        "h.mlp.c_fc.bias", "h.mlp.c_proj.bias", "h.ln_1.weight", "h.ln_1.bias", "h.ln_2.weight", "h.ln_2.bias",
-        "ln_f.weight", "ln_f.bias",
-    ),
-    "transposed": ("as GPT-2 has them", "h.attn.c_attn.weight", "h.attn.c_proj.weight", "h.mlp.c_fc.weight", "h.mlp.c_proj.weight"),
-}  # fmt: skip
+    "positions": ("0, 1, 2, ...", "1, 2, 3, ...", "2, 3, 4, ...", "0, 0, 0, ...", "none", "scaled by sqrt(n_embd)"),
+    "tokens": ("as they are", "scaled by sqrt(n_embd)", "the row after", "the row before"),
+    "layers": ("in order", "in the order of their names as text", "reversed", "without the last", "the first for all"),
+    "lost": ("nothing",),  # or a vector by its name, or "the query's part of h.attn.c_attn.bias"
+    "transposed": ("nothing",),  # or any matrix of the blocks, by its name
+}
+
+
+def forward(
+    tensors: Mapping[str, Tensor],
+    config: GPT2Config,
+    token_ids: Tensor,
+    *,
+    dtype: torch.dtype = torch.float64,
+    mistakes: Mapping[str, str] | None = None,
+    epsilons: Mapping[str, float] | None = None,
+) -> Tensor:
+    """Logits [batch, time, vocab] of a checkpoint's tensors.
+
+    `mistakes` says what is got wrong: fact -> what it is instead. `epsilons` gives some norms (ln_1, ln_2, ln_f) another
+    epsilon than the config's.
+    """
+    choice = {fact: options[0] for fact, options in FACTS.items()} | dict(mistakes or {})
+    choice |= {f"epsilon of {name}": str(value) for name, value in (epsilons or {}).items()}
+    weights = _given({key: tensor.to(dtype) for key, tensor in tensors.items()}, choice)
+    x = _embed(weights, config, token_ids, choice)
+    for number, layer in enumerate(_layers(config.n_layer, choice["layers"])):
+        block = {key.removeprefix(f"h.{layer}."): t for key, t in weights.items() if key.startswith(f"h.{layer}.")}
+        x = _block(x, block, config, number, choice)
+    for _ in range({"applied once": 1, "absent": 0, "applied twice": 2}[choice["final norm"]]):
+        x = _norm(x, weights, "ln_f", config, choice)
+    return x @ weights["wte.weight"].t()
+
+
+def _given(weights: Tensors, choice: Mapping[str, str]) -> Tensors:
+    """The weights, less what is lost, and with a matrix in the wrong orientation."""
+    lost, transposed = choice["lost"], choice["transposed"]
+    for key, tensor in weights.items():
+        if _named(key, lost):
+            weights[key] = torch.ones_like(tensor) if key.endswith("weight") else torch.zeros_like(tensor)
+        if lost.startswith("the ") and _named(key, "h.attn.c_attn.bias"):  # the query's, the key's or the value's part of it
+            weights[key] = tensor.clone()
+            weights[key].view(3, -1)[("query", "key", "value").index(lost.split("'")[0][4:])] = 0
+        if _named(key, transposed):  # what nn.Linear makes of it when it is copied by shape
+            weights[key] = tensor.reshape(tensor.shape[::-1]).t()
+    return weights
+
+
+def _named(key: str, name: str) -> bool:
+    """Whether a tensor has this name: `h.mlp.c_fc.bias` is that of every block."""
+    parts = key.split(".")
+    return key == name or (parts[0] == "h" and ".".join(["h", *parts[2:]]) == name)
+
+
+def _layers(n_layer: int, order: str) -> list[int]:
+    layers = list(range(n_layer))
+    return {
+        "in order": layers,
+        "in the order of their names as text": sorted(layers, key=str),
+        "reversed": layers[::-1],
+        "without the last": layers[:-1],
+        "the first for all": [0] * n_layer,
+    }[order]
+
+
+def _embed(weights: Tensors, config: GPT2Config, token_ids: Tensor, choice: Mapping[str, str]) -> Tensor:
+    shift = {"the row after": 1, "the row before": -1}.get(choice["tokens"], 0)
+    tokens = weights["wte.weight"][(token_ids + shift) % config.vocab_size]
+    if choice["tokens"] == "scaled by sqrt(n_embd)":
+        tokens = tokens * math.sqrt(config.n_embd)
+    first = {"1, 2, 3, ...": 1, "2, 3, 4, ...": 2}.get(choice["positions"], 0)
+    steps = torch.arange(token_ids.size(1)) * (choice["positions"] != "0, 0, 0, ...") + first
+    positions = weights["wpe.weight"][steps % config.n_positions]
+    if choice["positions"] == "scaled by sqrt(n_embd)":
+        positions = positions * math.sqrt(config.n_embd)
+    return tokens + positions * (choice["positions"] != "none")
+
+
+def _block(x: Tensor, w: Tensors, config: GPT2Config, number: int, choice: Mapping[str, str]) -> Tensor:
+    first, second = ("ln_2", "ln_1") if choice["norms"] == "with ln_1 and ln_2 exchanged" else ("ln_1", "ln_2")
+    if choice["norms"] == "after them, on the sum":
+        x = _norm(x + _attention(x, w, config, number, choice), w, first, config, choice)
+        return _norm(x + _mlp(x, w, choice), w, second, config, choice)
+    normed = _norm(x, w, first, config, choice)
+    after_attention = _kept(x, normed, choice) + _attention(normed, w, config, number, choice)
+    if choice["blocks"] == "the MLP beside attention":
+        return after_attention + _mlp(_norm(x, w, second, config, choice), w, choice)
+    normed = _norm(after_attention, w, second, config, choice)
+    return _kept(after_attention, normed, choice) + _mlp(normed, w, choice)
+
+
+def _kept(x: Tensor, normed: Tensor, choice: Mapping[str, str]) -> Tensor:
+    return {"of x": x, "of the normalised x": normed, "absent": torch.zeros_like(x)}[choice["residual"]]
+
+
+def _norm(x: Tensor, w: Mapping[str, Tensor], name: str, config: GPT2Config, choice: Mapping[str, str]) -> Tensor:
+    centred = x - x.mean(-1, keepdim=True)
+    unbiased = choice["variance"] != FACTS["variance"][0]
+    variance = centred.pow(2).sum(-1, keepdim=True) / (config.n_embd - unbiased)
+    if choice["mean"] != "subtracted":
+        centred, variance = x, x.pow(2).mean(-1, keepdim=True)
+    epsilon = float(choice.get(f"epsilon of {name}", config.layer_norm_epsilon))
+    root = {
+        "inside the root": (variance + epsilon).sqrt(),
+        "outside the root": variance.sqrt() + epsilon,
+        "absent": variance.sqrt(),
+    }[choice["epsilon"]]
+    return centred / root * w[f"{name}.weight"] + w[f"{name}.bias"]
+
+
+def _mlp(x: Tensor, w: Tensors, choice: Mapping[str, str]) -> Tensor:
+    hidden = ACTIVATIONS[choice["activation"]](x @ w["mlp.c_fc.weight"] + w["mlp.c_fc.bias"])
+    return hidden @ w["mlp.c_proj.weight"] + w["mlp.c_proj.bias"]
+
+
+def _attention(x: Tensor, w: Tensors, config: GPT2Config, number: int, choice: Mapping[str, str]) -> Tensor:
+    n_head = {"half of n_head": config.n_head // 2, "twice n_head": 2 * config.n_head, "one": 1}.get(
+        choice["heads"], config.n_head
+    )
+    q, k, v = _split(x @ w["attn.c_attn.weight"] + w["attn.c_attn.bias"], n_head, choice)  # [batch, head, time, width]
+    scale = {
+        "1/sqrt(head width)": q.size(-1) ** -0.5,
+        "1": 1.0,
+        "1/sqrt(n_embd)": config.n_embd**-0.5,
+        "1/head width": 1 / q.size(-1),
+        "1/sqrt(n_head)": n_head**-0.5,
+        "1/sqrt(head width)/(layer + 1)": q.size(-1) ** -0.5 / (number + 1),
+    }[choice["scale"]]
+    y = _weights(q @ k.transpose(-1, -2) * scale, choice) @ v
+    merged = {
+        "heads side by side": y.transpose(1, 2),
+        "a view without a transpose": y,
+        "the channels of the heads in turn": y.permute(0, 2, 3, 1),
+    }[choice["head merge"]]
+    return merged.reshape(x.shape) @ w["attn.c_proj.weight"] + w["attn.c_proj.bias"]
+
+
+def _split(qkv: Tensor, n_head: int, choice: Mapping[str, str]) -> tuple[Tensor, Tensor, Tensor]:
+    batch, time, three_widths = qkv.shape
+    width = three_widths // 3 // n_head
+    if choice["qkv layout"] == "three thirds":
+        parts = qkv.split(three_widths // 3, dim=-1)
+    else:
+        parts = tuple(part.flatten(2) for part in qkv.view(batch, time, n_head, 3, width).unbind(3))
+    heads = {
+        "neighbouring channels to a head": lambda t: t.reshape(batch, time, n_head, width).transpose(1, 2),
+        "every n_head-th channel to a head": lambda t: t.reshape(batch, time, width, n_head).permute(0, 3, 1, 2),
+        "a view without a transpose": lambda t: t.reshape(batch, n_head, time, width),
+    }[choice["head split"]]
+    named = dict(zip(choice["qkv order"].split(", "), map(heads, parts), strict=True))
+    return named["q"], named["k"], named["v"]
+
+
+def _weights(scores: Tensor, choice: Mapping[str, str]) -> Tensor:
+    """Attention weights from scores [batch, head, query, key]."""
+    mask = choice["mask"]
+    ones = torch.ones(scores.shape[-2:], dtype=torch.bool)
+    seen = {
+        "none": ones,
+        "one position too many": ones.tril(1),
+        "inverted": ones.triu(1),
+        "the position itself hidden": ones.tril(-1),
+    }.get(mask, ones.tril())
+    dim = {"over the keys": -1, "over the queries": -2, "over the heads": 1}[choice["softmax"]]
+    if mask == "after the softmax":
+        return scores.softmax(dim) * seen
+    hidden = 0.0 if mask == "future scores 0, not minus infinity" else torch.finfo(scores.dtype).min
+    return scores.masked_fill(~seen, hidden).softmax(dim)

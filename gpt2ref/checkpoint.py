@@ -38,13 +38,15 @@ def load_checkpoint(
     pages are read when first used, so the file must stay as it is while the model lives. The model is for inference:
     its parameters take no gradients.
 
-    Raises FileNotFoundError if there is no such checkpoint, and CheckpointError, with the file's name, if it is not a
-    GPT-2's.
+    Raises FileNotFoundError if there is no such checkpoint, CheckpointError, with the file's name, if it is not a
+    GPT-2's, and ValueError for a device or dtype that can't be used.
     """
+    _check_device(device)
     weights = _find(checkpoint)
     config = _read_config(weights.parent / "config.json")
+    tensors = _read_tensors(weights)
     try:
-        return from_tensors(_read_tensors(weights), config, device=device, dtype=dtype)
+        return from_tensors(tensors, config, device=device, dtype=dtype)
     except CheckpointError as error:
         raise CheckpointError(f"{weights}:\n{error}") from None
 
@@ -86,6 +88,13 @@ def save_checkpoint(model: GPT2, folder: str | os.PathLike[str]) -> None:
     _replace(folder / "config.json", lambda path: path.write_text(text, encoding="utf-8"))
 
 
+def _check_device(device: torch.device | str) -> None:
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # a build without CUDA answers with an AssertionError
+        raise ValueError(f"device={str(device)!r}: {error}") from None
+
+
 def _find(checkpoint: str | os.PathLike[str]) -> Path:
     """The file with the weights, or with their index."""
     path = Path(checkpoint)
@@ -123,7 +132,7 @@ def _read_config(path: Path) -> GPT2Config:
         raise FileNotFoundError(f"{path}: expected the model's shape in this file, beside the weights")
     try:
         return GPT2Config.from_dict(_read_json_object(path))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: {error}") from None
 
 
@@ -150,13 +159,15 @@ def _shards(index: Path) -> list[Path]:
     """The files that an index names: beside it, and nowhere else."""
     try:
         names = sorted(set(_read_json_object(index)["weight_map"].values()))
-    except (ValueError, KeyError, AttributeError, TypeError) as error:
-        raise CheckpointError(f"expected a JSON object whose weight_map names a file for each tensor ({error!r})") from None
+    except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
+        raise CheckpointError(
+            f"{index}: expected a JSON object whose weight_map names a file for each tensor ({error!r})"
+        ) from None
     for name in names:
         if not isinstance(name, str) or Path(name).name != name or name.endswith(".index.json"):
-            raise CheckpointError(f"weight_map names {name!r}: expected the name of a weights file in the same folder")
+            raise CheckpointError(f"{index}: weight_map names {name!r}: expected the name of a weights file in the same folder")
         if not (index.parent / name).is_file():
-            raise CheckpointError(f"weight_map names {name!r}, which is not in the folder")
+            raise CheckpointError(f"{index}: weight_map names {name!r}, which is not in the folder")
     return [index.parent / name for name in names]
 
 
@@ -176,9 +187,13 @@ def _read_pickle(path: Path) -> dict[str, Tensor]:
         tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except Exception as error:  # a damaged pickle raises anything
         raise CheckpointError(f"{path}: not a file of plain tensors: {error}") from None
-    if not isinstance(tensors, dict) or not all(isinstance(tensor, Tensor) for tensor in tensors.values()):
-        raise CheckpointError(f"{path}: expected a dictionary of tensors")
+    if not isinstance(tensors, dict) or not all(isinstance(key, str) and _is_plain(t) for key, t in tensors.items()):
+        raise CheckpointError(f"{path}: expected a dictionary of names and dense tensors")
     return tensors
+
+
+def _is_plain(value: object) -> bool:
+    return isinstance(value, Tensor) and value.layout == torch.strided
 
 
 def _replace(path: Path, write: Callable[[Path], object]) -> None:

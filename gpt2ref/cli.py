@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import io
+import itertools
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 
@@ -16,7 +18,7 @@ _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Returns the exit status: 0, 1 if no model can be had, 130 after ctrl-C; argparse exits with 2 for bad usage."""
+    """Returns the exit status: 0, 1 if there is no usable model, 130 after ctrl-C; argparse exits with 2 for bad usage."""
     parser = argparse.ArgumentParser(prog="python -m gpt2ref", description="Continue a text with GPT-2.")
     parser.add_argument("prompt", nargs="?", default="", help="the text to go on from (default: none, a new text)")
     parser.add_argument("--model", default="gpt2", help="checkpoint folder or file, or hub repository (default: gpt2)")
@@ -28,6 +30,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--dtype", choices=_DTYPES, help="(default: the checkpoint's own)")
     options = parser.parse_args(arguments)
     try:
+        for text in itertools.chain([options.prompt], _pieces(parser, options), ["\n"]):
+            print(text, end="", flush=True)
+    except BrokenPipeError:  # the reader has gone: nobody to write to, nothing to complain about
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except (ValueError, OSError, RuntimeError) as error:
+        print(f"{parser.prog}: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print()
+        return 130
+    return 0
+
+
+def _pieces(parser: argparse.ArgumentParser, options: argparse.Namespace) -> Iterator[str]:
+    try:
         pieces = stream(
             options.prompt,
             options.model,
@@ -38,19 +56,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             device=options.device,
             dtype=_DTYPES.get(options.dtype),
         )
-        print(options.prompt, end="", flush=True)
-        for piece in pieces:
-            print(piece, end="", flush=True)
-        print()
-    except BrokenPipeError:  # the reader has gone: nobody to write to, nothing to complain about
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    except (CheckpointError, OSError, RuntimeError) as error:
-        print(f"{parser.prog}: {error}", file=sys.stderr)
-        return 1
+    except CheckpointError:
+        raise
     except ValueError as error:
         parser.error(str(error))
-    except KeyboardInterrupt:
-        print()
-        return 130
-    return 0
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal that lacks a letter shows a question mark
+        sys.stdout.reconfigure(errors="replace")
+    return pieces

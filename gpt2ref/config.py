@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -44,8 +45,8 @@ class GPT2Config:
         if self.n_embd % self.n_head:
             raise ValueError(f"n_head={self.n_head}: expected a divisor of n_embd={self.n_embd}")
         epsilon = self.layer_norm_epsilon
-        if not isinstance(epsilon, (int, float)) or not 0 < epsilon < float("inf"):
-            raise ValueError(f"layer_norm_epsilon={epsilon!r}: expected a number above 0")
+        if isinstance(epsilon, bool) or not isinstance(epsilon, (int, float)) or not 0 < epsilon <= sys.float_info.max:
+            raise ValueError(f"layer_norm_epsilon={epsilon!r}: expected a finite number above 0")
 
     @property
     def mlp_width(self) -> int:

@@ -56,8 +56,11 @@ def from_hugging_face_tensors(
     """A state dict for `GPT2(config)` from a checkpoint's tensors, with or without the `transformer.` prefix.
 
     The result shares the storage of `tensors`, unless a `dtype` other than theirs is asked for. Raises CheckpointError,
-    with all their names at once, for tensors that are missing, unexpected, of the wrong shape or not floating point.
+    with all their names at once, for tensors that are missing, unexpected, of the wrong shape or not floating point,
+    and ValueError for a `dtype` that is not one of DTYPES.
     """
+    if dtype is not None and dtype not in DTYPES:
+        raise ValueError(f"dtype={dtype}: expected {', '.join(map(str, DTYPES))}")
     found = _without_prefix(tensors)
     problems = []
     head, embedding = found.pop("lm_head.weight", None), found.get("wte.weight")

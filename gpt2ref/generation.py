@@ -6,6 +6,7 @@ import os
 import random
 import secrets
 from collections.abc import Iterator, Sequence
+from numbers import Integral
 from typing import TypeVar
 
 import torch
@@ -181,16 +182,16 @@ def _rows(token_ids: Sequence[Sequence[int]] | Tensor, vocab_size: int) -> list[
     """A copy as lists, so that the caller's are never appended to."""
     values = token_ids.tolist() if isinstance(token_ids, Tensor) else token_ids
     try:
-        rows = [list(row) or [EOS] for row in values]
+        rows: list[list[int]] = [list(row) or [EOS] for row in values]
     except TypeError:
         raise TypeError(f"token_ids: {token_ids!r}, expected rows of ids such as [[15496, 995]]") from None
     for number, row in enumerate(rows):
         for token_id in row:
-            if isinstance(token_id, bool) or not isinstance(token_id, int):
+            if isinstance(token_id, bool) or not isinstance(token_id, Integral):  # NumPy's integers are Integral too
                 raise TypeError(f"token_ids: {token_id!r} in row {number}, expected an integer")
             if not 0 <= token_id < vocab_size:
                 raise ValueError(f"token_ids: {token_id} in row {number}, expected 0 to {vocab_size - 1}")
-    return rows
+    return [[int(token_id) for token_id in row] for row in rows]
 
 
 def _check(max_new_tokens: int, temperature: float, top_k: int | None, seed: int | None) -> None:

@@ -6,6 +6,8 @@ float64, so that the draw depends on the logits alone.
 
 from __future__ import annotations
 
+import sys
+
 from torch import Tensor
 
 
@@ -53,7 +55,7 @@ def check_sampling(temperature: float, top_k: int | None) -> None:
     """Raises TypeError or ValueError, naming the argument, its value and what is allowed."""
     if isinstance(temperature, bool) or not isinstance(temperature, (int, float)):
         raise TypeError(f"temperature={temperature!r}: expected a number")
-    if not 0 <= temperature < float("inf"):
+    if not 0 <= temperature <= sys.float_info.max:
         raise ValueError(f"temperature={temperature}: expected a finite number of at least 0")
     if top_k is not None:
         if isinstance(top_k, bool) or not isinstance(top_k, int):

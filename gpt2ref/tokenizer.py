@@ -18,7 +18,7 @@ VOCAB_SIZE = 50257
 #   's|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+
 # written so that long runs need no backtracking. Only white space still does, and there the engine has a limit.
 _PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"
-_LONGEST_WHITE_SPACE = 500_000
+_TOO_MUCH_WHITE_SPACE = 500_000
 
 
 def encode(text: str, *, allow_special: bool = False) -> list[int]:
@@ -28,8 +28,10 @@ def encode(text: str, *, allow_special: bool = False) -> list[int]:
     """
     if not isinstance(text, str):
         raise TypeError(f"text: {type(text).__name__}, expected str")
-    if len(text) > _LONGEST_WHITE_SPACE and re.search(rf"\s{{{_LONGEST_WHITE_SPACE}}}", text):
-        raise ValueError(f"text: {_LONGEST_WHITE_SPACE} white-space characters in a row are more than can be encoded")
+    if len(text) >= _TOO_MUCH_WHITE_SPACE:
+        longest = max((len(run.group()) for run in re.finditer(r"\s+", text)), default=0)
+        if longest >= _TOO_MUCH_WHITE_SPACE:
+            raise ValueError(f"text: {longest} white-space characters in a row, expected fewer than {_TOO_MUCH_WHITE_SPACE}")
     encoding = _encoding()
     return encoding.encode(text, allowed_special="all") if allow_special else encoding.encode_ordinary(text)
 

@@ -143,7 +143,7 @@ def test_code_in_a_pickle_is_never_run(no_weights, tmp_path, save, name):
 def test_a_pickle_of_something_else_than_named_tensors_is_refused_by_name(no_weights, value):
     path = no_weights / "pytorch_model.bin"
     torch.save(value, path)
-    with pytest.raises(CheckpointError, match=named(path, "expected a dictionary of tensors")):
+    with pytest.raises(CheckpointError, match=named(path, "expected a dictionary of names and dense tensors")):
         load_checkpoint(no_weights)
 
 

@@ -91,9 +91,10 @@ def test_a_bad_checkpoint_exits_with_1_and_names_the_file(tmp_path, folder, caps
     assert str(tmp_path / "model.safetensors") in err
 
 
-def test_a_device_that_is_not_there_exits_with_1(folder, capsys):
-    assert main([PROMPT, "--model", str(folder), "--device", "cuda:99"]) == 1
-    assert capsys.readouterr().err.startswith("python -m gpt2ref: ")
+def test_a_device_that_is_not_there_is_bad_usage(folder, capsys):
+    with pytest.raises(SystemExit, match=r"^2$"):
+        main([PROMPT, "--model", str(folder), "--device", "cuda:99"])
+    assert "device='cuda:99': " in capsys.readouterr().err
 
 
 def test_weights_that_choose_no_token_are_no_bad_usage(folder, tmp_path, capsys):
@@ -135,7 +136,8 @@ def test_a_reader_that_has_gone_is_nothing_to_complain_about(folder, arguments):
     os.close(reading)
     try:
         command = [*COMMAND, *arguments, "--model", str(folder)]
-        result = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, check=False)
+        buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+        result = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, check=False, env=buffered)
     finally:
         os.close(writing)
     assert (result.returncode, result.stderr) == (1, b"")

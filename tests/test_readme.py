@@ -33,12 +33,12 @@ def test_the_adapter_of_the_readme_is_judged(tmp_path: Path) -> None:
     assert "no deviation from GPT-2 found" in run.stdout, run.stdout[-3000:]
 
 
-def test_the_other_blocks_run(tmp_path: Path, small_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_other_blocks_run(tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With a small checkpoint in place of the published one, which would be downloaded."""
     blocks = [block for block in PYTHON_BLOCKS if "def load(" not in block]
     assert blocks
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("gpt2ref.generation.load_checkpoint", lambda _name, **options: load_checkpoint(small_folder, **options))
-    monkeypatch.setattr("gpt2ref.load_checkpoint", lambda _name, **options: load_checkpoint(small_folder, **options))
+    monkeypatch.setattr("gpt2ref.generation.load_checkpoint", lambda _name, **options: load_checkpoint(folder, **options))
+    monkeypatch.setattr("gpt2ref.load_checkpoint", lambda _name, **options: load_checkpoint(folder, **options))
     for block in blocks:
         exec(compile(block, "README.md", "exec"), {})

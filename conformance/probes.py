@@ -1,0 +1,168 @@
+"""Probes: small checkpoints, each made so that one fact of the architecture decides its logits.
+
+What a probe sees is looked up among the known mistakes (`facts`): first those of its own fact, then all others. So a
+failure says what is wrong, and one cause that spoils many probes is told as one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property, partial
+
+import torch
+from torch import Tensor
+
+from gpt2ref import GPT2Config
+
+from .checkpoints import Tensors, blank, random_token_ids, trained_like
+from .facts import FACTS, forward
+from .oracle import allowed_error
+
+# 12 layers, as h.10 sorts before h.2; 4 heads of width 6; an MLP of another width than 4 * n_embd.
+PROBE = GPT2Config(n_positions=16, n_embd=24, n_layer=12, n_head=4, n_inner=40)
+SEED = 20
+
+
+@dataclass(frozen=True)
+class Design:
+    """A kind of checkpoint: what is in it beside the embeddings and LayerNorms, which always are."""
+
+    name: str
+    attention: bool = True
+    mlp: bool = True
+    n_layer: int = 2
+    embedding_std: float | None = None  # of wte, with wpe zero; None: trained-like
+
+    def make(self, shape: GPT2Config) -> tuple[GPT2Config, Tensors]:
+        config = GPT2Config(**{**vars(shape), "n_layer": min(self.n_layer, shape.n_layer)})
+        tensors, nothing = trained_like(config, SEED), blank(config)
+        for key in tensors:
+            if (".attn." in key and not self.attention) or (".mlp." in key and not self.mlp):
+                tensors[key] = nothing[key]
+        if self.embedding_std is not None:
+            tensors["wte.weight"] *= self.embedding_std / tensors["wte.weight"][1:].std()
+            tensors["wpe.weight"].zero_()
+        return config, tensors
+
+
+EMBEDDING = Design("embedding alone", attention=False, mlp=False, n_layer=1)
+ATTENTION = Design("attention alone", mlp=False)
+MLP = Design("MLP alone", attention=False)
+ALL = Design("two whole blocks")
+DEEP = Design("all layers", n_layer=12)
+# A standard deviation at which LayerNorm's epsilon of 1e-5 is as large as the variance.
+FAINT = math.sqrt(1e-5)
+FAINT_LN_1 = Design("faint embedding, attention alone", mlp=False, n_layer=1, embedding_std=FAINT)
+FAINT_LN_2 = Design("faint embedding, MLP alone", attention=False, n_layer=1, embedding_std=FAINT)
+FAINT_LN_F = Design("faint embedding", attention=False, mlp=False, n_layer=1, embedding_std=FAINT)
+
+# Requirement -> the fact that it is about, and the checkpoint that shows it.
+FACT_PROBES: dict[str, tuple[str, Design]] = {
+    "activation.curve": ("activation", MLP),
+    "layer-norm.variance": ("variance", EMBEDDING),
+    "layer-norm.mean": ("mean", EMBEDDING),
+    "layer-norm.epsilon-place": ("epsilon", FAINT_LN_F),
+    "blocks.norms": ("norms", ALL),
+    "blocks.residual": ("residual", ALL),
+    "blocks.order": ("blocks", ALL),
+    "blocks.layers": ("layers", DEEP),
+    "final-norm.count": ("final norm", EMBEDDING),
+    "attention.scale": ("scale", ATTENTION),
+    "attention.heads": ("heads", ATTENTION),
+    "attention.qkv-order": ("qkv order", ATTENTION),
+    "attention.qkv-layout": ("qkv layout", ATTENTION),
+    "attention.head-split": ("head split", ATTENTION),
+    "attention.head-merge": ("head merge", ATTENTION),
+    "attention.mask": ("mask", ATTENTION),
+    "attention.softmax": ("softmax", ATTENTION),
+    "embedding.positions": ("positions", EMBEDDING),
+    "embedding.tokens": ("tokens", EMBEDDING),
+}
+
+# Requirement -> the vectors of the checkpoint that must be in use, and the checkpoint that shows it. The key's part of
+# c_attn.bias is not among them: it adds the same number to all scores of a query, which the softmax takes away again.
+VECTOR_PROBES: dict[str, tuple[tuple[str, ...], Design]] = {
+    "vectors.c_attn-bias": (("the query's part of h.attn.c_attn.bias", "the value's part of h.attn.c_attn.bias"), ATTENTION),
+    "vectors.attn-c_proj-bias": (("h.attn.c_proj.bias",), ATTENTION),
+    "vectors.c_fc-bias": (("h.mlp.c_fc.bias",), MLP),
+    "vectors.mlp-c_proj-bias": (("h.mlp.c_proj.bias",), MLP),
+    "vectors.ln_1": (("h.ln_1.weight", "h.ln_1.bias"), ATTENTION),
+    "vectors.ln_2": (("h.ln_2.weight", "h.ln_2.bias"), MLP),
+    "vectors.ln_f": (("ln_f.weight", "ln_f.bias"), EMBEDDING),
+}
+
+# Requirement -> the norm whose epsilon it reads.
+EPSILON_PROBES: dict[str, tuple[str, Design]] = {
+    "layer-norm.epsilon-ln_1": ("ln_1", FAINT_LN_1),
+    "layer-norm.epsilon-ln_2": ("ln_2", FAINT_LN_2),
+    "layer-norm.epsilon-ln_f": ("ln_f", FAINT_LN_F),
+}
+
+MATRICES = ("h.attn.c_attn.weight", "h.attn.c_proj.weight", "h.mlp.c_fc.weight", "h.mlp.c_proj.weight")
+VECTORS = tuple(vector for vectors, _ in VECTOR_PROBES.values() for vector in vectors)
+
+
+def known_mistakes() -> Iterator[dict[str, str]]:
+    for fact, choices in FACTS.items():
+        for choice in choices[1:]:
+            yield {fact: choice}
+    yield from ({"lost": vector} for vector in VECTORS)
+    yield from ({"transposed": matrix} for matrix in MATRICES)
+
+
+def told(mistake: Mapping[str, str]) -> str:
+    ((fact, choice),) = mistake.items()
+    return {"lost": f"{choice} unused", "transposed": f"{choice} not transposed"}.get(fact, f"{fact}: {choice}")
+
+
+class Experiment:
+    """A design's checkpoint in a shape, its input, and what logits must be and may be."""
+
+    def __init__(self, design: Design, shape: GPT2Config, dtype: torch.dtype) -> None:
+        self.design = design
+        self.config, self.tensors = design.make(shape)
+        self.dtype = dtype
+        self.token_ids = random_token_ids(self.config, batch=2, time=min(9, self.config.n_positions), seed=SEED)
+        self.forward = partial(forward, self.tensors, self.config, self.token_ids)
+
+    @cached_property
+    def truth(self) -> Tensor:
+        return self.forward()
+
+    @cached_property
+    def allowed(self) -> float:
+        """As for parity (see `oracle`), with the plain forward pass of `facts` in the dtype as the sound implementation."""
+        error = float((self.forward(dtype=self.dtype).double() - self.truth).abs().max())
+        return allowed_error(error, float(self.truth.abs().max()), self.dtype)
+
+    def distance(
+        self, logits: Tensor, mistakes: Mapping[str, str] | None = None, epsilons: Mapping[str, float] | None = None
+    ) -> float:
+        """Largest difference from the logits of some mistakes; infinite where they can't be made in this shape."""
+        try:
+            expected = self.forward(mistakes=mistakes, epsilons=epsilons) if mistakes or epsilons else self.truth
+        except RuntimeError:  # heads that do not divide the width
+            return math.inf
+        return float((logits - expected).abs().nan_to_num(nan=math.inf).max())
+
+    def explained_by(self, logits: Tensor, mistakes: Iterable[Mapping[str, str]]) -> list[str]:
+        """The mistakes that give just these logits."""
+        visible = (mistake for mistake in mistakes if self.distance(self.truth, mistake) > 2 * self.allowed)
+        return [told(mistake) for mistake in visible if self.distance(logits, mistake) <= self.allowed]
+
+
+def read_constant(distance: Callable[[float], float], low: float, high: float) -> float:
+    """The value, on a logarithmic scale, at which a distance is smallest: a grid of 60, then golden section."""
+    grid = torch.logspace(math.log10(low), math.log10(high), 60, dtype=torch.float64).tolist()
+    best = min(range(len(grid)), key=lambda i: distance(grid[i]))
+    a, b = math.log(grid[max(best - 1, 0)]), math.log(grid[min(best + 1, len(grid) - 1)])
+    ratio = (math.sqrt(5) - 1) / 2
+    for _ in range(40):
+        left, right = b - ratio * (b - a), a + ratio * (b - a)
+        if distance(math.exp(left)) < distance(math.exp(right)):
+            b = right
+        else:
+            a = left
+    return math.exp((a + b) / 2)

@@ -1,0 +1,96 @@
+"""Every fact of the architecture by itself, read out of the logits of a checkpoint made for it (see `probes`)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+
+import pytest
+from torch import Tensor
+
+from gpt2ref import GPT2Config
+
+from .checkpoints import write_checkpoint
+from .facts import FACTS
+from .probes import EMBEDDING, EPSILON_PROBES, FACT_PROBES, VECTOR_PROBES, Design, Experiment, known_mistakes, read_constant
+from .protocol import Adapter
+from .requirements import requirement
+
+Observe = Callable[[Design], tuple[Experiment, Tensor]]
+
+
+@pytest.fixture(scope="session")
+def observe(adapter: Adapter, probe_shape: GPT2Config, tmp_path_factory: pytest.TempPathFactory) -> Observe:
+    """A design's experiment, and the logits that the implementation gave in it."""
+    observed: dict[Design, tuple[Experiment, Tensor]] = {}
+
+    def once(design: Design) -> tuple[Experiment, Tensor]:
+        if design not in observed:
+            experiment = Experiment(design, probe_shape, adapter.dtype)
+            folder = write_checkpoint(tmp_path_factory.mktemp("probe"), experiment.config, experiment.tensors)
+            observed[design] = experiment, adapter.load(folder).logits(experiment.token_ids)
+        return observed[design]
+
+    return once
+
+
+def check(experiment: Experiment, logits: Tensor, own: Iterable[Mapping[str, str]], expected: str) -> None:
+    """Fails unless the logits are GPT-2's; then with the mistakes of its own fact, or else any, that explain them."""
+    __tracebackhide__ = True
+    own = list(own)
+    hidden = [mistake for mistake in own if experiment.distance(experiment.truth, mistake) <= 10 * experiment.allowed]
+    assert not hidden, f"the probe would not see {hidden}"
+    distance = experiment.distance(logits)
+    if distance <= experiment.allowed:
+        return
+    if found := experiment.explained_by(logits, own):
+        pytest.fail(f"reads {' or '.join(found)}; GPT-2 has {expected}")
+    if found := experiment.explained_by(logits, known_mistakes()):
+        pytest.fail(f"can't be read; the logits are exactly those of another mistake: {' or '.join(found)}")
+    times = f"{distance / experiment.allowed:.3g} times the allowed {experiment.allowed:.1e}"
+    pytest.fail(f"{experiment.design.name}: logits are {distance:.1e} off, {times}, and no single known mistake gives them")
+
+
+@pytest.mark.parametrize(
+    ("fact", "design"),
+    [pytest.param(*row, id=row[0].replace(" ", "-"), marks=requirement(name)) for name, row in FACT_PROBES.items()],
+)
+def test_fact(observe: Observe, fact: str, design: Design) -> None:
+    experiment, logits = observe(design)
+    check(experiment, logits, [{fact: choice} for choice in FACTS[fact][1:]], f"{fact}: {FACTS[fact][0]}")
+
+
+@pytest.mark.parametrize(
+    ("vectors", "design"), [pytest.param(*row, id=name, marks=requirement(name)) for name, row in VECTOR_PROBES.items()]
+)
+def test_vectors(observe: Observe, vectors: tuple[str, ...], design: Design) -> None:
+    experiment, logits = observe(design)
+    check(experiment, logits, [{"lost": vector} for vector in vectors], "every vector of the checkpoint in use")
+
+
+@pytest.mark.parametrize(
+    ("norm", "design"), [pytest.param(*row, id=name, marks=requirement(name)) for name, row in EPSILON_PROBES.items()]
+)
+def test_epsilon(observe: Observe, norm: str, design: Design) -> None:
+    experiment, logits = observe(design)
+    right = experiment.config.layer_norm_epsilon
+    one_percent = experiment.distance(experiment.truth, epsilons={norm: 1.01 * right})
+    assert one_percent > 2 * experiment.allowed, "the probe would not see one per cent"
+    if experiment.distance(logits) <= experiment.allowed:
+        return
+    epsilon = read_constant(lambda value: experiment.distance(logits, epsilons={norm: value}), 1e-9, 1e-1)
+    if experiment.distance(logits, epsilons={norm: epsilon}) <= experiment.allowed:
+        pytest.fail(f"reads {epsilon:.2e} in {norm}; GPT-2 has {right:.2e}")
+    check(experiment, logits, [], f"{right:.2e}")
+
+
+@requirement("context.too-long")
+def test_one_token_too_many(adapter: Adapter, observe: Observe, tmp_path_factory: pytest.TempPathFactory) -> None:
+    experiment, _ = observe(EMBEDDING)
+    judged = adapter.load(write_checkpoint(tmp_path_factory.mktemp("probe"), experiment.config, experiment.tensors))
+    token_ids = experiment.token_ids[:, :1].expand(-1, experiment.config.n_positions + 1)
+    judged.logits(token_ids[:, 1:])  # as many as there are positions
+    try:
+        judged.logits(token_ids)
+    except Exception:
+        return
+    pytest.fail(f"{token_ids.size(1)} tokens were accepted by a model of {experiment.config.n_positions} positions")
