@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -20,6 +21,7 @@ from .verdict import Verdict, record
 DTYPES = {"float64": torch.float64, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 _ADAPTERS: pytest.StashKey[list[Adapter]] = pytest.StashKey()
+Reading = Callable[[str, Any, Any], None]
 WriteCheckpoint = Callable[[str, GPT2Config, Callable[[], Tensors]], Path]
 
 
@@ -48,7 +50,8 @@ def pytest_cmdline_main(config: pytest.Config) -> int | None:
     if not config.option.list_requirements:
         return None
     for requirement in REQUIREMENTS.values():
-        print(f"{requirement.id:32} {requirement.sentence}\n{'':32} {requirement.source}; since {requirement.since}")
+        print(f"{requirement.id:32} {requirement.sentence}")
+        print(f"{'':32} {requirement.source}; profile {requirement.profile}; since {requirement.since}")
     return 0
 
 
@@ -119,6 +122,17 @@ def adapter(request: pytest.FixtureRequest) -> Adapter:
     chosen: Adapter = request.param
     chosen.try_out()
     return chosen
+
+
+@pytest.fixture
+def reading(request: pytest.FixtureRequest) -> Reading:
+    """Reports what was read out of the logits, and what GPT-2 has: a number, a word, or the points of a curve."""
+
+    def record_reading(quantity: str, read: Any, expected: Any) -> None:
+        value = {"quantity": quantity, "read": read, "expected": expected}
+        request.node.user_properties.append(("reading", value))
+
+    return record_reading
 
 
 @pytest.fixture(scope="session")

@@ -74,15 +74,15 @@ def forward(
     *,
     dtype: torch.dtype = torch.float64,
     mistakes: Mapping[str, str] | None = None,
-    epsilons: Mapping[str, float] | None = None,
+    constants: Mapping[str, float] | None = None,
 ) -> Tensor:
     """Logits [batch, time, vocab] of a checkpoint's tensors.
 
-    `mistakes` says what is got wrong: fact -> what it is instead. `epsilons` gives some norms (ln_1, ln_2, ln_f) another
-    epsilon than the config's.
+    `mistakes` says what is got wrong: fact -> what it is instead. `constants` gives other values to "epsilon of ln_1",
+    "epsilon of ln_2", "epsilon of ln_f" and "attention scale".
     """
     choice = {fact: options[0] for fact, options in FACTS.items()} | dict(mistakes or {})
-    choice |= {f"epsilon of {name}": str(value) for name, value in (epsilons or {}).items()}
+    choice |= {name: repr(value) for name, value in (constants or {}).items()}
     weights = _given({key: tensor.to(dtype) for key, tensor in tensors.items()}, choice)
     x = _embed(weights, config, token_ids, choice)
     for number, layer in enumerate(_layers(config.n_layer, choice["layers"])):
@@ -187,6 +187,7 @@ def _attention(x: Tensor, w: Tensors, config: GPT2Config, number: int, choice: M
         "1/sqrt(n_head)": n_head**-0.5,
         "1/sqrt(head width)/(layer + 1)": q.size(-1) ** -0.5 / (number + 1),
     }[choice["scale"]]
+    scale = float(choice.get("attention scale", scale))
     y = _weights(q @ k.transpose(-1, -2) * scale, choice) @ v
     merged = {
         "heads side by side": y.transpose(1, 2),

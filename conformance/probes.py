@@ -7,7 +7,7 @@ failure says what is wrong, and one cause that spoils many probes is told as one
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
 
@@ -93,11 +93,12 @@ VECTOR_PROBES: dict[str, tuple[tuple[str, ...], Design]] = {
     "vectors.ln_f": (("ln_f.weight", "ln_f.bias"), EMBEDDING),
 }
 
-# Requirement -> the norm whose epsilon it reads.
-EPSILON_PROBES: dict[str, tuple[str, Design]] = {
-    "layer-norm.epsilon-ln_1": ("ln_1", FAINT_LN_1),
-    "layer-norm.epsilon-ln_2": ("ln_2", FAINT_LN_2),
-    "layer-norm.epsilon-ln_f": ("ln_f", FAINT_LN_F),
+# Requirement -> the constant that it reads, and the checkpoint that shows it.
+CONSTANT_PROBES: dict[str, tuple[str, Design]] = {
+    "layer-norm.epsilon-ln_1": ("epsilon of ln_1", FAINT_LN_1),
+    "layer-norm.epsilon-ln_2": ("epsilon of ln_2", FAINT_LN_2),
+    "layer-norm.epsilon-ln_f": ("epsilon of ln_f", FAINT_LN_F),
+    "attention.scale": ("attention scale", ATTENTION),
 }
 
 MATRICES = ("h.attn.c_attn.weight", "h.attn.c_proj.weight", "h.mlp.c_fc.weight", "h.mlp.c_proj.weight")
@@ -138,31 +139,46 @@ class Experiment:
         return allowed_error(error, float(self.truth.abs().max()), self.dtype)
 
     def distance(
-        self, logits: Tensor, mistakes: Mapping[str, str] | None = None, epsilons: Mapping[str, float] | None = None
+        self, logits: Tensor, mistakes: Mapping[str, str] | None = None, constants: Mapping[str, float] | None = None
     ) -> float:
         """Largest difference from the logits of some mistakes; infinite where they can't be made in this shape."""
         try:
-            expected = self.forward(mistakes=mistakes, epsilons=epsilons) if mistakes or epsilons else self.truth
+            expected = self.forward(mistakes=mistakes, constants=constants) if mistakes or constants else self.truth
         except RuntimeError:  # heads that do not divide the width
             return math.inf
         return float((logits - expected).abs().nan_to_num(nan=math.inf).max())
+
+    def constant(self, name: str) -> float:
+        """What GPT-2 has."""
+        return self.config.head_width**-0.5 if name == "attention scale" else self.config.layer_norm_epsilon
+
+    def read(self, name: str, logits: Tensor) -> float:
+        """The constant that explains these logits best, between a ten-thousandth and ten thousand times GPT-2's.
+
+        Its distance is looked at on a grid, then by golden section, which finds the smallest one to a part in 10,000.
+        """
+        right = self.constant(name)
+
+        def distance(log_factor: float) -> float:
+            return self.distance(logits, constants={name: right * math.exp(log_factor)})
+
+        width = math.log(10) / 4
+        low = min((step * width for step in range(-16, 17)), key=distance) - width
+        high, ratio = low + 2 * width, (math.sqrt(5) - 1) / 2
+        left, right_ = high - ratio * (high - low), low + ratio * (high - low)
+        at_left, at_right = distance(left), distance(right_)
+        while high - low > 5e-5:
+            if at_left < at_right:
+                high, right_, at_right = right_, left, at_left
+                left = high - ratio * (high - low)
+                at_left = distance(left)
+            else:
+                low, left, at_left = left, right_, at_right
+                right_ = low + ratio * (high - low)
+                at_right = distance(right_)
+        return right * math.exp((low + high) / 2)
 
     def explained_by(self, logits: Tensor, mistakes: Iterable[Mapping[str, str]]) -> list[str]:
         """The mistakes that give just these logits."""
         visible = (mistake for mistake in mistakes if self.distance(self.truth, mistake) > 2 * self.allowed)
         return [told(mistake) for mistake in visible if self.distance(logits, mistake) <= self.allowed]
-
-
-def read_constant(distance: Callable[[float], float], low: float, high: float) -> float:
-    """The value, on a logarithmic scale, at which a distance is smallest: a grid of 60, then golden section."""
-    grid = torch.logspace(math.log10(low), math.log10(high), 60, dtype=torch.float64).tolist()
-    best = min(range(len(grid)), key=lambda i: distance(grid[i]))
-    a, b = math.log(grid[max(best - 1, 0)]), math.log(grid[min(best + 1, len(grid) - 1)])
-    ratio = (math.sqrt(5) - 1) / 2
-    for _ in range(40):
-        left, right = b - ratio * (b - a), a + ratio * (b - a)
-        if distance(math.exp(left)) < distance(math.exp(right)):
-            b = right
-        else:
-            a = left
-    return math.exp((a + b) / 2)

@@ -26,6 +26,14 @@ from torch import Tensor
 from .checkpoints import DICE, blank, write_checkpoint
 
 BUILT_IN = ("gpt2ref", "huggingface")
+# int8 rounds weights to about as many digits as bfloat16 has.
+PRECISIONS = {
+    "float64": torch.float64,
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+    "int8": torch.bfloat16,
+}
 SMOKE = "the adapter can't load a blank checkpoint and give three tokens' logits"
 
 
@@ -50,6 +58,16 @@ class Implementation(Protocol):
 
     def state_dict(self) -> Mapping[str, Tensor]:
         """The weights as held now, under the checkpoint's names and in its orientation."""
+
+    def encode(self, text: str) -> Sequence[int]:
+        """Token ids of a text; what looks like a special token in it is text."""
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """The text of token ids."""
+
+    # An attribute for an engine that computes in less than the dtype that `load` was given: one of PRECISIONS. Its
+    # answers are then judged as those of that precision.
+    precision: str
 
 
 class ProtocolError(Exception):
@@ -89,6 +107,19 @@ class Judged:
         with not_applicable():
             return dict(self._optional("state_dict")())
 
+    def encode(self, text: str) -> list[int]:
+        with not_applicable():
+            return [int(token_id) for token_id in self._optional("encode")(text)]
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        with not_applicable():
+            return str(self._optional("decode")(list(token_ids)))
+
+    @property
+    def precision(self) -> str | None:
+        """What the implementation declares to compute in, if it does."""
+        return getattr(self._implementation, "precision", None)
+
     def _optional(self, name: str) -> Callable[..., Any]:
         method = getattr(self._implementation, name, None)
         if method is None:
@@ -112,6 +143,7 @@ class Adapter:
         self.specification = specification
         self.device = device
         self.dtype = dtype
+        self.precision = dtype  # or what the implementation declares, once it has been tried out
         self._load = find_load(specification)
 
     def load(self, checkpoint: Path | str, *, dtype: torch.dtype | None = None, device: str | None = None) -> Judged:
@@ -127,7 +159,12 @@ class Adapter:
         """
         with tempfile.TemporaryDirectory() as folder:
             try:
-                self.load(write_checkpoint(Path(folder), DICE, blank(DICE))).logits(torch.tensor([[1, 2, 3]]))
+                judged = self.load(write_checkpoint(Path(folder), DICE, blank(DICE)))
+                judged.logits(torch.tensor([[1, 2, 3]]))
+                if judged.precision is not None:
+                    if judged.precision not in PRECISIONS:
+                        raise ValueError(f"precision={judged.precision!r}: expected one of {', '.join(PRECISIONS)}")
+                    self.precision = PRECISIONS[judged.precision]
             except Exception as error:
                 raise ProtocolError(f"{SMOKE}: {type(error).__name__}: {error}") from error
 
@@ -144,10 +181,18 @@ def not_applicable() -> Iterator[None]:
 
 
 def find_load(specification: str) -> Callable[..., Implementation]:
-    """`gpt2ref`, `huggingface`, `path/to/file.py` or `package.module`, the last two with `:function` if it isn't `load`.
+    """`gpt2ref`, `huggingface`, `path/to/file.py` or `package.module`, the last two with `:function` if it isn't `load`;
+    or `command: program --option`, a program that speaks the JSON lines of docs/adapters.md.
 
-    Raises pytest.UsageError, naming the specification, if there is no such function.
+    Raises pytest.UsageError, naming the specification, if there is no such function or program.
     """
+    if specification.startswith("command:"):
+        from .command import load_command  # which imports this module
+
+        try:
+            return load_command(specification.removeprefix("command:"))
+        except (OSError, ValueError) as error:
+            raise pytest.UsageError(f"--implementation {specification}: {error}") from error
     place, _, name = specification.rpartition(":") if ":" in specification else (specification, "", "load")
     try:
         if place in BUILT_IN:

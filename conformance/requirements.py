@@ -12,10 +12,13 @@ import pytest
 
 OPENAI_MODEL = "openai/gpt-2 src/model.py"
 OPENAI_SAMPLE = "openai/gpt-2 src/sample.py"
+OPENAI_ENCODER = "openai/gpt-2 src/encoder.py"
 HF_MODEL = "transformers modeling_gpt2.py"
 HF_LOADING = "transformers modeling_utils.py"
 TEXTBOOK = "Learn Generative AI with PyTorch, ch. 11"
 DESIGN = "gpt2ref's own decision (README, Decisions)"
+
+_PROFILES = {"cache": "cache", "eos": "generation", "generation": "generation", "sampling": "generation", "text": "text"}
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,13 @@ class Requirement:
     @property
     def family(self) -> str:
         return self.id.split(".")[0]
+
+    @property
+    def profile(self) -> str:
+        """What an implementation needs for it to apply: logits alone, or a cache, generation, text, its weights."""
+        if self.id in ("keys.published-sizes", "keys.round-trip"):
+            return "weights"
+        return _PROFILES.get(self.family, "logits")
 
 
 def _family(name: str, *rows: tuple[str, str, str]) -> list[Requirement]:
@@ -134,6 +144,7 @@ _ALL = [
         ("never", "Without EOS, exactly max_new_tokens tokens come, also 0 and 1.", TEXTBOOK),
         ("per-row", "Each row of a batch stops by itself, and the others go on.", DESIGN),
         ("in-prompt", "EOS inside the prompt ends nothing.", DESIGN),
+        ("probability", "A sampled EOS ends a row as often as its probability says: lengths are geometric.", TEXTBOOK),
     ),
     *_family(
         "generation",
@@ -150,6 +161,12 @@ _ALL = [
         ("distribution", "Tokens come as often as softmax(logits / temperature) over the top_k says.", OPENAI_SAMPLE),
         ("independent-draws", "Rows and steps draw independently of each other.", OPENAI_SAMPLE),
         ("seed", "The same seed gives the same tokens, another seed others, and nothing else has a say.", DESIGN),
+    ),
+    *_family(
+        "text",
+        ("encode", "Text becomes the ids that OpenAI's merges give.", OPENAI_ENCODER),
+        ("decode", "Ids become the text again, characters of several tokens too.", OPENAI_ENCODER),
+        ("special", "<|endoftext|> typed in a text stays text.", DESIGN),
     ),
     *_family(
         "laws",

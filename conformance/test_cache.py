@@ -28,7 +28,7 @@ def judged(adapter: Adapter, small: Path) -> Judged:
 
 
 def truth_of(adapter: Adapter, small: Path, token_ids: Tensor) -> Expected:
-    return expected(str(small), token_ids, adapter.dtype, adapter.device)
+    return expected(str(small), token_ids, adapter.precision, adapter.device)
 
 
 def in_pieces(judged: Judged, token_ids: Tensor, sizes: tuple[int, ...]) -> Tensor:
@@ -67,7 +67,7 @@ def test_up_to_the_last_position(adapter: Adapter, judged: Judged, small: Path) 
 @requirement("cache.steps")
 def test_steps_of_the_124m_shape(adapter: Adapter, gpt2_124m: Path) -> None:
     token_ids = random_token_ids(PUBLISHED_CONFIGS["gpt2"], batch=2, time=19)
-    truth, allowed = expected(str(gpt2_124m), token_ids, adapter.dtype, adapter.device)
+    truth, allowed = expected(str(gpt2_124m), token_ids, adapter.precision, adapter.device)
     logits = in_pieces(adapter.load(gpt2_124m), token_ids, (11, *[1] * 8))
     check_logits(logits, truth, allowed, "the 124M shape, 11 tokens and 8 steps")
 

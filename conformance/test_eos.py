@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -10,10 +11,11 @@ import torch
 
 from gpt2ref import EOS
 
-from .checkpoints import Tensors, write_checkpoint
+from .checkpoints import DICE, Tensors, write_checkpoint
 from .protocol import Adapter
 from .requirements import requirement
-from .scripts import SCRIPT, by_position, chain
+from .scripts import SCRIPT, by_position, chain, dice
+from .statistics import check_frequency
 
 A, B, C, D, E, F, G = 11, 262, 1135, 50255, 0, 13, 198  # words, EOS's neighbour and the first token among them
 
@@ -96,3 +98,16 @@ def test_per_row(check_says: CheckSays, order: int) -> None:
 def test_in_prompt(check_says: CheckSays, prompt: list[int]) -> None:
     followers = {A: EOS, B: C, C: D, D: EOS, EOS: C}
     check_says(chain(followers), [prompt], [followed(followers, prompt[-1], 5)], 5)
+
+
+@requirement("eos.probability")
+@pytest.mark.parametrize("probability", [0.5, 0.05])
+def test_probability(adapter: Adapter, probability: float, tmp_path: Path) -> None:
+    """Where EOS is one face of a die, lengths are geometric: each step ends a row with its probability."""
+    faces = {A: math.log((1 - probability) / 2), EOS: math.log(probability), C: math.log((1 - probability) / 2)}
+    judged = adapter.load(write_checkpoint(tmp_path, DICE, dice(faces)))
+    steps = 40
+    rows = judged.generate(torch.full((96, 1), B), max_new_tokens=steps, temperature=1.0, seed=5)
+    assert {token for row in rows for token in row} <= {A, C}, "a token of probability 0"
+    ended = sum(len(row) < steps for row in rows)
+    check_frequency(ended, sum(map(len, rows)) + ended, probability, "rows that end at a step")

@@ -23,7 +23,7 @@ def check_greedy(adapter: Adapter, checkpoint: Path, prompts: torch.Tensor, max_
     sequences = torch.cat([prompts, torch.tensor(new)], dim=1)
     for step in range(max_new_tokens):
         seen = sequences[:, : prompts.size(1) + step]
-        truth, allowed = expected(str(checkpoint), seen[:, -SMALL.n_positions :], adapter.dtype, adapter.device)
+        truth, allowed = expected(str(checkpoint), seen[:, -SMALL.n_positions :], adapter.precision, adapter.device)
         for row, scores in enumerate(truth[:, -1]):
             token_id = new[row][step]
             # Both logits may be off by what is allowed.

@@ -35,7 +35,7 @@ def check_loads_as(adapter: Adapter, tmp_path: Path) -> Callable[[Tensors, Path]
     """Checks that a checkpoint of these tensors gives the logits that Hugging Face gives for another one."""
 
     def check(variant: Tensors, like: Path) -> None:
-        truth, allowed = expected(str(like), TOKEN_IDS, adapter.dtype, adapter.device)
+        truth, allowed = expected(str(like), TOKEN_IDS, adapter.precision, adapter.device)
         judged = adapter.load(write_checkpoint(tmp_path / "variant", TINY, variant))
         check_logits(judged.logits(TOKEN_IDS), truth, allowed, "the variant")
 
@@ -113,7 +113,7 @@ def test_tied_head(check_loads_as: Callable[..., None], plain: Path, with_head: 
 
 @requirement("keys.differing-head")
 def test_differing_head(adapter: Adapter, plain: Path, tmp_path: Path) -> None:
-    truth, allowed = expected(str(plain), TOKEN_IDS, adapter.dtype, adapter.device)
+    truth, allowed = expected(str(plain), TOKEN_IDS, adapter.precision, adapter.device)
     check_logits(adapter.load(plain).logits(TOKEN_IDS), truth, allowed, "without lm_head.weight")
     variant = {"transformer." + key: tensor for key, tensor in tensors().items()}
     variant["lm_head.weight"] = variant["transformer.wte.weight"].flip(0)  # so the head's logits are the tied ones, flipped

@@ -42,7 +42,7 @@ def judged(adapter: Adapter, small: Path) -> Judged:
 def rounding(adapter: Adapter, small: Path) -> float:
     """How far two right answers, each as far off as is allowed, may be from each other."""
     token_ids = random_token_ids(SMALL, batch=4, time=SMALL.n_positions)
-    return 2 * expected(str(small), token_ids, adapter.dtype, adapter.device).allowed
+    return 2 * expected(str(small), token_ids, adapter.precision, adapter.device).allowed
 
 
 @requirement("laws.rows-independent")

@@ -31,7 +31,8 @@ def has_dtype(device: str, dtype: torch.dtype) -> bool:
 def check_parity(adapter: Adapter, checkpoint: Path | str, token_ids: torch.Tensor, dtype: torch.dtype, what: str) -> None:
     if not has_dtype(adapter.device, dtype):
         pytest.skip(f"not applicable: no {dtype} on {adapter.device}")
-    truth, allowed = expected(str(checkpoint), token_ids, dtype, adapter.device)
+    precision = adapter.precision if adapter.precision != adapter.dtype else dtype
+    truth, allowed = expected(str(checkpoint), token_ids, precision, adapter.device)
     check_logits(adapter.load(checkpoint, dtype=dtype).logits(token_ids), truth, allowed, what)
 
 

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 
 import pytest
+import torch
 from torch import Tensor
 
 from gpt2ref import GPT2Config
 
+from . import curve
 from .checkpoints import write_checkpoint
+from .conftest import Reading
 from .facts import FACTS
-from .probes import EMBEDDING, EPSILON_PROBES, FACT_PROBES, VECTOR_PROBES, Design, Experiment, known_mistakes, read_constant
+from .probes import CONSTANT_PROBES, EMBEDDING, FACT_PROBES, VECTOR_PROBES, Design, Experiment, known_mistakes
 from .protocol import Adapter
 from .requirements import requirement
 
@@ -25,7 +29,7 @@ def observe(adapter: Adapter, probe_shape: GPT2Config, tmp_path_factory: pytest.
 
     def once(design: Design) -> tuple[Experiment, Tensor]:
         if design not in observed:
-            experiment = Experiment(design, probe_shape, adapter.dtype)
+            experiment = Experiment(design, probe_shape, adapter.precision)
             folder = write_checkpoint(tmp_path_factory.mktemp("probe"), experiment.config, experiment.tensors)
             observed[design] = experiment, adapter.load(folder).logits(experiment.token_ids)
         return observed[design]
@@ -68,19 +72,39 @@ def test_vectors(observe: Observe, vectors: tuple[str, ...], design: Design) -> 
 
 
 @pytest.mark.parametrize(
-    ("norm", "design"), [pytest.param(*row, id=name, marks=requirement(name)) for name, row in EPSILON_PROBES.items()]
+    ("name", "design"), [pytest.param(*row, id=name, marks=requirement(name)) for name, row in CONSTANT_PROBES.items()]
 )
-def test_epsilon(observe: Observe, norm: str, design: Design) -> None:
+def test_constant(observe: Observe, reading: Reading, name: str, design: Design) -> None:
     experiment, logits = observe(design)
-    right = experiment.config.layer_norm_epsilon
-    one_percent = experiment.distance(experiment.truth, epsilons={norm: 1.01 * right})
-    assert one_percent > 2 * experiment.allowed, "the probe would not see one per cent"
+    right = experiment.constant(name)
+    one_percent = experiment.distance(experiment.truth, constants={name: 1.01 * right})
+    assert one_percent > 2 * experiment.allowed or experiment.dtype.itemsize < 4, "the probe would not see one per cent"
+    read = experiment.read(name, logits)
+    readable = experiment.distance(logits, constants={name: read}) <= experiment.allowed
+    if readable:
+        reading(name, read, right)
     if experiment.distance(logits) <= experiment.allowed:
         return
-    epsilon = read_constant(lambda value: experiment.distance(logits, epsilons={norm: value}), 1e-9, 1e-1)
-    if experiment.distance(logits, epsilons={norm: epsilon}) <= experiment.allowed:
-        pytest.fail(f"reads {epsilon:.2e} in {norm}; GPT-2 has {right:.2e}")
-    check(experiment, logits, [], f"{right:.2e}")
+    if readable:
+        pytest.fail(f"reads {name}: {read:.3g}; GPT-2 has {right:.3g}")
+    check(experiment, logits, [], f"{right:.3g}")
+
+
+@requirement("activation.curve")
+def test_activation_curve(adapter: Adapter, reading: Reading, tmp_path: Path) -> None:
+    judged = adapter.load(write_checkpoint(tmp_path, curve.CURVE, curve.tensors()))
+    values = curve.read(judged.logits(torch.tensor([[curve.TOKEN]]))[0, 0])
+    points = torch.tensor(curve.GRID)
+    reading("activation", torch.stack([points, values], -1).tolist(), torch.stack([points, curve.expected()], -1).tolist())
+    error = (values - curve.expected()).abs().nan_to_num(nan=torch.inf)
+    if (error <= curve.allowed(adapter.precision)).all():
+        return
+    worst, name = int((error / curve.allowed(adapter.precision)).argmax()), curve.nearest(values)
+    pytest.fail(
+        f"reads activation: {name if name != 'tanh-GELU' else 'near tanh-GELU'}; GPT-2 has activation: tanh-GELU. "
+        f"At {curve.GRID[worst]:.4g} it is {float(values[worst]):.6g}, should be {float(curve.expected()[worst]):.6g}; "
+        f"{int((error > curve.allowed(adapter.precision)).sum())} of {len(curve.GRID)} points are off"
+    )
 
 
 @requirement("context.too-long")

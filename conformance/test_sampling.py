@@ -1,14 +1,11 @@
 """Temperature, top-k and the draw, on checkpoints whose next-token logits are known exactly (`scripts.dice`).
 
-What is exact (support, greedy, seeds) is checked exactly. What is a frequency is checked with Chernoff's bound: a count
-k of n independent draws of probability p has n KL(k/n || p) > t with chance at most 2 e^-t. With t = 30 (1.9e-13) and
-fewer than 200 such checks in a run, a right implementation fails a run with chance below 4e-11; and 2048 draws see a
-frequency of 0.3 that should be 0.4.
+What is exact (support, greedy, seeds) is checked exactly, what is a frequency with a stated chance of a false alarm (see
+`statistics`); 2048 draws see a frequency of 0.3 that should be 0.4.
 """
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 
 import pytest
@@ -21,12 +18,12 @@ from .checkpoints import DICE, write_checkpoint
 from .protocol import Adapter, Judged
 from .requirements import requirement
 from .scripts import dice
+from .statistics import check_frequency
 
 # Tokens of all parts of the vocabulary, the first and the last before EOS included; two of them tied.
 FACES = {50255: 2.0, 17: 1.25, 0: 0.5, 31000: 0.5, 1024: -0.5}
 FACE_LOGITS = [FACES[token] for token in FACES]
 ROWS, STEPS = 64, 32
-LIMIT = 30.0  # t, above
 
 
 @pytest.fixture(scope="module")
@@ -40,12 +37,6 @@ def throw(judged: Judged, *, rows: int = ROWS, steps: int = STEPS, **options: fl
     if lengths := {len(row) for row in new} - {steps}:
         pytest.fail(f"rows of {sorted(lengths)} new tokens, should be {steps}: no token of this checkpoint is EOS")
     return new
-
-
-def check_frequency(count: int, draws: int, probability: float, what: str) -> None:
-    observed = count / draws
-    divergence = sum(q * math.log(q / p) if q else 0.0 for q, p in ((observed, probability), (1 - observed, 1 - probability)))
-    assert draws * divergence <= LIMIT, f"{what}: {count} times in {draws} draws ({observed:.4f}), expected {probability:.4f}"
 
 
 def face_probabilities(temperature: float, top_k: int | None) -> dict[int, float]:

@@ -58,7 +58,7 @@ def test_orientation(adapter: Adapter, matrix: str, n_inner: int, tmp_path: Path
     right = write_checkpoint(tmp_path / "right", config, tensors)
     wrong = {key: mistaken(tensor) if f"{matrix}.weight" in key else tensor for key, tensor in tensors.items()}
     mistake = hugging_face_logits(str(write_checkpoint(tmp_path / "wrong", config, wrong)), TOKEN_IDS, torch.float64, "eager")
-    truth, allowed = expected(str(right), TOKEN_IDS, adapter.dtype, adapter.device)
+    truth, allowed = expected(str(right), TOKEN_IDS, adapter.precision, adapter.device)
     assert (mistake - truth).abs().max() > 10 * allowed, "the mistake would not show"
 
     logits = adapter.load(right).logits(TOKEN_IDS)

@@ -37,6 +37,9 @@ class Reference:
     def state_dict(self) -> dict[str, Tensor]:
         return to_hugging_face_tensors(self.model)
 
+    encode = staticmethod(gpt2ref.encode)
+    decode = staticmethod(gpt2ref.decode)
+
 
 def load(checkpoint: str, *, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Reference:
     return Reference(gpt2ref.load_checkpoint(checkpoint, device=device, dtype=dtype))
