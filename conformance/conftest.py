@@ -16,7 +16,7 @@ from .checkpoints import SMALL, Tensors, trained_like, write_checkpoint
 from .probes import PROBE
 from .protocol import Adapter
 from .requirements import REQUIREMENTS
-from .verdict import Verdict, record
+from .verdict import Verdict, add_options
 
 DTYPES = {"float64": torch.float64, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -43,6 +43,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default="small",
         help="shape of the probes' checkpoints: small, or a published one for an implementation that has it built in",
     )
+    add_options(group)
     group.addoption("--list-requirements", action="store_true", help="print what is asked of a GPT-2, and stop")
 
 
@@ -56,7 +57,6 @@ def pytest_cmdline_main(config: pytest.Config) -> int | None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "requirement(id): one of the tests that decide a requirement of requirements.py")
     try:
         device = torch.device(config.option.device)
         torch.empty(0, device=device)
@@ -106,14 +106,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if dropped:
         config.hook.pytest_deselected(items=dropped)
         items[:] = kept
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]):  # type: ignore[no-untyped-def]
-    report = yield
-    if marks := list(item.iter_markers("requirement")):
-        record(report, call, requirement_id=marks[0].args[0], adapter=str(item.callspec.params["adapter"]))  # type: ignore[attr-defined]
-    return report
 
 
 @pytest.fixture(scope="session")

@@ -23,8 +23,9 @@ OUTCOMES = (PASSED, FAILED, ERRORED, KNOWN, NOT_APPLICABLE, NOT_RUN)
 _WORST_FIRST = (ERRORED, FAILED, KNOWN, PASSED, NOT_APPLICABLE)
 
 # How a failed test names a cause: one of its own fact, or one of another fact that spoils its logits too.
-_OWN = (re.compile(r"reads (?P<causes>.+?); GPT-2 has "), re.compile(r"(?P<matrix>\S+\.weight) is .*not transposed: the logits"))
-_OTHERS = re.compile(r"exactly those of another mistake: (?P<causes>.+)")
+_OWN = re.compile(r"reads (.+?); GPT-2 has ")
+_TRANSPOSED = re.compile(r"(\S+\.weight) is .*not transposed: the logits are exactly those of that mistake")
+_OTHERS = re.compile(r"exactly those of another mistake: (.+)")
 
 
 class Detail(NamedTuple):
@@ -147,9 +148,9 @@ def counted(outcomes: Mapping[str, int]) -> str:
 
 def _causes_named(found: str) -> tuple[list[str], list[str]]:
     """The mistakes that a failure names: of the requirement's own fact, and of others. Several, if they look alike."""
-    for pattern in _OWN:
-        if match := pattern.match(found):
-            groups = match.groupdict()
-            return ([f"h.{groups['matrix']} not transposed"] if "matrix" in groups else groups["causes"].split(" or ")), []
+    if match := _TRANSPOSED.match(found):
+        return [f"h.{match[1]} not transposed"], []  # as the probes call it
+    if match := _OWN.match(found):
+        return match[1].split(" or "), []
     match = _OTHERS.search(found)
-    return [], match["causes"].split(" or ") if match else []
+    return [], match[1].split(" or ") if match else []

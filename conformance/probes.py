@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 
 import torch
@@ -20,9 +20,10 @@ from .checkpoints import Tensors, blank, random_token_ids, trained_like
 from .facts import FACTS, forward
 from .oracle import allowed_error
 
-# 12 layers, as h.10 sorts before h.2; 4 heads of width 6; an MLP of another width than 4 * n_embd.
-PROBE = GPT2Config(n_positions=16, n_embd=24, n_layer=12, n_head=4, n_inner=40)
+# 12 layers, as h.10 sorts before h.2; 4 heads of width 6.
+PROBE = GPT2Config(n_positions=16, n_embd=24, n_layer=12, n_head=4)
 SEED = 20
+COARSE = (torch.float16, torch.bfloat16)
 
 
 @dataclass(frozen=True)
@@ -34,10 +35,11 @@ class Design:
     mlp: bool = True
     n_layer: int = 2
     embedding_std: float | None = None  # of wte, with wpe zero; None: trained-like
+    n_inner: int | None = None
 
-    def make(self, shape: GPT2Config) -> tuple[GPT2Config, Tensors]:
-        config = GPT2Config(**{**vars(shape), "n_layer": min(self.n_layer, shape.n_layer)})
-        tensors, nothing = trained_like(config, SEED), blank(config)
+    def make(self, shape: GPT2Config, seed: int = SEED) -> tuple[GPT2Config, Tensors]:
+        config = replace(shape, n_layer=min(self.n_layer, shape.n_layer), n_inner=self.n_inner)
+        tensors, nothing = trained_like(config, seed), blank(config)
         for key in tensors:
             if (".attn." in key and not self.attention) or (".mlp." in key and not self.mlp):
                 tensors[key] = nothing[key]
@@ -52,6 +54,7 @@ ATTENTION = Design("attention alone", mlp=False)
 MLP = Design("MLP alone", attention=False)
 ALL = Design("two whole blocks")
 DEEP = Design("all layers", n_layer=12)
+NARROW = Design("MLP of a width of its own", attention=False, n_inner=40)
 # A standard deviation at which LayerNorm's epsilon of 1e-5 is as large as the variance.
 FAINT = math.sqrt(1e-5)
 FAINT_LN_1 = Design("faint embedding, attention alone", mlp=False, n_layer=1, embedding_std=FAINT)
@@ -121,11 +124,11 @@ def told(mistake: Mapping[str, str]) -> str:
 class Experiment:
     """A design's checkpoint in a shape, its input, and what logits must be and may be."""
 
-    def __init__(self, design: Design, shape: GPT2Config, dtype: torch.dtype) -> None:
+    def __init__(self, design: Design, shape: GPT2Config, dtype: torch.dtype, seed: int = SEED) -> None:
         self.design = design
-        self.config, self.tensors = design.make(shape)
+        self.config, self.tensors = design.make(shape, seed)
         self.dtype = dtype
-        self.token_ids = random_token_ids(self.config, batch=2, time=min(9, self.config.n_positions), seed=SEED)
+        self.token_ids = random_token_ids(self.config, batch=2, time=min(9, self.config.n_positions), seed=seed)
         self.forward = partial(forward, self.tensors, self.config, self.token_ids)
 
     @cached_property
@@ -134,9 +137,22 @@ class Experiment:
 
     @cached_property
     def allowed(self) -> float:
-        """As for parity (see `oracle`), with the plain forward pass of `facts` in the dtype as the sound implementation."""
-        error = float((self.forward(dtype=self.dtype).double() - self.truth).abs().max())
-        return allowed_error(error, float(self.truth.abs().max()), self.dtype)
+        return self.allowed_in(self.dtype)
+
+    def allowed_in(self, dtype: torch.dtype) -> float:
+        """As for parity (see `oracle`), with the plain forward pass of `facts` in the dtype as the sound implementation.
+
+        In float64 that pass is the truth itself. Its error there is taken from float32's, in proportion to the rounding.
+        """
+        run_in = torch.float32 if dtype == torch.float64 else dtype
+        error = float((self.forward(dtype=run_in).double() - self.truth).abs().max())
+        error *= torch.finfo(dtype).eps / torch.finfo(run_in).eps
+        return allowed_error(error, float(self.truth.abs().max()), dtype)
+
+    def coarser_precision(self, logits: Tensor) -> torch.dtype | None:
+        """The precision, below the one that is judged, whose rounding would excuse these logits."""
+        coarser = (dtype for dtype in COARSE if torch.finfo(dtype).eps > torch.finfo(self.dtype).eps)
+        return next((dtype for dtype in coarser if self.distance(logits) <= self.allowed_in(dtype)), None)
 
     def distance(
         self, logits: Tensor, mistakes: Mapping[str, str] | None = None, constants: Mapping[str, float] | None = None

@@ -25,6 +25,7 @@ from torch import Tensor
 
 from .checkpoints import DICE, blank, write_checkpoint
 
+OPTIONAL = ("generate", "prefill", "step", "state_dict", "encode", "decode")
 BUILT_IN = ("gpt2ref", "huggingface")
 # int8 rounds weights to about as many digits as bfloat16 has.
 PRECISIONS = {
@@ -120,6 +121,10 @@ class Judged:
         """What the implementation declares to compute in, if it does."""
         return getattr(self._implementation, "precision", None)
 
+    @property
+    def lacks(self) -> frozenset[str]:
+        return frozenset(name for name in OPTIONAL if getattr(self._implementation, name, None) is None)
+
     def _optional(self, name: str) -> Callable[..., Any]:
         method = getattr(self._implementation, name, None)
         if method is None:
@@ -144,6 +149,7 @@ class Adapter:
         self.device = device
         self.dtype = dtype
         self.precision = dtype  # or what the implementation declares, once it has been tried out
+        self.lacks: frozenset[str] = frozenset()  # of OPTIONAL; known once it has been tried out
         self._load = find_load(specification)
 
     def load(self, checkpoint: Path | str, *, dtype: torch.dtype | None = None, device: str | None = None) -> Judged:
@@ -161,6 +167,7 @@ class Adapter:
             try:
                 judged = self.load(write_checkpoint(Path(folder), DICE, blank(DICE)))
                 judged.logits(torch.tensor([[1, 2, 3]]))
+                self.lacks = judged.lacks
                 if judged.precision is not None:
                     if judged.precision not in PRECISIONS:
                         raise ValueError(f"precision={judged.precision!r}: expected one of {', '.join(PRECISIONS)}")

@@ -43,6 +43,8 @@ def test_small(adapter: Adapter, each_dtype: str, time: int, small: Path) -> Non
 
 
 def test_gpt2_124m(adapter: Adapter, each_dtype: str, gpt2_124m: Path) -> None:
+    if each_dtype == "float16" and adapter.device == "cpu":
+        pytest.skip("not applicable: float16 is emulated on the CPU, too slowly for this size")
     token_ids = random_token_ids(PUBLISHED_CONFIGS["gpt2"], batch=2, time=19)
     check_parity(adapter, gpt2_124m, token_ids, DTYPES[each_dtype], "the 124M shape, 2 rows of 19 tokens")
 

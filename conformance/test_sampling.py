@@ -77,7 +77,7 @@ def test_top_k_above_vocabulary(judged: Judged, top_k: int) -> None:
 
 
 @requirement("sampling.distribution")
-@pytest.mark.parametrize("top_k", [None, 2, 4, 40])
+@pytest.mark.parametrize("top_k", [None, 2, 40])
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
 def test_distribution(judged: Judged, temperature: float, top_k: int | None) -> None:
     tokens = [token for row in throw(judged, temperature=temperature, top_k=top_k, seed=3) for token in row]

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 import gpt2ref
 from conformance.adapters.gpt2ref import Reference
 from conformance.adapters.gpt2ref import load as load_reference
-from gpt2ref.sampling import draw
 
 
 class LogitsOnly:
@@ -117,31 +116,25 @@ def eos_any_row(checkpoint: str, **options: Any) -> Reference:
     return right
 
 
-def temperature_ignored(checkpoint: str, **options: Any) -> Reference:
-    right = load_reference(checkpoint, **options)
-    generate = right.generate
+class InBfloat16(LogitsOnly):
+    """Computes in bfloat16, whatever it is asked for."""
 
-    def at_one(token_ids: Tensor, *, temperature: float = 1.0, **rest: Any) -> list[list[int]]:
-        return generate(token_ids, temperature=min(temperature, 1.0) and 1.0, **rest)
-
-    right.generate = at_one  # type: ignore[method-assign]
-    return right
+    precision = "bfloat16"
 
 
-def top_k_exactly(checkpoint: str, **options: Any) -> Reference:
-    """Ties at the k-th largest logit are cut off. One token at a time, without a cache."""
-    right = load_reference(checkpoint, **options)
-    generate = right.generate
+def declares_bfloat16(checkpoint: str, **options: Any) -> InBfloat16:
+    return InBfloat16(load_reference(checkpoint, **options | {"dtype": torch.bfloat16}))
 
-    def exactly(token_ids: Tensor, *, max_new_tokens: int, top_k: int | None = None, seed: int = 0, **rest: Any) -> Any:
-        if top_k is None or not rest.get("temperature", 1.0) or top_k > 100:
-            return generate(token_ids, max_new_tokens=max_new_tokens, top_k=top_k, seed=seed, **rest)
-        uniform = torch.rand(max_new_tokens, len(token_ids), generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-        for step in range(max_new_tokens):
-            values, ids = right.logits(token_ids)[:, -1].topk(top_k)
-            chosen = draw((values.double() / rest.get("temperature", 1.0)).softmax(-1), uniform[step])
-            token_ids = torch.cat([token_ids, ids.gather(1, chosen[:, None])], dim=1)
-        return token_ids[:, -max_new_tokens:].tolist()
 
-    right.generate = exactly  # type: ignore[method-assign]
-    return right
+def conceals_bfloat16(checkpoint: str, **options: Any) -> LogitsOnly:
+    return LogitsOnly(load_reference(checkpoint, **options | {"dtype": torch.bfloat16}))
+
+
+def declares_bfloat16_no_scale(checkpoint: str, **options: Any) -> InBfloat16:
+    right = load_reference(checkpoint, **options | {"dtype": torch.bfloat16})
+    for block in right.model.transformer.h:
+        n_embd = block.attn.c_attn.weight.size(1)
+        root = (n_embd // block.attn.n_head) ** 0.5
+        block.attn.c_attn.weight[:n_embd] *= root  # the queries, so that the division by it comes to nothing
+        block.attn.c_attn.bias[:n_embd] *= root
+    return InBfloat16(right)

@@ -17,7 +17,7 @@ ADAPTERS = "tests/defective_adapters.py"
 
 # Each wrong GPT-2, and the requirement that must name what is wrong with it.
 DEFECTS = {
-    "gelu_erf": "parity.float32",
+    "gelu_erf": "activation.curve",
     "square_proj_untransposed": "transpose.attn.c_proj",
     "reshape_for_transpose": "transpose.mlp.c_proj",
     "qkv_reshaped": "transpose.attn.c_attn",
@@ -25,12 +25,11 @@ DEFECTS = {
     "ignores_missing": "keys.missing",
     "eos_appended": "eos.middle",
     "eos_any_row": "eos.per-row",
-    "temperature_ignored": "sampling.distribution",
-    "top_k_exactly": "sampling.top-k-ties",
+    "declares_bfloat16_no_scale": "attention.scale",
 }
 TESTS_OF_DEFECTS = (  # one of each kind, to be quick: every wrong GPT-2 goes through all of them
     "test_small and float32-36 or test_orientation or test_every_split or test_missing and wte or test_middle "
-    "or test_per_row and first-row or test_distribution and 0.5-None or test_top_k_ties and 3]"
+    "or test_per_row and first-row or test_activation_curve or test_constant and scale"
 )
 
 
@@ -81,12 +80,21 @@ def test_a_failure_says_how_to_see_it_again() -> None:
     assert "1 failed" in again.stdout.splitlines()[-1]
 
 
+def test_a_coarse_engine_is_told_from_a_wrong_one() -> None:
+    declares, conceals = f"{ADAPTERS}:declares_bfloat16", f"{ADAPTERS}:conceals_bfloat16"
+    run = judge("conformance/test_probes.py", "--implementation", declares, "--implementation", conceals)
+    assert f"{declares}: no deviation from GPT-2 found" in section(run.stdout, declares)
+    verdict = section(run.stdout, conceals)
+    assert "right to the rounding of torch.bfloat16, but not of torch.float32" in " ".join(verdict.split())
+    assert "reads" not in verdict
+
+
 def test_what_an_adapter_lacks_is_not_applicable_and_never_passed() -> None:
     adapter = f"{ADAPTERS}:logits_only"
     run = judge("conformance/test_eos.py", "conformance/test_cache.py", "-k", "not 124m", "--implementation", adapter)
     verdict = section(run.stdout, adapter)
     assert run.returncode == 0
-    assert re.search(r"^eos +6 not applicable$", verdict, re.M)
+    assert re.search(r"^eos +7 not applicable$", verdict, re.M)
     assert re.search(r"^cache +3 not applicable$", verdict, re.M)
     assert "eos.middle: not applicable\n    the adapter has no generate()" in verdict
     assert f"{adapter}: nothing could be judged." in verdict
@@ -97,7 +105,7 @@ def test_an_exception_is_the_adapters_error_and_no_wrong_answer() -> None:
     run = judge("conformance/test_eos.py", "--implementation", adapter)
     verdict = section(run.stdout, adapter)
     assert run.returncode == 1
-    assert re.search(r"^eos +6 errored$", verdict, re.M)
+    assert re.search(r"^eos +7 errored$", verdict, re.M)
     assert "found: RuntimeError: out of luck" in verdict
     assert f"{adapter}: NOT judged in full." in verdict
 

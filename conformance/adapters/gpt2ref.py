@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import torch
 from torch import Tensor
 
 import gpt2ref
+from conformance import textbook
 from gpt2ref.conversion import to_hugging_face_tensors
 
 
@@ -43,3 +45,21 @@ class Reference:
 
 def load(checkpoint: str, *, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Reference:
     return Reference(gpt2ref.load_checkpoint(checkpoint, device=device, dtype=dtype))
+
+
+class Uncached:
+    """The same model under the textbook's loop, which feeds the whole sequence each step. It has no cache to ask for."""
+
+    def __init__(self, reference: Reference) -> None:
+        self.logits = reference.logits
+        self.n_positions = reference.model.config.n_positions
+
+    def generate(self, token_ids: Tensor, *, seed: int = 0, **options: Any) -> list[list[int]]:
+        return [
+            textbook.generate(self.logits, row, n_positions=self.n_positions, seed=(seed << 32) + number, **options)
+            for number, row in enumerate(token_ids.tolist())
+        ]
+
+
+def load_uncached(checkpoint: str, *, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Uncached:
+    return Uncached(load(checkpoint, device=device, dtype=dtype))

@@ -58,12 +58,19 @@ class HuggingFace:
         return {key: tensor for key, tensor in self.model.state_dict().items() if key != "lm_head.weight"}
 
 
-def load(checkpoint: str, *, device: str = "cpu", dtype: torch.dtype = torch.float32) -> HuggingFace:
+def load(
+    checkpoint: str, *, device: str = "cpu", dtype: torch.dtype = torch.float32, attention: str | None = None
+) -> HuggingFace:
     if device == "meta":  # from_pretrained always reads the weights
         with torch.device("meta"):
             return HuggingFace(GPT2LMHeadModel(GPT2Config.from_pretrained(checkpoint)))
-    model, report = GPT2LMHeadModel.from_pretrained(checkpoint, output_loading_info=True)
+    model, report = GPT2LMHeadModel.from_pretrained(checkpoint, attn_implementation=attention, output_loading_info=True)
     report["unexpected_keys"] = [key for key in report["unexpected_keys"] if not key.endswith(MASK_BUFFERS)]
     if problems := {kind: sorted(map(str, keys)) for kind, keys in report.items() if keys}:
         raise ValueError(f"from_pretrained({checkpoint!r}): {problems}")  # where transformers itself only warns
     return HuggingFace(model.to(device, dtype).eval())
+
+
+def load_eager(checkpoint: str, *, device: str = "cpu", dtype: torch.dtype = torch.float32) -> HuggingFace:
+    """With attention written out in transformers' own code, where `load` leaves it to torch's kernels."""
+    return load(checkpoint, device=device, dtype=dtype, attention="eager")
