@@ -20,7 +20,7 @@ from .requirements import REQUIREMENTS
 PASSED, FAILED, ERRORED, NOT_APPLICABLE = "passed", "failed", "errored", "not applicable"
 KNOWN, NOT_RUN = "known deviation", "not run"
 OUTCOMES = (PASSED, FAILED, ERRORED, KNOWN, NOT_APPLICABLE, NOT_RUN)
-_WORST_FIRST = (ERRORED, FAILED, KNOWN, PASSED, NOT_APPLICABLE)
+_WORST_FIRST = (FAILED, ERRORED, KNOWN, PASSED, NOT_APPLICABLE)
 
 # How a failed test names a cause: one of its own fact, or one of another fact that spoils its logits too.
 _OWN = re.compile(r"reads (.+?); GPT-2 has ")

@@ -121,7 +121,7 @@ def _values(subjects: list[Subject]) -> Iterator[str]:
         return
     yield "<h2>Measured</h2><p class='lead'>Constants, read out of the logits alone.</p>"
     yield "<div class='scroll'><table class='values'><thead><tr><th scope='col'>quantity</th><th scope='col'>GPT-2</th>"
-    yield "".join(map(_column, subjects)) + "</tr></thead><tbody>"
+    yield _columns(subjects) + "</tr></thead><tbody>"
     for (quantity, expected), values in measured.items():
         yield f"<tr><th scope='row'>{text(quantity)}</th><td>{text(expected)}</td>"
         for subject in subjects:
@@ -132,26 +132,35 @@ def _values(subjects: list[Subject]) -> Iterator[str]:
 
 
 def _curves(subjects: list[Subject]) -> Iterator[str]:
-    curves = [
-        (subject, _points(reading["read"]), _points(reading["expected"]))
-        for subject in subjects
-        for _, reading in _readings(subject)
-        if reading["quantity"] == _CURVE and isinstance(reading["read"], list) and isinstance(reading["expected"], list)
-    ]
-    curves = [curve for curve in curves if curve[1] and [x for x, _ in curve[1]] == [x for x, _ in curve[2]]]
+    curves = []
+    for subject in subjects:
+        for row, reading in _readings(subject):
+            if reading["quantity"] == _CURVE and isinstance(reading["read"], list) and isinstance(reading["expected"], list):
+                read, expected = _points(reading["read"]), _points(reading["expected"])
+                if read and [x for x, _ in read] == [x for x, _ in expected]:
+                    curves.append((row["outcome"] == "passed", subject, read, expected))
     if not curves:
         return
+    # Right ones are all alike: one is enough where there is nothing else to see.
+    drawn = [curve for curve in curves if not curve[0]] or curves[:1]
     yield "<h2>The activation</h2><p class='lead'>The MLP's activation function, point by point.</p><div class='figures'>"
-    for subject, read, expected in curves:
-        differences = [abs(y - truth) for (_, y), (_, truth) in zip(read, expected, strict=True)]
-        finite = [d for d in differences if math.isfinite(d)]
-        caption = f"{len(read)} points from {read[0][0]:.4g} to {read[-1][0]:.4g}; "
-        caption += f"largest difference {max(finite):.1e}" if finite else "none a number"
-        caption += f"; {len(differences) - len(finite)} of them no number" if 0 < len(finite) < len(differences) else ""
+    for _, subject, read, expected in drawn:
         yield f"<figure><figcaption><bdi class='mono'>{text(subject.name)}</bdi><br>"
-        yield f"<span class='soft'>{caption}</span></figcaption>"
+        yield f"<span class='soft'>{len(read)} points from {read[0][0]:.4g} to {read[-1][0]:.4g}; "
+        yield f"{_largest(read, expected)}</span></figcaption>"
         yield curve_svg(read, expected, f"activation of {text(subject.name)} beside GPT-2's") + "</figure>"
     yield "</div>"
+    if others := [curve for curve in curves if curve not in drawn]:
+        named = "; ".join(f"<bdi class='mono'>{text(s.name)}</bdi> {_largest(r, e)}" for _, s, r, e in others)
+        yield f"<p class='soft'>As GPT-2's, to rounding: {named}.</p>"
+
+
+def _largest(read: list[tuple[float, float]], expected: list[tuple[float, float]]) -> str:
+    differences = [abs(y - truth) for (_, y), (_, truth) in zip(read, expected, strict=True)]
+    finite = [difference for difference in differences if math.isfinite(difference)]
+    gaps = len(differences) - len(finite)
+    largest = f"largest difference {max(finite):.1e}" if finite else ""
+    return "; ".join(filter(None, [largest, f"{gaps} of the values are no number" if gaps else ""]))
 
 
 def _families(subject: Subject) -> Iterator[str]:
@@ -174,7 +183,7 @@ def _matrix(subjects: list[Subject]) -> Iterator[str]:
     yield "<h2>Requirements</h2><ul class='legend'>"
     yield "".join(f"<li>{_mark(outcome)} {outcome}</li>" for outcome in MARKS) + "</ul>"
     yield "<div class='scroll'><table class='matrix'><thead><tr><th scope='col'>requirement</th>"
-    yield "".join(map(_column, subjects)) + "</tr></thead><tbody>"
+    yield _columns(subjects) + "</tr></thead><tbody>"
     rows = {name: row for subject in subjects for name, row in subject.requirements.items()}
     for family in dict.fromkeys(row["family"] for row in rows.values()):
         yield f"<tr class='family'><th scope='rowgroup' colspan='{len(subjects) + 1}'>{text(family)}</th></tr>"
@@ -206,7 +215,11 @@ def _requirement(subject: Subject, row: dict[str, Any]) -> Iterator[str]:
     outcome = row["outcome"]
     yield f'<div class="requirement {_class(outcome)}" id="{text(subject.anchor(row["id"]))}">{_mark(outcome)}<div>'
     yield f'<div class="name"><code>{text(row["id"])}</code><span class="outcome">{outcome}</span></div>'
-    yield f'<p>{text(row["sentence"])}</p><p class="soft">{text(row["source"])}; since {text(row["since"])}</p>'
+    yield f'<p>{text(row["sentence"])} <span class="soft">{text(row["source"])}; since {text(row["since"])}</span></p>'
+    for cause in subject.adapter["causes"]:
+        if row["id"] in cause["explains"][1:]:
+            first = cause["explains"][0]
+            yield f"<p>Explained by <b>{text(cause['mistake'])}</b>, see {_link(subject, first, text(first))}.</p>"
     known = row.get("known_deviation", {})
     if known:
         issue = str(known.get("issue", ""))
@@ -229,9 +242,18 @@ def _environment(report: dict[str, Any]) -> str:
     )
 
 
-def _column(subject: Subject) -> str:
-    short = re.split(r"[/\\]", subject.name)[-1]
-    return f"<th scope='col' title='{text(subject.name)}'><bdi>{text(short)}</bdi><small>{text(subject.where)}</small></th>"
+def _columns(subjects: list[Subject]) -> str:
+    """Headings: of each name the last part that tells it from the others, and where it was judged if that differs."""
+    heads = []
+    for subject in subjects:
+        endings = [re.split(r"[/\\:]", subject.name)[-1], re.split(r"[/\\]", subject.name)[-1]]
+        others = [other.name for other in subjects if other.name != subject.name]
+        telling = (ending for ending in endings if ending and not any(name.endswith(ending) for name in others))
+        short = next(telling, subject.name)
+        breakable = re.sub(r"([_.:/])", r"\1<wbr>", text(short))
+        where = f"<small>{text(subject.where)}</small>" if len({each.where for each in subjects}) > 1 else ""
+        heads.append(f"<th scope='col' title='{text(subject.name)}'><bdi>{breakable}</bdi>{where}</th>")
+    return "".join(heads)
 
 
 def _mark(outcome: str, *, spoken: bool = False) -> str:

@@ -140,14 +140,12 @@ class Experiment:
         return self.allowed_in(self.dtype)
 
     def allowed_in(self, dtype: torch.dtype) -> float:
-        """As for parity (see `oracle`), with the plain forward pass of `facts` in the dtype as the sound implementation.
-
-        In float64 that pass is the truth itself. Its error there is taken from float32's, in proportion to the rounding.
-        """
-        run_in = torch.float32 if dtype == torch.float64 else dtype
-        error = float((self.forward(dtype=run_in).double() - self.truth).abs().max())
-        error *= torch.finfo(dtype).eps / torch.finfo(run_in).eps
-        return allowed_error(error, float(self.truth.abs().max()), dtype)
+        """As for parity (see `oracle`), with the plain forward pass of `facts` as the sound implementation."""
+        return allowed_error(
+            lambda run_in: float((self.forward(dtype=run_in).double() - self.truth).abs().max()),
+            float(self.truth.abs().max()),
+            dtype,
+        )
 
     def coarser_precision(self, logits: Tensor) -> torch.dtype | None:
         """The precision, below the one that is judged, whose rounding would excuse these logits."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import pytest
@@ -33,28 +35,39 @@ from .requirements import requirement
 
 COARSER = "right to the rounding of {0}, but not of {1}: an adapter of an engine that computes in less declares its precision"
 
-Observe = Callable[[Design], tuple[Experiment, Tensor]]
+
+@dataclass
+class Observation:
+    experiment: Experiment
+    logits: Tensor  # that the implementation gave
+
+    @cached_property
+    def causes(self) -> list[str]:
+        """All known mistakes that explain the logits."""
+        return self.experiment.explained_by(self.logits, known_mistakes())
+
+
+Observe = Callable[[Design], Observation]
 
 
 @pytest.fixture(scope="session")
 def observe(adapter: Adapter, probe_shape: GPT2Config, tmp_path_factory: pytest.TempPathFactory) -> Observe:
-    """A design's experiment, and the logits that the implementation gave in it."""
-    observed: dict[Design, tuple[Experiment, Tensor]] = {}
+    observed: dict[Design, Observation] = {}
 
-    def once(design: Design) -> tuple[Experiment, Tensor]:
+    def once(design: Design) -> Observation:
         if design not in observed:
             experiment = Experiment(design, probe_shape, adapter.precision)
             folder = write_checkpoint(tmp_path_factory.mktemp("probe"), experiment.config, experiment.tensors)
-            observed[design] = experiment, adapter.load(folder).logits(experiment.token_ids)
+            observed[design] = Observation(experiment, adapter.load(folder).logits(experiment.token_ids))
         return observed[design]
 
     return once
 
 
-def check(experiment: Experiment, logits: Tensor, own: Iterable[Mapping[str, str]], expected: str) -> None:
+def check(observation: Observation, own: Iterable[Mapping[str, str]], expected: str) -> None:
     """Fails unless the logits are GPT-2's; then with the mistakes of its own fact, or else any, that explain them."""
     __tracebackhide__ = True
-    own = list(own)
+    experiment, logits, own = observation.experiment, observation.logits, list(own)
     shows = {told(mistake): experiment.distance(experiment.truth, mistake) / experiment.allowed for mistake in own}
     if experiment.dtype.itemsize >= 4:
         assert not (unseen := [name for name, ratio in shows.items() if ratio <= 10]), f"the probe would not see {unseen}"
@@ -65,8 +78,8 @@ def check(experiment: Experiment, logits: Tensor, own: Iterable[Mapping[str, str
         return
     if found := experiment.explained_by(logits, own):
         pytest.fail(f"reads {' or '.join(found)}; GPT-2 has {expected}")
-    if found := experiment.explained_by(logits, known_mistakes()):
-        pytest.fail(f"can't be read; the logits are exactly those of another mistake: {' or '.join(found)}")
+    if observation.causes:
+        pytest.fail(f"can't be read; the logits are exactly those of another mistake: {' or '.join(observation.causes)}")
     if coarser := experiment.coarser_precision(logits):
         pytest.fail(COARSER.format(coarser, experiment.dtype))
     times = f"{distance / experiment.allowed:.3g} times the allowed {experiment.allowed:.1e}"
@@ -78,23 +91,22 @@ def check(experiment: Experiment, logits: Tensor, own: Iterable[Mapping[str, str
     [pytest.param(*row, id=row[0].replace(" ", "-"), marks=requirement(name)) for name, row in FACT_PROBES.items()],
 )
 def test_fact(observe: Observe, fact: str, design: Design) -> None:
-    experiment, logits = observe(design)
-    check(experiment, logits, [{fact: choice} for choice in FACTS[fact][1:]], f"{fact}: {FACTS[fact][0]}")
+    check(observe(design), [{fact: choice} for choice in FACTS[fact][1:]], f"{fact}: {FACTS[fact][0]}")
 
 
 @pytest.mark.parametrize(
     ("vectors", "design"), [pytest.param(*row, id=name, marks=requirement(name)) for name, row in VECTOR_PROBES.items()]
 )
 def test_vectors(observe: Observe, vectors: tuple[str, ...], design: Design) -> None:
-    experiment, logits = observe(design)
-    check(experiment, logits, [{"lost": vector} for vector in vectors], "every vector of the checkpoint in use")
+    check(observe(design), [{"lost": vector} for vector in vectors], "every vector of the checkpoint in use")
 
 
 @pytest.mark.parametrize(
     ("name", "design"), [pytest.param(*row, id=name, marks=requirement(name)) for name, row in CONSTANT_PROBES.items()]
 )
 def test_constant(observe: Observe, reading: Reading, name: str, design: Design) -> None:
-    experiment, logits = observe(design)
+    observation = observe(design)
+    experiment, logits = observation.experiment, observation.logits
     right = experiment.constant(name)
     one_percent = experiment.distance(experiment.truth, constants={name: 1.01 * right})
     assert one_percent > 2 * experiment.allowed or experiment.dtype.itemsize < 4, "the probe would not see one per cent"
@@ -106,7 +118,7 @@ def test_constant(observe: Observe, reading: Reading, name: str, design: Design)
         return
     if readable:
         pytest.fail(f"reads {name}: {read:.3g}; GPT-2 has {right:.3g}")
-    check(experiment, logits, [], f"{right:.3g}")
+    check(observation, [], f"{right:.3g}")
 
 
 @requirement("activation.curve")
@@ -135,13 +147,12 @@ def test_activation_curve(adapter: Adapter, reading: Reading, tmp_path: Path) ->
 def test_n_inner(observe: Observe, probe_shape: GPT2Config) -> None:
     if probe_shape is not PROBE:
         pytest.skip("not applicable: the published shapes have n_inner = 4 n_embd")
-    experiment, logits = observe(NARROW)
-    check(experiment, logits, [], "the n_inner of its config")
+    check(observe(NARROW), [], "the n_inner of its config")
 
 
 @requirement("context.too-long")
 def test_one_token_too_many(adapter: Adapter, observe: Observe, tmp_path_factory: pytest.TempPathFactory) -> None:
-    experiment, _ = observe(EMBEDDING)
+    experiment = observe(EMBEDDING).experiment
     judged = adapter.load(write_checkpoint(tmp_path_factory.mktemp("probe"), experiment.config, experiment.tensors))
     token_ids = experiment.token_ids[:, :1].expand(-1, experiment.config.n_positions + 1)
     judged.logits(token_ids[:, 1:])  # as many as there are positions

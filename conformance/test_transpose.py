@@ -1,7 +1,7 @@
 """The four matrices a block whose orientation a port has to change, each by itself.
 
 The other matrices of the block are zero or the identity, which no transposition or reshaping of a square alters. The
-MLP's hidden units are pushed to above 20, where every activation that is in use passes its input on.
+MLP's hidden units are pushed to 30 and above, where every activation that is in use passes its input on.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from .requirements import requirement
 
 CONFIG = GPT2Config(n_positions=8, n_embd=24, n_layer=2, n_head=3)
 TOKEN_IDS = random_token_ids(CONFIG, batch=2, time=5)
+PUSH = 64.0
 MATRICES = ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")
 
 
@@ -38,7 +39,10 @@ def alone(matrix: str) -> Tensors:
             tensors[f"{block}.attn.c_proj.weight"] = torch.eye(CONFIG.n_embd)
         if matrix == "mlp.c_fc":
             tensors[f"{block}.mlp.c_proj.weight"] = torch.eye(CONFIG.mlp_width, CONFIG.n_embd)
-        if matrix.startswith("mlp"):
+            tensors[f"{block}.mlp.c_fc.weight"] *= 10  # so that it is not lost beside the push, in half precision either
+            tensors[f"{block}.mlp.c_fc.bias"].fill_(PUSH)
+            tensors[f"{block}.mlp.c_proj.bias"] -= PUSH
+        if matrix == "mlp.c_proj":
             tensors[f"{block}.mlp.c_fc.bias"].abs_().mul_(10).add_(30)
     return tensors
 

@@ -43,8 +43,14 @@ def test_the_allowed_error_is_between_the_dtypes_rounding_and_a_visible_deviatio
 
 def test_the_allowed_error_is_a_multiple_of_the_oracles_with_a_floor() -> None:
     eps = torch.finfo(torch.float32).eps
-    assert allowed_error(1e-3, 8.0, torch.float32) == FACTOR * 1e-3
-    assert allowed_error(0.0, 8.0, torch.float32) == FLOOR_ULPS * eps * 8.0
+    assert allowed_error(lambda _: 1e-3, 8.0, torch.float32) == FACTOR * 1e-3
+    assert allowed_error(lambda _: 0.0, 8.0, torch.float32) == FLOOR_ULPS * eps * 8.0
+
+
+def test_float64_is_allowed_float32s_error_in_proportion() -> None:
+    ratio = torch.finfo(torch.float64).eps / torch.finfo(torch.float32).eps
+    errors = {torch.float32: 1e-3}  # asked for in float64, where the oracle would be compared with itself, it raises
+    assert allowed_error(errors.__getitem__, 8.0, torch.float64) == pytest.approx(FACTOR * 1e-3 * ratio)
 
 
 @pytest.mark.parametrize("wrong", [float("nan"), float("inf"), 1.001])
