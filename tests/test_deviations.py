@@ -3,62 +3,95 @@
 from __future__ import annotations
 
 import re
-import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from conformance.deviations import Deviation, read_deviations, write_deviations
-from tests.test_verdict import ADAPTERS, judge, section
+from tests.test_verdict import ADAPTERS, ROOT, section
 
 ADAPTER = f"{ADAPTERS}:eos_appended"
+Run = Callable[..., tuple[int, str]]
 MIDDLE = '[[deviation]]\nrequirement = "eos.middle"\nreason = "the caller wants to see it"\n'
 
 
-def run(*options: str) -> subprocess.CompletedProcess[str]:
-    return judge("conformance/test_eos.py", "-k", "test_middle or test_never", "--implementation", ADAPTER, *options)
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Judges in this process, which has loaded torch already. Exit status and output."""
+    monkeypatch.chdir(ROOT)  # the adapters' paths are relative
+
+    def judge(*arguments: str) -> tuple[int, str]:
+        status = pytest.main([*arguments, "-p", "no:cacheprovider", "--tb=no", f"--rootdir={ROOT}"])
+        captured = capsys.readouterr()
+        return int(status), captured.out + captured.err
+
+    return judge
 
 
-def test_failures_are_written_explained_and_then_excused(tmp_path: Path) -> None:
+EOS = str(ROOT / "conformance/test_eos.py")
+SOME = ("-k", "test_middle or test_never", "--implementation", ADAPTER)
+
+
+def test_failures_are_written_explained_and_then_excused(run: Run, tmp_path: Path) -> None:
     path = tmp_path / "known.toml"
-    first = run("--write-known-deviations", str(path))
-    assert first.returncode == 1
-    assert "found on" in path.read_text()
+    status, _ = run(EOS, *SOME, "--write-known-deviations", str(path))
+    assert status == 1
     known = read_deviations(str(path))
     assert list(known) == ["eos.middle"]
     assert re.fullmatch(r"found on \d{4}-\d\d-\d\d by gpt2ref \S+; say why", known["eos.middle"].reason)
 
     path.write_text(MIDDLE + 'issue = "https://example.org/1"\n')
-    second = run("--known-deviations", str(path))
-    verdict = section(second.stdout, ADAPTER)
-    assert second.returncode == 0, second.stdout
+    status, output = run(EOS, *SOME, "--known-deviations", str(path))
+    verdict = section(output, ADAPTER)
+    assert status == 0, output
     assert "eos.middle: known deviation\n    known: the caller wants to see it (https://example.org/1)\n" in verdict
     assert f"{ADAPTER}: no deviation from GPT-2 found but the known." in verdict
-    assert "FAILED" not in second.stdout
+    assert "FAILED" not in output
 
 
-def test_an_entry_that_is_not_true_fails_the_run(tmp_path: Path) -> None:
+def test_an_entry_that_is_not_true_fails_the_run(run: Run, tmp_path: Path) -> None:
     path = tmp_path / "known.toml"
     path.write_text("".join(MIDDLE.replace("eos.middle", name) for name in ("eos.middle", "activation.curve", "eos.never")))
-    files = ("conformance/test_probes.py", "conformance/test_eos.py")
+    probes = str(ROOT / "conformance/test_probes.py")
     some = "activation or test_middle or test_never and 9"
-    run = judge(*files, "-k", some, "--known-deviations", str(path), "--implementation", ADAPTER)
-    verdict = section(run.stdout, ADAPTER)
-    assert run.returncode == 1
+    status, output = run(probes, EOS, "-k", some, "--known-deviations", str(path), "--implementation", ADAPTER)
+    verdict = section(output, ADAPTER)
+    assert status == 1
     assert re.findall(r"^(\S+): passes, and is listed as a known deviation", verdict, re.M) == ["activation.curve"], (
         "eos.middle fails, and of eos.never not all tests were run"
     )
     assert f"{ADAPTER}: a known deviation is none any more." in verdict
 
 
-def test_an_error_is_not_excused(tmp_path: Path) -> None:
+def test_an_error_is_not_excused(run: Run, tmp_path: Path) -> None:
     path = tmp_path / "known.toml"
     path.write_text(MIDDLE)
     adapter = f"{ADAPTERS}:raises_in_generate"
-    options = ("-k", "test_middle", "--implementation", adapter, "--known-deviations", str(path))
-    run = judge("conformance/test_eos.py", *options)
-    assert run.returncode == 1
-    assert "eos.middle: ERRORED" in section(run.stdout, adapter)
+    status, output = run(EOS, "-k", "test_middle", "--implementation", adapter, "--known-deviations", str(path))
+    assert status == 1
+    assert "eos.middle: ERRORED" in section(output, adapter)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--write-known-deviations=FOLDER/mine"], "--write-known-deviations FOLDER/mine: is there already"),
+        (["--known-deviations=FOLDER/mine"], "--known-deviations FOLDER/mine: "),
+        (
+            ["--known-deviations=x", "--implementation=gpt2ref", "--implementation=huggingface"],
+            "goes with one --implementation",
+        ),
+        (["--conformance-report=FOLDER/no/report.json"], "--conformance-report FOLDER/no/report.json: can't be written"),
+    ],
+)
+def test_the_options_are_checked_before_anything_runs(run: Run, tmp_path: Path, options: list[str], message: str) -> None:
+    (tmp_path / "mine").write_text("not TOML")
+    status, output = run(EOS, *[option.replace("FOLDER", str(tmp_path)) for option in options])
+    assert status == pytest.ExitCode.USAGE_ERROR
+    assert message.replace("FOLDER", str(tmp_path)) in output
+    assert "collected" not in output
+    assert (tmp_path / "mine").read_text() == "not TOML"
 
 
 @pytest.mark.parametrize(
@@ -85,16 +118,6 @@ def test_a_bad_file_is_a_usage_error_that_names_file_and_entry(tmp_path: Path, c
         read_deviations(str(path))
     assert str(error.value).startswith(f"--known-deviations {path}: ")
     assert message in str(error.value)
-
-
-def test_an_existing_file_is_not_overwritten(tmp_path: Path) -> None:
-    path = tmp_path / "known.toml"
-    path.write_text("mine")
-    run = judge("conformance", "--write-known-deviations", str(path))
-    assert run.returncode == 4
-    assert f"--write-known-deviations {path}: is there already" in run.stderr
-    assert "passed" not in run.stdout, "that is known before anything runs"
-    assert path.read_text() == "mine"
 
 
 @pytest.mark.parametrize("text", ['quote " backslash \\ DEL \x7f', "line\nbreak, tab\t, bell \x07", "déviation 🙃"])

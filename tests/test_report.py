@@ -139,7 +139,7 @@ def test_numbers_that_json_does_not_know_are_words(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("path", ["nowhere/report.json", "."])
 def test_an_unwritable_path_is_a_usage_error(tmp_path: Path, path: str) -> None:
-    with pytest.raises(pytest.UsageError, match="^--conformance-report .*: can't be written: "):
+    with pytest.raises(pytest.UsageError, match=r"^--conformance-report .*: can't be written: "):
         check_writable("--conformance-report", str(tmp_path / path))
 
 
