@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 
+import torch
 from torch import Tensor
 
 
@@ -32,11 +33,12 @@ def probabilities(logits: Tensor, *, temperature: float = 1.0, top_k: int | None
 
     Every token tied with the k-th largest logit stays in. `temperature` must be above 0.
     """
-    # Subtracting the maximum first keeps the quotient from overflowing at tiny temperatures.
-    scaled = (logits.double() - logits.amax(-1, keepdim=True).double()) / temperature
+    # A copy of our own, so what follows may be in place. Subtracting the maximum first keeps the quotient from
+    # overflowing at tiny temperatures.
+    scaled = logits.to(torch.float64, copy=True).sub_(logits.amax(-1, keepdim=True)).div_(temperature)
     if top_k is not None and top_k < logits.size(-1):
         kth_largest = logits.topk(top_k).values[..., -1:]
-        scaled = scaled.masked_fill(logits < kth_largest, float("-inf"))
+        scaled.masked_fill_(logits < kth_largest, float("-inf"))
     return scaled.softmax(-1)
 
 
@@ -46,9 +48,9 @@ def draw(probabilities: Tensor, uniform: Tensor) -> Tensor:
     The first token whose cumulative probability exceeds `uniform`. A token of probability 0 is never drawn, also where
     a device sums in parallel and rounding leaves the sums not quite increasing.
     """
-    cumulative = probabilities.cumsum(-1).masked_fill(probabilities == 0, 0.0)
+    cumulative = probabilities.cumsum(-1).masked_fill_(probabilities == 0, 0.0)
     threshold = uniform[:, None] * cumulative.amax(-1, keepdim=True)
-    return (cumulative > threshold).int().argmax(-1)  # the first of the equal maxima
+    return (cumulative > threshold).byte().argmax(-1)  # the first of the equal maxima
 
 
 def check_sampling(temperature: float, top_k: int | None) -> None:

@@ -64,7 +64,9 @@ class Sampler:
                 return torch.zeros_like(logits).scatter(1, ids, (values / temperature).softmax(-1))
             case "softmax over the batch":
                 return logits.softmax(0)
-        return (logits / temperature).masked_fill(logits < logits.topk(k).values[:, -1:], float("-inf")).softmax(-1)
+        if k < logits.size(-1):
+            logits = logits.masked_fill(logits < logits.topk(k).values[:, -1:], float("-inf"))
+        return (logits / temperature).softmax(-1)
 
 
 # Fault -> the test of conformance/test_sampling.py that must fail, and its arguments.
