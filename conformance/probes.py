@@ -171,26 +171,27 @@ class Experiment:
 
         Its distance is looked at on a grid, then by golden section, which finds the smallest one to a part in 10,000.
         """
-        right = self.constant(name)
+        known = self.constant(name)
 
         def distance(log_factor: float) -> float:
-            return self.distance(logits, constants={name: right * math.exp(log_factor)})
+            return self.distance(logits, constants={name: known * math.exp(log_factor)})
 
         width = math.log(10) / 4
         low = min((step * width for step in range(-16, 17)), key=distance) - width
-        high, ratio = low + 2 * width, (math.sqrt(5) - 1) / 2
-        left, right_ = high - ratio * (high - low), low + ratio * (high - low)
-        at_left, at_right = distance(left), distance(right_)
+        # Not centred on a grid point, one of which is GPT-2's value: it shall be found, not started from.
+        high, ratio = low + 2.3 * width, (math.sqrt(5) - 1) / 2
+        left, right = high - ratio * (high - low), low + ratio * (high - low)
+        at_left, at_right = distance(left), distance(right)
         while high - low > 5e-5:
             if at_left < at_right:
-                high, right_, at_right = right_, left, at_left
+                high, right, at_right = right, left, at_left
                 left = high - ratio * (high - low)
                 at_left = distance(left)
             else:
-                low, left, at_left = left, right_, at_right
-                right_ = low + ratio * (high - low)
-                at_right = distance(right_)
-        return right * math.exp((low + high) / 2)
+                low, left, at_left = left, right, at_right
+                right = low + ratio * (high - low)
+                at_right = distance(right)
+        return known * math.exp((low + high) / 2)
 
     def explained_by(self, logits: Tensor, mistakes: Iterable[Mapping[str, str]]) -> list[str]:
         """The mistakes that give just these logits."""
