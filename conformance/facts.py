@@ -36,7 +36,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 # Fact -> what GPT-2 has, then what else has been seen.
 FACTS: dict[str, tuple[str, ...]] = {
     "activation": tuple(ACTIVATIONS),
-    "epsilon": ("inside the root", "outside the root", "absent"),
+    "epsilon": ("inside the root", "outside the root", "absent", "1e-6 in every norm"),
     "variance": ("biased, divided by n_embd", "unbiased, divided by n_embd - 1"),
     "mean": ("subtracted", "kept, as in RMS norm"),
     "norms": ("before attention and MLP", "after them, on the sum", "with ln_1 and ln_2 exchanged"),
@@ -165,6 +165,7 @@ def _norm(x: Tensor, w: Mapping[str, Tensor], name: str, config: GPT2Config, cho
         "inside the root": (variance + epsilon).sqrt(),
         "outside the root": variance.sqrt() + epsilon,
         "absent": variance.sqrt(),
+        "1e-6 in every norm": (variance + 1e-6).sqrt(),
     }[choice["epsilon"]]
     return centred / root * w[f"{name}.weight"] + w[f"{name}.bias"]
 

@@ -169,7 +169,8 @@ class Experiment:
     def read(self, name: str, logits: Tensor) -> float:
         """The constant that explains these logits best, between a ten-thousandth and ten thousand times GPT-2's.
 
-        Its distance is looked at on a grid, then by golden section, which finds the smallest one to a part in 10,000.
+        Its distance is looked at on a grid, then by golden section, down to float32's rounding: the logits of the
+        constant that is read must be within what is allowed.
         """
         known = self.constant(name)
 
@@ -182,7 +183,7 @@ class Experiment:
         high, ratio = low + 2.3 * width, (math.sqrt(5) - 1) / 2
         left, right = high - ratio * (high - low), low + ratio * (high - low)
         at_left, at_right = distance(left), distance(right)
-        while high - low > 5e-5:
+        while high - low > 1e-7:
             if at_left < at_right:
                 high, right, at_right = right, left, at_left
                 left = high - ratio * (high - low)

@@ -57,6 +57,14 @@ def gelu_erf(checkpoint: str, **options: Any) -> Reference:
     return right
 
 
+def epsilon_1e_6(checkpoint: str, **options: Any) -> Reference:
+    right = load_reference(checkpoint, **options)
+    for module in right.model.modules():
+        if isinstance(module, nn.LayerNorm):
+            module.eps = 1e-6
+    return right
+
+
 def _with_weights(checkpoint: str, options: dict[str, Any], ending: str, change: Any) -> Reference:
     right = load_reference(checkpoint, **options)
     for name, parameter in right.model.named_parameters():

@@ -78,7 +78,9 @@ def test_a_right_implementation_is_within_what_is_allowed(design: Design, dtype:
 def test_a_constant_is_read_to_one_per_cent(name: str, design: Design, factor: float) -> None:
     probe = experiment(design)
     value = probe.constant(name) * factor
-    read = probe.read(name, probe.forward(dtype=torch.float32, constants={name: value}).double())
+    logits = probe.forward(dtype=torch.float32, constants={name: value}).double()
+    read = probe.read(name, logits)
+    assert probe.distance(logits, constants={name: read}) <= probe.allowed
     # An epsilon far below the variance of the input has next to no effect, and is told from zero, no more.
     assert read == pytest.approx(value, rel=0.01 if factor > 0.01 or name == "attention scale" else 0.5)
 
