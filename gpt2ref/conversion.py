@@ -8,6 +8,7 @@ transposed *view*: nothing is copied, and the storage stays [in, out], which is 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -101,6 +102,7 @@ def to_hugging_face_tensors(model: GPT2) -> dict[str, Tensor]:
     return {key: (tensor.t() if key in transposed else tensor).contiguous() for key, tensor in state.items()}
 
 
+@lru_cache(maxsize=8)
 def _shapes(config: GPT2Config) -> dict[str, torch.Size]:
     """Checkpoint key, without prefix -> shape in the checkpoint's orientation."""
     with torch.device("meta"):
