@@ -10,6 +10,7 @@ import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -94,11 +95,32 @@ def trained_like(config: GPT2Config, seed: int) -> Tensors:
     return tensors
 
 
-def write_checkpoint(folder: Path, config: GPT2Config, tensors: Mapping[str, Tensor]) -> Path:
-    """Write `config.json` and `model.safetensors` as Hugging Face's `save_pretrained` lays them out. Returns the folder."""
+def write_checkpoint(
+    folder: Path, config: GPT2Config, tensors: Mapping[str, Tensor], fields: Mapping[str, Any] | None = None
+) -> Path:
+    """Write `config.json` and `model.safetensors` as Hugging Face's `save_pretrained` lays them out. Returns the folder.
+
+    `fields` are more of the config's, which a GPT2Config does not have.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.json").write_text(json.dumps(config.to_dict(), indent=2), encoding="utf-8")
+    (folder / "config.json").write_text(json.dumps(config.to_dict() | dict(fields or {}), indent=2), encoding="utf-8")
     save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, folder / "model.safetensors", {"format": "pt"})
+    return folder
+
+
+def write_sparse_checkpoint(folder: Path, config: GPT2Config, shapes: Mapping[str, torch.Size]) -> Path:
+    """A float32 checkpoint of zeros that takes no room: the safetensors header, then a hole in the file."""
+    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for key, shape in shapes.items():
+        start, end = end, end + 4 * shape.numel()
+        header[key] = {"dtype": "F32", "shape": list(shape), "data_offsets": [start, end]}
+    encoded = json.dumps(header).encode()
+    encoded += b" " * (-len(encoded) % 8)
+    with open(folder / "model.safetensors", "wb") as file:
+        file.write(len(encoded).to_bytes(8, "little") + encoded)
+        file.truncate(8 + len(encoded) + end)
+    (folder / "config.json").write_text(json.dumps(config.to_dict()), encoding="utf-8")
     return folder
 
 

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 
 from gpt2ref import PUBLISHED_CONFIGS, GPT2Config
 
-from .checkpoints import SMALL, Tensors, trained_like, write_checkpoint
+from .checkpoints import DICE, SMALL, Tensors, trained_like, write_checkpoint
 from .probes import PROBE
 from .protocol import Adapter
 from .requirements import REQUIREMENTS
@@ -20,9 +22,21 @@ from .verdict import Verdict, add_options
 
 DTYPES = {"float64": torch.float64, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
+# Derandomised: the same inputs in every run, so that a verdict can be repeated. No deadline on shared machines.
+LAWS = "conformance laws"
+settings.register_profile(
+    LAWS,
+    max_examples=12,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    report_multiple_bugs=False,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+
 _ADAPTERS: pytest.StashKey[list[Adapter]] = pytest.StashKey()
 Reading = Callable[[str, Any, Any], None]
-WriteCheckpoint = Callable[[str, GPT2Config, Callable[[], Tensors]], Path]
+WriteCheckpoint = Callable[..., Path]  # name, config, what makes the tensors, and more fields of the config if need be
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -44,10 +58,24 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="shape of the probes' checkpoints: small, or a published one for an implementation that has it built in",
     )
     add_options(group)
+    group.addoption(
+        "--defects",
+        nargs="?",
+        const="all",
+        metavar="NAMES",
+        help="judge the suite itself, by the wrong GPT-2s of conformance/defects, or by those named, with commas between",
+    )
+    group.addoption(
+        "--defects-report", metavar="JSON", help="write the kill matrix; python -m conformance.defects.page reads it"
+    )
     group.addoption("--list-requirements", action="store_true", help="print what is asked of a GPT-2, and stop")
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_cmdline_main(config: pytest.Config) -> int | None:
+    option = config.option
+    if option.defects == "all" and getattr(option, "numprocesses", 0) is None and not hasattr(config, "workerinput"):
+        option.numprocesses, option.dist = os.cpu_count(), "loadgroup"  # with pytest-xdist, all there is to a machine
     if not config.option.list_requirements:
         return None
     for requirement in REQUIREMENTS.values():
@@ -64,16 +92,24 @@ def pytest_configure(config: pytest.Config) -> None:
         raise pytest.UsageError(f"--device {config.option.device}: {error}") from None
     dtype = DTYPES[config.option.dtype or "float32"]
     names = list(dict.fromkeys(config.option.implementation or ["gpt2ref"]))
-    config.stash[_ADAPTERS] = [Adapter(name, config.option.device, dtype) for name in names]
-    config.pluginmanager.register(Verdict(config, names), "conformance-verdict")
+    plugin = Verdict
+    if config.option.defects:
+        from .defects.run import KillMatrix, adapters
+
+        settings.register_profile(LAWS, settings.get_profile(LAWS), max_examples=4)  # each law by a hundred defects
+        names, plugin = adapters(config.option.defects), KillMatrix
+    chosen = [Adapter(name, config.option.device, dtype) for name in names]
+    config.stash[_ADAPTERS] = chosen
+    config.pluginmanager.register(plugin(config, chosen), "conformance-verdict")
 
 
 def pytest_report_header(config: pytest.Config) -> str:
     import transformers
 
     adapters = config.stash[_ADAPTERS]
+    judged = f"{len(adapters)} wrong GPT-2s" if config.option.defects else ", ".join(map(str, adapters))
     return (
-        f"conformance: {', '.join(map(str, adapters))} in {config.option.dtype or 'float32'} on "
+        f"conformance: {judged} in {config.option.dtype or 'float32'} on "
         f"{config.option.device}; python {platform.python_version()}, torch {torch.__version__}, "
         f"transformers {transformers.__version__}, {torch.get_num_threads()} threads"
     )
@@ -109,11 +145,21 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items[:] = kept
 
 
+@pytest.fixture(autouse=True)
+def one_thread(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Small models gain nothing from a second thread, and on a busy machine waiting for it takes five times as long."""
+    before = torch.get_num_threads()
+    if "gpt2_124m" not in request.fixturenames and not request.node.get_closest_marker("slow"):
+        torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="session")
-def adapter(request: pytest.FixtureRequest) -> Adapter:
+def adapter(request: pytest.FixtureRequest, probe_shape: GPT2Config) -> Adapter:
     """The adapter that is judged, once it has shown that it works at all."""
     chosen: Adapter = request.param
-    chosen.try_out()
+    chosen.try_out(DICE if probe_shape == PROBE else probe_shape)
     return chosen
 
 
@@ -133,9 +179,9 @@ def write(tmp_path_factory: pytest.TempPathFactory) -> WriteCheckpoint:
     """Writes a checkpoint under a name, once a session."""
     root = tmp_path_factory.mktemp("checkpoints")
 
-    def write_once(name: str, config: GPT2Config, make: Callable[[], Tensors]) -> Path:
+    def write_once(name: str, config: GPT2Config, make: Callable[[], Tensors], fields: Mapping[str, Any] | None = None) -> Path:
         folder = root / name
-        return folder if folder.exists() else write_checkpoint(folder, config, make())
+        return folder if folder.exists() else write_checkpoint(folder, config, make(), fields)
 
     return write_once
 

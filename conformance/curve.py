@@ -4,6 +4,7 @@ With `c_fc.weight` zero, hidden unit j sees its bias alone, a point of the grid.
 of it to one residual channel and takes it from the next, so that the mean stays zero. The token's embedding has +LOUD
 and -LOUD in the first two channels, which makes the final LayerNorm nearly linear, and what is left of its non-linearity
 is undone exactly. One reader token a channel has that channel's unit vector as its embedding: its logit is the value.
+A wider shape leaves its other channels zero, and a deeper one its other layers.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ TOKEN, FIRST_READER = 5, 1000
 CURVE = GPT2Config(n_positions=8, n_embd=2 + 2 * len(GRID), n_layer=1, n_head=4)
 
 
-def tensors() -> Tensors:
-    made = blank(CURVE)
+def tensors(config: GPT2Config = CURVE) -> Tensors:
+    made = blank(config)
     made["wte.weight"][TOKEN, :2] = torch.tensor([LOUD, -LOUD])
     for point, x in enumerate(GRID):
         channel = 2 + 2 * point
@@ -36,15 +37,16 @@ def tensors() -> Tensors:
     return made
 
 
-def read(logits: Tensor) -> Tensor:
+def read(logits: Tensor, config: GPT2Config = CURVE) -> Tensor:
     """The activation at GRID, float64, from the logits [vocab] that follow TOKEN.
 
     A logit is r = v / s, where s^2 = (2 LOUD^2 + 2 sum v^2) / n_embd + epsilon is the variance of the residual stream.
     With sum v^2 = s^2 sum r^2 this gives s^2, and with it v = r s.
     """
-    r = logits[FIRST_READER : FIRST_READER + len(GRID)].double()
-    n = CURVE.n_embd
-    return r * math.sqrt((2 * LOUD**2 / n + CURVE.layer_norm_epsilon) / max(1 - 2 * float(r.pow(2).sum()) / n, 1e-12))
+    # Less the logit of a token whose embedding is zero, so that it does not matter whether logits are centred.
+    r = logits[FIRST_READER : FIRST_READER + len(GRID)].double() - logits[FIRST_READER - 1].double()
+    n = config.n_embd
+    return r * math.sqrt((2 * LOUD**2 / n + config.layer_norm_epsilon) / max(1 - 2 * float(r.pow(2).sum()) / n, 1e-12))
 
 
 def expected(name: str = "tanh-GELU") -> Tensor:

@@ -1,8 +1,9 @@
 """What the tests of an implementation came to: an outcome for each requirement, the causes of the failures, a judgement.
 
 Each requirement is *passed*, *failed* (the implementation gives a wrong answer), *errored* (the adapter broke, so there
-is no answer to judge), *not applicable* (it can't do what the requirement is about), a *known deviation* (it fails, and
-the implementer has said why, see `deviations`) or *not run*, and these are never mixed up.
+is no answer to judge), *not applicable* (it can't do what the requirement is about), a *variant* (it does what another of
+the sources that disagree does, which is no mistake), a *known deviation* (it fails, and the implementer has said why, see
+`deviations`) or *not run*, and these are never mixed up.
 """
 
 from __future__ import annotations
@@ -15,12 +16,13 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from .deviations import Deviation
+from .diagnosis import Diagnosis
 from .requirements import REQUIREMENTS
 
 PASSED, FAILED, ERRORED, NOT_APPLICABLE = "passed", "failed", "errored", "not applicable"
-KNOWN, NOT_RUN = "known deviation", "not run"
-OUTCOMES = (PASSED, FAILED, ERRORED, KNOWN, NOT_APPLICABLE, NOT_RUN)
-_WORST_FIRST = (FAILED, ERRORED, KNOWN, PASSED, NOT_APPLICABLE)
+KNOWN, VARIANT, NOT_RUN = "known deviation", "variant", "not run"
+OUTCOMES = (PASSED, FAILED, ERRORED, KNOWN, VARIANT, NOT_APPLICABLE, NOT_RUN)
+_WORST_FIRST = (FAILED, ERRORED, KNOWN, VARIANT, PASSED, NOT_APPLICABLE)
 
 # How a failed test names a cause: one of its own fact, or one of another fact that spoils its logits too.
 _OWN = re.compile(r"reads (.+?); GPT-2 has ")
@@ -71,6 +73,7 @@ class Judgement:
     options: tuple[str, ...] = ()  # of the command line, that it takes to see a result again
     decisions: dict[str, Decision] = field(default_factory=dict)
     incomplete: set[str] = field(default_factory=set)  # requirements of which some tests were not chosen
+    diagnosis: Diagnosis | None = None  # once something has failed
 
     def outcome(self, requirement: str) -> str:
         return self.decisions[requirement].outcome if requirement in self.decisions else NOT_RUN
@@ -120,7 +123,7 @@ class Judgement:
             return "stale known deviations"
         if counts[KNOWN]:
             return "known deviations only"
-        return "no deviation found" if counts[PASSED] else "nothing judged"
+        return "no deviation found" if counts[PASSED] or counts[VARIANT] else "nothing judged"
 
     @property
     def sentence(self) -> str:

@@ -46,7 +46,11 @@ FACTS: dict[str, tuple[str, ...]] = {
     "scale": ("1/sqrt(head width)", "1", "1/sqrt(n_embd)", "1/head width", "1/sqrt(n_head)", "1/sqrt(head width)/(layer + 1)"),
     "heads": ("n_head", "half of n_head", "twice n_head", "one"),
     "qkv order": ("q, k, v", "k, q, v", "q, v, k", "v, k, q", "k, v, q", "v, q, k"),
-    "qkv layout": ("three thirds", "q, k, v of one head after the other"),
+    "qkv layout": (
+        "three thirds",
+        "q, k, v of one head after the other",
+        "q, k, v of one half of the heads after the other",
+    ),
     "head split": ("neighbouring channels to a head", "every n_head-th channel to a head", "a view without a transpose"),
     "head merge": ("heads side by side", "a view without a transpose", "the channels of the heads in turn"),
     "mask": (
@@ -75,8 +79,9 @@ def forward(
     dtype: torch.dtype = torch.float64,
     mistakes: Mapping[str, str] | None = None,
     constants: Mapping[str, float] | None = None,
+    shown: Tensor | None = None,
 ) -> Tensor:
-    """Logits [batch, time, vocab] of a checkpoint's tensors.
+    """Logits [batch, time, vocab] of a checkpoint's tensors, or of the tokens `shown` alone.
 
     `mistakes` says what is got wrong: fact -> what it is instead. `constants` gives other values to "epsilon of ln_1",
     "epsilon of ln_2", "epsilon of ln_f" and "attention scale".
@@ -90,7 +95,7 @@ def forward(
         x = _block(x, block, config, number, choice)
     for _ in range({"applied once": 1, "absent": 0, "applied twice": 2}[choice["final norm"]]):
         x = _norm(x, weights, "ln_f", config, choice)
-    return x @ weights["wte.weight"].t()
+    return x @ (weights["wte.weight"] if shown is None else weights["wte.weight"][shown]).t()
 
 
 def _given(weights: Tensors, choice: Mapping[str, str]) -> Tensors:
@@ -204,7 +209,8 @@ def _split(qkv: Tensor, n_head: int, choice: Mapping[str, str]) -> tuple[Tensor,
     if choice["qkv layout"] == "three thirds":
         parts = qkv.split(three_widths // 3, dim=-1)
     else:
-        parts = tuple(part.flatten(2) for part in qkv.view(batch, time, n_head, 3, width).unbind(3))
+        groups = n_head if choice["qkv layout"] == "q, k, v of one head after the other" else 2
+        parts = tuple(part.flatten(2) for part in qkv.view(batch, time, groups, 3, -1).unbind(3))
     heads = {
         "neighbouring channels to a head": lambda t: t.reshape(batch, time, n_head, width).transpose(1, 2),
         "every n_head-th channel to a head": lambda t: t.reshape(batch, time, width, n_head).permute(0, 3, 1, 2),

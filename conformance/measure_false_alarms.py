@@ -20,7 +20,7 @@ import torch
 from . import probes
 from .checkpoints import SMALL, random_token_ids, trained_like, write_checkpoint
 from .conftest import DTYPES
-from .oracle import expected
+from .oracle import error, expected
 from .probes import PROBE, Design, Experiment
 from .protocol import Adapter
 
@@ -53,8 +53,8 @@ def ratios(adapters: Sequence[Adapter], seed: int) -> dict[tuple[str, str], floa
     with tempfile.TemporaryDirectory() as folder:
         for trial in trials(seed, adapters[0].dtype, Path(folder)):
             for adapter in adapters:
-                error = (adapter.load(trial.checkpoint).logits(trial.token_ids) - trial.truth).abs()
-                found[str(adapter), trial.name] = float(error.nan_to_num(nan=torch.inf).max()) / trial.allowed
+                off = error(adapter.load(trial.checkpoint).logits(trial.token_ids), trial.truth)
+                found[str(adapter), trial.name] = float(off.max()) / trial.allowed
     return found
 
 

@@ -23,6 +23,7 @@ MARKS = {
     "failed": "✗",
     "errored": "!",
     "known deviation": "≈",
+    "variant": "~",
     "not applicable": "\N{EN DASH}",
     "not run": "·",
 }
@@ -34,7 +35,7 @@ STATES = {  # of a verdict: in words, and the outcome whose colour it has
     "no deviation found": ("No deviation from GPT-2 found", "passed"),
     "nothing judged": ("Nothing could be judged", "not applicable"),
 }
-_TOLD = ("failed", "errored", "known deviation")  # outcomes with something to read about
+_TOLD = ("failed", "errored", "known deviation", "variant")  # outcomes with something to read about
 _CURVE = "activation"  # the quantity that is drawn
 
 
@@ -102,6 +103,8 @@ def _verdicts(subjects: list[Subject]) -> Iterator[str]:
             first, *others = cause["explains"]
             more = f", which explains {len(others)} more failure{'s' * (len(others) > 1)}" if others else ""
             yield f'<p class="cause"><b>{text(cause["mistake"])}</b>{more}; see {_link(subject, first, text(first))}.</p>'
+        if diagnosis := subject.adapter["diagnosis"]:
+            yield f'<p class="cause">{text(diagnosis[:1].upper() + diagnosis[1:])}.</p>'
         for stale in subject.adapter["stale_deviations"]:
             yield f'<p class="cause">{text(stale)} passes, and is listed as a known deviation.</p>'
         sentence = str(subject.adapter["verdict"]["sentence"]).removeprefix(f"{subject.name}: ")

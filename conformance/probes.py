@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cached_property, lru_cache
 
 import torch
 from torch import Tensor
@@ -18,7 +18,7 @@ from gpt2ref import GPT2Config
 
 from .checkpoints import Tensors, blank, random_token_ids, trained_like
 from .facts import FACTS, forward
-from .oracle import allowed_error
+from .oracle import allowed_error, error
 
 # 12 layers, as h.10 sorts before h.2; 4 heads of width 6.
 PROBE = GPT2Config(n_positions=16, n_embd=24, n_layer=12, n_head=4)
@@ -33,28 +33,33 @@ class Design:
     name: str
     attention: bool = True
     mlp: bool = True
-    n_layer: int = 2
+    n_layer: int | None = 2  # that it is in, the first ones; None: all of the shape's
     embedding_std: float | None = None  # of wte, with wpe zero; None: trained-like
     n_inner: int | None = None
 
-    def make(self, shape: GPT2Config, seed: int = SEED) -> tuple[GPT2Config, Tensors]:
-        config = replace(shape, n_layer=min(self.n_layer, shape.n_layer), n_inner=self.n_inner)
-        tensors, nothing = trained_like(config, seed), blank(config)
-        for key in tensors:
+    def own(self, shape: GPT2Config) -> GPT2Config:
+        """The shape, cut to the layers that the design is in."""
+        return replace(shape, n_layer=min(self.n_layer or shape.n_layer, shape.n_layer), n_inner=self.n_inner)
+
+    def make(self, config: GPT2Config, seed: int = SEED) -> Tensors:
+        """Tensors of a config of its `own`."""
+        tensors = trained_like(config, seed)
+        for key, tensor in tensors.items():
             if (".attn." in key and not self.attention) or (".mlp." in key and not self.mlp):
-                tensors[key] = nothing[key]
+                tensor.zero_()
         if self.embedding_std is not None:
             tensors["wte.weight"] *= self.embedding_std / tensors["wte.weight"][1:].std()
             tensors["wpe.weight"].zero_()
-        return config, tensors
+        return tensors
 
 
 EMBEDDING = Design("embedding alone", attention=False, mlp=False, n_layer=1)
 ATTENTION = Design("attention alone", mlp=False)
 MLP = Design("MLP alone", attention=False)
 ALL = Design("two whole blocks")
-DEEP = Design("all layers", n_layer=12)
+DEEP = Design("all layers", n_layer=None)
 NARROW = Design("MLP of a width of its own", attention=False, n_inner=40)
+SQUARE = Design("MLP as wide as the model", n_inner=PROBE.n_embd)
 # A standard deviation at which LayerNorm's epsilon of 1e-5 is as large as the variance.
 FAINT = math.sqrt(1e-5)
 FAINT_LN_1 = Design("faint embedding, attention alone", mlp=False, n_layer=1, embedding_std=FAINT)
@@ -105,6 +110,7 @@ CONSTANT_PROBES: dict[str, tuple[str, Design]] = {
 }
 
 MATRICES = ("h.attn.c_attn.weight", "h.attn.c_proj.weight", "h.mlp.c_fc.weight", "h.mlp.c_proj.weight")
+SQUARES = ("h.attn.c_proj.weight", "h.mlp.c_fc.weight", "h.mlp.c_proj.weight")  # in SQUARE
 VECTORS = tuple(vector for vectors, _ in VECTOR_PROBES.values() for vector in vectors)
 
 
@@ -112,6 +118,7 @@ def known_mistakes() -> Iterator[dict[str, str]]:
     for fact, choices in FACTS.items():
         for choice in choices[1:]:
             yield {fact: choice}
+    yield from ({f"epsilon of {norm}": value} for norm in ("ln_1", "ln_2", "ln_f") for value in ("1e-06", "0.001"))
     yield from ({"lost": vector} for vector in VECTORS)
     yield from ({"transposed": matrix} for matrix in MATRICES)
 
@@ -121,15 +128,55 @@ def told(mistake: Mapping[str, str]) -> str:
     return {"lost": f"{choice} unused", "transposed": f"{choice} not transposed"}.get(fact, f"{fact}: {choice}")
 
 
+# Facts whose mistakes alter what a blank layer passes on; under all others it adds zero to it.
+PASSED_ON = frozenset({"norms", "residual", "layers"})
+
+
+def _in_float64(design: Design, config: GPT2Config, seed: int) -> Tensors:
+    tensors = design.make(config, seed)
+    return {key: tensors.pop(key).double() for key in list(tensors)}
+
+
+_small = lru_cache(maxsize=16)(_in_float64)  # 20 MB each
+_large = lru_cache(maxsize=1)(_in_float64)  # 1 GB for all layers of the 124M shape
+
+
 class Experiment:
-    """A design's checkpoint in a shape, its input, and what logits must be and may be."""
+    """A design's checkpoint in a shape, its input, and what logits must be and may be.
+
+    PROBE is cut to the layers of the design. Any other shape is built into somebody's program, and stays as it is: the
+    layers beyond those of the design are blank.
+    """
 
     def __init__(self, design: Design, shape: GPT2Config, dtype: torch.dtype, seed: int = SEED) -> None:
-        self.design = design
-        self.config, self.tensors = design.make(shape, seed)
-        self.dtype = dtype
+        self.design, self.dtype, self.seed = design, dtype, seed
+        self.own = design.own(shape)
+        self.config = self.own if shape == PROBE else replace(self.own, n_layer=shape.n_layer)
         self.token_ids = random_token_ids(self.config, batch=2, time=min(9, self.config.n_positions), seed=seed)
-        self.forward = partial(forward, self.tensors, self.config, self.token_ids)
+        # Few enough of the logits that all known mistakes can be tried; what is found is then checked on all of them.
+        self.shown = torch.arange(0, self.config.vocab_size, 523)
+        self._known: dict[str, Tensor] = {}
+
+    @property
+    def tensors(self) -> Tensors:
+        """Made anew each time, not kept: in a published shape they are large."""
+        return blank(self.config) | self.design.make(self.own, self.seed)
+
+    def forward(
+        self,
+        *,
+        dtype: torch.dtype = torch.float64,
+        mistakes: Mapping[str, str] | None = None,
+        constants: Mapping[str, float] | None = None,
+        shown: Tensor | None = None,
+    ) -> Tensor:
+        """As `facts.forward`; blank layers are left out where they add nothing."""
+        if self.own == self.config or PASSED_ON.isdisjoint(mistakes or ()):
+            tensors = (_small if self.own.n_embd == PROBE.n_embd else _large)(self.design, self.own, self.seed)
+            config = self.own
+        else:
+            tensors, config = self.tensors, self.config
+        return forward(tensors, config, self.token_ids, dtype=dtype, mistakes=mistakes, constants=constants, shown=shown)
 
     @cached_property
     def truth(self) -> Tensor:
@@ -142,7 +189,7 @@ class Experiment:
     def allowed_in(self, dtype: torch.dtype) -> float:
         """As for parity (see `oracle`), with the plain forward pass of `facts` as the sound implementation."""
         return allowed_error(
-            lambda run_in: float((self.forward(dtype=run_in).double() - self.truth).abs().max()),
+            lambda run_in: float(error(self.forward(dtype=run_in).double(), self.truth).max()),
             float(self.truth.abs().max()),
             dtype,
         )
@@ -160,7 +207,24 @@ class Experiment:
             expected = self.forward(mistakes=mistakes, constants=constants) if mistakes or constants else self.truth
         except RuntimeError:  # heads that do not divide the width
             return math.inf
-        return float((logits - expected).abs().nan_to_num(nan=math.inf).max())
+        return float(error(logits, expected).max())
+
+    def near(
+        self, logits: Tensor, mistakes: Mapping[str, str] | None = None, constants: Mapping[str, float] | None = None
+    ) -> float:
+        """As `distance`, on the logits that are shown alone: never more than twice that."""
+        name = f"{mistakes}" if constants is None else ""
+        try:
+            expected = (
+                self._known[name]
+                if name in self._known
+                else self.forward(mistakes=mistakes, constants=constants, shown=self.shown)
+            )
+        except RuntimeError:
+            return math.inf
+        if name:
+            self._known[name] = expected
+        return float(error(logits[..., self.shown], expected).max())
 
     def constant(self, name: str) -> float:
         """What GPT-2 has."""
@@ -175,7 +239,7 @@ class Experiment:
         known = self.constant(name)
 
         def distance(log_factor: float) -> float:
-            return self.distance(logits, constants={name: known * math.exp(log_factor)})
+            return self.near(logits, constants={name: known * math.exp(log_factor)})
 
         width = math.log(10) / 4
         low = min((step * width for step in range(-16, 17)), key=distance) - width
@@ -196,5 +260,6 @@ class Experiment:
 
     def explained_by(self, logits: Tensor, mistakes: Iterable[Mapping[str, str]]) -> list[str]:
         """The mistakes that give just these logits."""
-        visible = (mistake for mistake in mistakes if self.distance(self.truth, mistake) > 2 * self.allowed)
+        near = (mistake for mistake in mistakes if self.near(logits, mistake) <= 2 * self.allowed)
+        visible = (mistake for mistake in near if self.distance(self.truth, mistake) > 2 * self.allowed)
         return [told(mistake) for mistake in visible if self.distance(logits, mistake) <= self.allowed]

@@ -80,6 +80,7 @@ def _adapter(judgement: Judgement) -> dict[str, Any]:
         "verdict": {"state": judgement.state, "sentence": judgement.sentence},
         "counts": {outcome: counts[outcome] for outcome in OUTCOMES},
         "causes": [{"mistake": cause.mistake, "explains": cause.explains} for cause in judgement.causes],
+        "diagnosis": str(judgement.diagnosis) if judgement.diagnosis else None,
         "stale_deviations": judgement.stale,
         "requirements": [_requirement(judgement, name) for name in REQUIREMENTS],
     }

@@ -64,6 +64,7 @@ _ALL = [
         ("attn.c_proj", "attn.c_proj.weight, though square, multiplies from the right: x @ w.", OPENAI_MODEL),
         ("mlp.c_fc", "mlp.c_fc.weight multiplies from the right: x @ w.", OPENAI_MODEL),
         ("mlp.c_proj", "mlp.c_proj.weight multiplies from the right: x @ w.", OPENAI_MODEL),
+        ("square", "With n_inner = n_embd, where every matrix but c_attn is square, they multiply from the right.", HF_MODEL),
     ),
     *_family(
         "parity",
@@ -110,6 +111,12 @@ _ALL = [
         ("head-merge", "Heads are put side by side in their order.", OPENAI_MODEL),
         ("mask", "A position sees itself and those before it, masked before the softmax.", OPENAI_MODEL),
         ("softmax", "Weights add up to one over the keys.", OPENAI_MODEL),
+        (
+            "visibility",
+            "Each position sees itself and all before it, in every layer and up to the last position: "
+            "with equal scores, 1/(i+1) of each.",
+            OPENAI_MODEL,
+        ),
     ),
     *_family(
         "embedding",
@@ -127,6 +134,14 @@ _ALL = [
         ("ln_f", "ln_f's weight and bias are used, channel by channel.", OPENAI_MODEL),
     ),
     *_family(
+        "head",
+        ("raw", "Logits are ln_f's output times wte, without a shift (a constant per position is a variant).", OPENAI_MODEL),
+    ),
+    *_family(
+        "config",
+        ("attention-scaling", "A config that scales attention otherwise is followed or refused, not read past.", HF_MODEL),
+    ),
+    *_family(
         "context",
         ("too-long", "More tokens than there are positions are refused.", HF_MODEL),
     ),
@@ -134,6 +149,7 @@ _ALL = [
         "cache",
         ("splits", "Fed in any pieces, a sequence has the logits that it has in one.", OPENAI_MODEL),
         ("steps", "The 124M shape's logits are the same fed one token at a time.", OPENAI_MODEL),
+        ("bfloat16", "In bfloat16 too, a sequence fed in pieces has its logits.", OPENAI_MODEL),
         ("branches", "Two continuations of one prefix do not see each other.", OPENAI_MODEL),
         ("second-prompt", "A second prompt, also in a batch of another size, sees nothing of the first.", OPENAI_MODEL),
     ),
@@ -151,6 +167,16 @@ _ALL = [
         "generation",
         ("greedy", "Temperature 0 gives the tokens of the loop that feeds the whole sequence each step.", TEXTBOOK),
         ("window", "Past n_positions, the last n_positions tokens are in view, counted from position 0.", TEXTBOOK),
+        (
+            "induction",
+            "What followed a pair of words before follows it again: attention, mask, positions and cache in every new token.",
+            OPENAI_MODEL,
+        ),
+        ("exact-fit", "A prompt and its new tokens may fill the context to its last position.", TEXTBOOK),
+        ("empty-prompt", "A prompt without tokens starts from <|endoftext|>, or is refused.", DESIGN),
+        ("leaves-no-trace", "Generating changes nothing: the logits are the same before and after.", DESIGN),
+        ("ragged", "A prompt in a batch with longer ones gets the tokens that it gets alone.", DESIGN),
+        ("ragged-eos", "EOS in such a prompt is a token like others, not what fills it up.", DESIGN),
     ),
     *_family(
         "sampling",
@@ -158,7 +184,10 @@ _ALL = [
         ("top-k-one", "top_k=1 takes the largest logit at any temperature.", OPENAI_SAMPLE),
         ("top-k", "No token below the k-th largest logit comes; every other one does.", OPENAI_SAMPLE),
         ("top-k-ties", "Every token tied with the k-th largest logit stays.", OPENAI_SAMPLE),
-        ("top-k-above-vocabulary", "A top_k above the vocabulary is no restriction.", DESIGN),
+        ("top-k-above-vocabulary", "A top_k of the vocabulary's size, or above, is no restriction.", DESIGN),
+        ("top-k-none", "top_k=None is no restriction.", DESIGN),
+        ("top-k-zero", "top_k=0 is refused by name, or no restriction.", DESIGN),
+        ("nan", "A NaN among the logits is an error, not a token.", DESIGN),
         ("distribution", "Tokens come as often as softmax(logits / temperature) over the top_k says.", OPENAI_SAMPLE),
         ("independent-draws", "Rows and steps draw independently of each other.", OPENAI_SAMPLE),
         ("seed", "The same seed gives the same tokens, another seed others, and nothing else has a say.", DESIGN),
@@ -168,9 +197,11 @@ _ALL = [
         ("encode", "Text becomes the ids that OpenAI's merges give.", OPENAI_ENCODER),
         ("decode", "Ids become the text again, characters of several tokens too.", OPENAI_ENCODER),
         ("special", "<|endoftext|> typed in a text stays text.", DESIGN),
+        ("unknown-id", "An id that is no token's is not decoded as another token's text.", DESIGN),
     ),
     *_family(
         "laws",
+        ("repeatable", "The same tokens have the same logits again, also where the config has dropout.", OPENAI_MODEL),
         ("rows-independent", "A row's logits do not depend on the other rows of its batch.", OPENAI_MODEL),
         ("prefix", "The logits of a prefix are the prefix of the logits: no token sees a later one.", OPENAI_MODEL),
         ("vocabulary-permutation", "Renumbering the vocabulary renumbers the logits.", OPENAI_MODEL),

@@ -9,7 +9,7 @@ The chance of another token, at temperature 1 and over the whole vocabulary, is 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 
@@ -18,18 +18,23 @@ from gpt2ref import GPT2Config
 from .checkpoints import DICE, Tensors, blank
 
 SCRIPT = GPT2Config(n_positions=32, n_embd=64, n_layer=2, n_head=4)
+INDUCTION = GPT2Config(n_positions=32, n_embd=128, n_layer=2, n_head=2)
 _LOUD = 40.0  # a script's word beside the embedding of the token just fed, which is 1
+_GAP = 32.0  # between attention scores: all other positions together have a weight below 31 e^-32 < 4e-13
+_CODE = torch.tensor([1.0, -1.0])
 
 
-def _with_words(tokens: Sequence[int]) -> tuple[Tensors, dict[int, int]]:
+def _with_words(
+    tokens: Sequence[int], config: GPT2Config = SCRIPT, room: int = SCRIPT.n_embd // 2
+) -> tuple[Tensors, dict[int, int]]:
     """A checkpoint whose head reads the codes of the given tokens; token -> its first dimension."""
-    tensors = blank(SCRIPT)
+    tensors = blank(config)
     tensors["ln_f.weight"].fill_(4.0)
     words = {token: 2 * index for index, token in enumerate(dict.fromkeys(tokens))}
-    if len(words) > SCRIPT.n_embd // 2:
-        raise ValueError(f"{len(words)} different tokens, a script has room for {SCRIPT.n_embd // 2}")
+    if len(words) > room:
+        raise ValueError(f"{len(words)} different tokens, a script has room for {room}")
     for token, dim in words.items():
-        tensors["wte.weight"][token, dim : dim + 2] = torch.tensor([1.0, -1.0])
+        tensors["wte.weight"][token, dim : dim + 2] = _CODE
     return tensors, words
 
 
@@ -57,6 +62,58 @@ def chain(followers: Mapping[int, int]) -> Tensors:
         tensors["h.0.mlp.c_proj.weight"][unit, words[follower]] = _LOUD / 10.0
         tensors["h.0.mlp.c_proj.weight"][unit, words[follower] + 1] = -_LOUD / 10.0
     return tensors
+
+
+_ROOM = (INDUCTION.n_embd // 2 - INDUCTION.n_positions) // 3  # words
+_BEFORE, _TWO_BEFORE, _POSITIONS = 2 * _ROOM, 4 * _ROOM, 6 * _ROOM  # the first dimensions of the other codes
+
+
+def induction(tokens: Sequence[int]) -> Tensors:
+    """A pair of the given tokens is followed by what followed it before. In one text no pair may have two followers.
+
+    Head h of layer 0 writes the word 1 + h positions before, or the first word, as a code of its own: that position has
+    the score _GAP, and the next position, which the mask hides, twice that. In layer 1 the query is the word and the word
+    before, the key the words one and two before: where the first are the same the score is _GAP higher, where the second
+    are 2 _GAP, so that a wrong word before misleads. The value is the word, written _LOUD: its logit is 64, others' below 2.
+    """
+    tensors, words = _with_words(tokens, INDUCTION, _ROOM)
+    for head in range(INDUCTION.n_head):
+        _look_back(tensors, head, words.values())
+    query = _GAP * math.sqrt(INDUCTION.head_width)
+    for dim in words.values():
+        _read(tensors, "h.1", "q", dim, dim, query)
+        _read(tensors, "h.1", "k", dim, _BEFORE + dim)
+        _read(tensors, "h.1", "q", dim + 1, _BEFORE + dim, 2 * query)
+        _read(tensors, "h.1", "k", dim + 1, _TWO_BEFORE + dim)
+        _read(tensors, "h.1", "v", dim, dim)
+        tensors["h.1.attn.c_proj.weight"][dim, dim : dim + 2] = _LOUD * _CODE
+    return tensors
+
+
+def _look_back(tensors: Tensors, head: int, words: Iterable[int]) -> None:
+    first, query = head * INDUCTION.head_width, _GAP * math.sqrt(INDUCTION.head_width)
+    for position in range(INDUCTION.n_positions):
+        dim = _POSITIONS + 2 * position
+        tensors["wpe.weight"][position, dim : dim + 2] = _CODE
+        _read(tensors, "h.0", "k", first + position, dim)
+        _read(tensors, "h.0", "q", first + max(position - 1 - head, 0), dim, query)
+        if position + 1 < INDUCTION.n_positions:
+            _read(tensors, "h.0", "q", first + position + 1, dim, 2 * query)
+    for dim in words:
+        _read(tensors, "h.0", "v", first + dim, dim)
+        written = (_BEFORE, _TWO_BEFORE)[head] + dim
+        tensors["h.0.attn.c_proj.weight"][first + dim, written : written + 2] = _CODE
+
+
+def _read(tensors: Tensors, layer: str, part: str, channel: int, dim: int, gain: float = 1.0) -> None:
+    """This channel of queries, keys or values is the gain where there is the code of this dimension.
+
+    After ln_1 a code is (+s, -s), s = sqrt(n_embd / 4) in layer 0, with the codes of a word and a position, and
+    sqrt(n_embd / 8) in layer 1, with those of two more words.
+    """
+    n_embd = INDUCTION.n_embd
+    s = math.sqrt(n_embd / {"h.0": 4, "h.1": 8}[layer])
+    tensors[f"{layer}.attn.c_attn.weight"][dim : dim + 2, "qkv".index(part) * n_embd + channel] = _CODE * gain / (2 * s)
 
 
 NEVER = -100.0  # a logit: e^-100, times 50,257 tokens, is no chance at all

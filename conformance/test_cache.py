@@ -15,6 +15,7 @@ from gpt2ref import PUBLISHED_CONFIGS
 from .checkpoints import SMALL, random_token_ids
 from .oracle import Expected, check_logits, expected
 from .protocol import Adapter, Judged
+from .refusal import accepted
 from .requirements import requirement
 
 TIME = 6
@@ -62,6 +63,17 @@ def test_up_to_the_last_position(adapter: Adapter, judged: Judged, small: Path) 
     for sizes in [(SMALL.n_positions - 1, 1), (1, SMALL.n_positions - 1), (1,) * SMALL.n_positions]:
         logits = in_pieces(judged, token_ids, sizes)
         check_logits(logits, truth, allowed, f"{SMALL.n_positions} tokens fed in {len(sizes)} pieces")
+
+
+@requirement("cache.bfloat16")
+def test_pieces_in_bfloat16(adapter: Adapter, small: Path) -> None:
+    judged = adapter.load(small, dtype=torch.bfloat16)
+    truth, allowed = expected(str(small), PROMPT, torch.bfloat16, adapter.device)
+    check_logits(judged.logits(PROMPT), truth, allowed, f"{TIME} tokens at once")
+    for sizes in [(2, 1, TIME - 3), (1, TIME - 1)]:
+        with accepted(f"{TIME} tokens fed as {'+'.join(map(str, sizes))} in bfloat16"):
+            logits = in_pieces(judged, PROMPT, sizes)
+        check_logits(logits, truth, allowed, f"{TIME} tokens fed as {'+'.join(map(str, sizes))}")
 
 
 @requirement("cache.steps")

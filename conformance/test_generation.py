@@ -2,35 +2,52 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
+import pytest
 import torch
 
-from .checkpoints import SMALL, random_token_ids
-from .oracle import expected
-from .protocol import Adapter
+from gpt2ref import EOS
+
+from .checkpoints import SMALL, random_token_ids, write_checkpoint
+from .oracle import check_logits, expected
+from .protocol import Adapter, Judged, ProtocolError
+from .refusal import accepted, names, variant
 from .requirements import requirement
+from .scripts import INDUCTION, induction
 
 
-def check_greedy(adapter: Adapter, checkpoint: Path, prompts: torch.Tensor, max_new_tokens: int) -> None:
-    """Checks greedy tokens one by one: each must have the largest logit after all the tokens before it.
+def check_tokens(
+    adapter: Adapter, checkpoint: Path, prompts: Sequence[Sequence[int]], new: Sequence[Sequence[int]], n: int, what: str = ""
+) -> None:
+    """Checks n greedy tokens a row one by one: each must have the largest logit after all the tokens before it.
 
-    So a near tie, which rounding may decide either way, is no mistake, and what follows a difference is judged too.
+    So a near tie, which rounding may decide either way, is no mistake, and what follows a difference is judged too. The
+    prompts are of one length.
     """
-    new = adapter.load(checkpoint).generate(prompts, max_new_tokens=max_new_tokens, temperature=0.0)
     lengths = [len(row) for row in new]
-    assert lengths == [max_new_tokens] * len(prompts), f"{lengths} new tokens in the rows, not {max_new_tokens}"
-    sequences = torch.cat([prompts, torch.tensor(new)], dim=1)
-    for step in range(max_new_tokens):
-        seen = sequences[:, : prompts.size(1) + step]
-        truth, allowed = expected(str(checkpoint), seen[:, -SMALL.n_positions :], adapter.precision, adapter.device)
-        for row, scores in enumerate(truth[:, -1]):
+    assert lengths == [n] * len(prompts), f"{what}{lengths} new tokens in the rows, not {n}"
+    sequences = torch.cat([torch.tensor(prompts), torch.tensor(new)], dim=1)
+    time = len(prompts[0])
+    for step in range(n):
+        # Up to the last position the logits of all steps are those of the whole; past it, each step has a window of its own.
+        end = time + step if time + n - 1 > SMALL.n_positions else time + n - 1
+        truth, allowed = expected(
+            str(checkpoint), sequences[:, :end][:, -SMALL.n_positions :], adapter.precision, adapter.device
+        )
+        for row, scores in enumerate(truth[:, time + step - 1 - end]):
             token_id = new[row][step]
             # Both logits may be off by what is allowed.
             assert scores[token_id] >= scores.max() - 2 * allowed, (
-                f"row {row}, step {step}: token {token_id} has logit {float(scores[token_id]):.6g}, "
+                f"{what}row {row}, step {step}: token {token_id} has logit {float(scores[token_id]):.6g}, "
                 f"token {int(scores.argmax())} has {float(scores.max()):.6g}"
             )
+
+
+def check_greedy(adapter: Adapter, checkpoint: Path, prompts: torch.Tensor, max_new_tokens: int) -> None:
+    new = adapter.load(checkpoint).generate(prompts, max_new_tokens=max_new_tokens, temperature=0.0)
+    check_tokens(adapter, checkpoint, prompts.tolist(), new, max_new_tokens)
 
 
 @requirement("generation.greedy")
@@ -38,16 +55,91 @@ def test_greedy(adapter: Adapter, small: Path) -> None:
     check_greedy(adapter, small, random_token_ids(SMALL, batch=3, time=5, seed=8), max_new_tokens=12)
 
 
-@requirement("generation.greedy")
-def test_up_to_the_last_position(adapter: Adapter, small: Path) -> None:
-    check_greedy(adapter, small, random_token_ids(SMALL, batch=2, time=SMALL.n_positions - 3, seed=9), max_new_tokens=4)
+@requirement("generation.exact-fit")
+@pytest.mark.parametrize("time", [SMALL.n_positions - 3, SMALL.n_positions - 1])
+def test_up_to_the_last_position(adapter: Adapter, small: Path, time: int) -> None:
+    prompts, room = random_token_ids(SMALL, batch=2, time=time, seed=9), SMALL.n_positions - time
+    judged = adapter.load(small)
+    judged.generate(prompts[:, 1:], max_new_tokens=room, temperature=0.0)
+    with accepted(f"{time} tokens and {room} new ones, where there are {SMALL.n_positions} positions,"):
+        new = judged.generate(prompts, max_new_tokens=room, temperature=0.0)
+    check_tokens(adapter, small, prompts.tolist(), new, room)
+
+
+def check_window(adapter: Adapter, small: Path, prompts: torch.Tensor, max_new_tokens: int) -> None:
+    """Past the context the sources disagree: the textbook's loop crops to the last n_positions, transformers refuses."""
+    judged = adapter.load(small)
+    judged.generate(prompts[:, :4], max_new_tokens=1, temperature=0.0)
+    try:
+        new = judged.generate(prompts, max_new_tokens=max_new_tokens, temperature=0.0)
+    except ProtocolError:
+        raise
+    except Exception as error:
+        if names(error, "position", "context", "length", "window", "block_size", "n_ctx", "max"):
+            variant(
+                f"generation past n_positions is refused by name; the textbook's loop goes on with the last ones. ({error})"
+            )
+        pytest.fail(f"past n_positions it neither goes on nor refuses by name: {type(error).__name__}: {error}")
+    check_tokens(adapter, small, prompts.tolist(), new, max_new_tokens)
 
 
 @requirement("generation.window")
 def test_past_the_last_position(adapter: Adapter, small: Path) -> None:
-    check_greedy(adapter, small, random_token_ids(SMALL, batch=2, time=SMALL.n_positions - 2, seed=10), max_new_tokens=8)
+    check_window(adapter, small, random_token_ids(SMALL, batch=2, time=SMALL.n_positions - 2, seed=10), max_new_tokens=8)
 
 
 @requirement("generation.window")
 def test_prompt_longer_than_the_context(adapter: Adapter, small: Path) -> None:
-    check_greedy(adapter, small, random_token_ids(SMALL, batch=2, time=SMALL.n_positions + 4, seed=11), max_new_tokens=3)
+    check_window(adapter, small, random_token_ids(SMALL, batch=2, time=SMALL.n_positions + 4, seed=11), max_new_tokens=3)
+
+
+@requirement("generation.empty-prompt")
+def test_empty_prompt(adapter: Adapter, small: Path) -> None:
+    judged = adapter.load(small)
+    judged.generate(torch.tensor([[EOS]]), max_new_tokens=1, temperature=0.0)
+    try:
+        new = judged.generate(torch.zeros(1, 0, dtype=torch.int64), max_new_tokens=3, temperature=0.0)
+    except ProtocolError:
+        raise
+    except Exception:
+        return  # refused
+    check_tokens(adapter, small, [[EOS]], new, 3, "a prompt without tokens, as if it were <|endoftext|>: ")
+
+
+@requirement("generation.leaves-no-trace")
+@pytest.mark.parametrize("temperature", [0.0, 1.0], ids=["greedy", "sampled"])
+def test_leaves_no_trace(adapter: Adapter, small: Path, temperature: float) -> None:
+    token_ids = random_token_ids(SMALL, batch=3, time=5, seed=8)
+    truth, allowed = expected(str(small), token_ids, adapter.precision, adapter.device)
+    judged = adapter.load(small)
+    check_logits(judged.logits(token_ids), truth, allowed, "before")
+    judged.generate(token_ids, max_new_tokens=3, temperature=temperature, seed=1)
+    check_logits(judged.logits(token_ids), truth, allowed, "after a call of generate")
+
+
+WORDS = dict(zip("ABCDEFGH", (11, 262, 1135, 50255, 0, 13, 198, 31000), strict=True))
+# How a text begins, and what it then says over and over, of different lengths. In the second A has two followers.
+TEXTS = [("", "ABC"), ("", "ABAC"), ("GH", "DABCE"), ("", "BADCEFG")]
+PROMPT = 9  # words, among them the last two once before
+
+
+@pytest.fixture
+def inducing(adapter: Adapter, tmp_path: Path) -> Judged:
+    return adapter.load(write_checkpoint(tmp_path, INDUCTION, induction(list(WORDS.values()))))
+
+
+@requirement("generation.induction")
+@pytest.mark.parametrize("temperature", [0.0, 1.0], ids=["greedy", "sampled"])
+def test_induction(inducing: Judged, temperature: float) -> None:
+    length = INDUCTION.n_positions + 1  # the last position is fed, and followed
+    texts = [[WORDS[word] for word in (begin + cycle * length)[:length]] for begin, cycle in TEXTS]
+    prompts, wanted = torch.tensor(texts)[:, :PROMPT], [text[PROMPT:] for text in texts]
+    inducing.generate(prompts[:1], max_new_tokens=length - PROMPT, temperature=temperature, seed=7)
+    with accepted(f"a batch of {len(prompts)} rows"):
+        new = inducing.generate(prompts, max_new_tokens=length - PROMPT, temperature=temperature, seed=7)
+    for row, (found, should) in enumerate(zip(new, wanted, strict=True)):
+        if found != should:
+            right = next((i for i, pair in enumerate(zip(found, should, strict=False)) if len(set(pair)) > 1), len(found))
+            pytest.fail(
+                f"temperature {temperature}, row {row}: new tokens {found}, should be {should}; the first {right} are right"
+            )

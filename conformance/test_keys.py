@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,9 +11,11 @@ from torch import Tensor
 
 from gpt2ref import PUBLISHED_CONFIGS, GPT2Config
 
-from .checkpoints import Tensors, random_token_ids, trained_like, write_checkpoint
+from .checkpoints import Tensors, random_token_ids, trained_like, write_checkpoint, write_sparse_checkpoint
+from .conftest import WriteCheckpoint
 from .oracle import check_logits, expected
 from .protocol import Adapter, ProtocolError
+from .refusal import accepted
 from .requirements import requirement
 
 TINY = GPT2Config(n_positions=13, n_embd=24, n_layer=2, n_head=3)
@@ -36,8 +37,11 @@ def check_loads_as(adapter: Adapter, tmp_path: Path) -> Callable[[Tensors, Path]
 
     def check(variant: Tensors, like: Path) -> None:
         truth, allowed = expected(str(like), TOKEN_IDS, adapter.precision, adapter.device)
-        judged = adapter.load(write_checkpoint(tmp_path / "variant", TINY, variant))
-        check_logits(judged.logits(TOKEN_IDS), truth, allowed, "the variant")
+        adapter.load(like).logits(TOKEN_IDS)
+        folder = write_checkpoint(tmp_path / "variant", TINY, variant)
+        with accepted("the variant"):
+            logits = adapter.load(folder).logits(TOKEN_IDS)
+        check_logits(logits, truth, allowed, "the variant")
 
     return check
 
@@ -133,10 +137,9 @@ def test_differing_head(adapter: Adapter, plain: Path, tmp_path: Path) -> None:
 
 @requirement("keys.half-file")
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=["float16", "bfloat16"])
-def test_half_file(check_loads_as: Callable[..., None], dtype: torch.dtype, tmp_path: Path) -> None:
+def test_half_file(check_loads_as: Callable[..., None], dtype: torch.dtype, write: WriteCheckpoint) -> None:
     half = {key: tensor.to(dtype) for key, tensor in tensors().items()}
-    widened = {key: tensor.float() for key, tensor in half.items()}
-    check_loads_as(half, like=write_checkpoint(tmp_path / "widened", TINY, widened))
+    check_loads_as(half, like=write(f"from {dtype}", TINY, lambda: {key: tensor.float() for key, tensor in half.items()}))
 
 
 @requirement("keys.missing")
@@ -166,19 +169,3 @@ def test_wrong_shape(check_refused: Callable[..., None], key: str) -> None:
     tensor = tensors()[key]
     wrong = WRONG_SHAPES[key](tensor)
     check_refused(tensors() | {key: wrong}, f"{key} of shape {list(wrong.shape)}, not {list(tensor.shape)},")
-
-
-def write_sparse_checkpoint(folder: Path, config: GPT2Config, shapes: dict[str, torch.Size]) -> Path:
-    """A float32 checkpoint of zeros that takes no room: the safetensors header, then a hole in the file."""
-    header: dict[str, object] = {}
-    end = 0
-    for key, shape in shapes.items():
-        start, end = end, end + 4 * shape.numel()
-        header[key] = {"dtype": "F32", "shape": list(shape), "data_offsets": [start, end]}
-    encoded = json.dumps(header).encode()
-    encoded += b" " * (-len(encoded) % 8)
-    with open(folder / "model.safetensors", "wb") as file:
-        file.write(len(encoded).to_bytes(8, "little") + encoded)
-        file.truncate(8 + len(encoded) + end)
-    (folder / "config.json").write_text(json.dumps(config.to_dict()), encoding="utf-8")
-    return folder

@@ -6,24 +6,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
 from .checkpoints import SMALL, random_token_ids, trained_like, write_checkpoint
+from .conftest import LAWS, WriteCheckpoint
 from .oracle import check_logits, expected
 from .protocol import Adapter, Judged
 from .requirements import requirement
 
-# Derandomised: the same inputs in every run, so that a verdict can be repeated. No deadline on shared machines.
-law = settings(
-    max_examples=20,
-    deadline=None,
-    derandomize=True,
-    database=None,
-    report_multiple_bugs=False,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-)
+law = settings.get_profile(LAWS)
 
 
 @st.composite
@@ -62,6 +55,17 @@ def test_prefix(judged: Judged, rounding: float, token_ids: Tensor, data: st.Dat
     whole = judged.logits(token_ids)
     what = f"the first {time} of {token_ids.size(1)} tokens, beside themselves alone"
     check_logits(whole[:, :time], judged.logits(token_ids[:, :time]), rounding, what)
+
+
+@requirement("laws.repeatable")
+def test_repeatable(adapter: Adapter, write: WriteCheckpoint) -> None:
+    dropout = {"embd_pdrop": 0.1, "attn_pdrop": 0.1, "resid_pdrop": 0.1}  # as in the published configs
+    folder = write("small-with-dropout", SMALL, lambda: trained_like(SMALL, seed=0), dropout)
+    judged, token_ids = adapter.load(folder), random_token_ids(SMALL, batch=2, time=9)
+    truth, allowed = expected(str(folder), token_ids, adapter.precision, adapter.device)
+    first, second = judged.logits(token_ids), judged.logits(token_ids)
+    check_logits(second, first, 2 * allowed, "the same tokens for a second time")
+    check_logits(first, truth, allowed, "a config with dropout, which is for training alone")
 
 
 @pytest.fixture(scope="module")

@@ -55,6 +55,18 @@ def test_a_character_in_several_tokens(judged: Judged) -> None:
     assert judged.decode(token_ids) == "🙂"
 
 
+@requirement("text.unknown-id")
+@pytest.mark.parametrize("token_id", [50257, -1])
+def test_unknown_id(judged: Judged, token_id: int) -> None:
+    assert judged.decode([50255]) == decode([50255])
+    try:
+        found = judged.decode([token_id])
+    except Exception:
+        return
+    known = [known for known in (50256, 50255, 1, 0) if found and found == decode([known])]
+    assert not known, f"id {token_id}, which is no token's, is decoded as {found!r}, which is token {known}'s"
+
+
 @requirement("text.special")
 def test_special_tokens_in_text_are_text(judged: Judged) -> None:
     found = judged.encode("a<|endoftext|>b")

@@ -6,17 +6,16 @@ MLP's hidden units are pushed to 30 and above, where every activation that is in
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import torch
 from torch import Tensor
 
 from gpt2ref import GPT2Config
 
-from .checkpoints import Tensors, blank, random_token_ids, trained_like, write_checkpoint
+from .checkpoints import Tensors, blank, random_token_ids, trained_like
+from .conftest import WriteCheckpoint
 from .facts import forward
-from .oracle import check_logits, expected
+from .oracle import check_logits, error, expected
 from .protocol import Adapter
 from .requirements import requirement
 
@@ -53,16 +52,16 @@ def mistaken(w: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("matrix", [pytest.param(matrix, marks=requirement(f"transpose.{matrix}")) for matrix in MATRICES])
-def test_orientation(adapter: Adapter, matrix: str, tmp_path: Path) -> None:
+def test_orientation(adapter: Adapter, matrix: str, write: WriteCheckpoint) -> None:
     tensors = alone(matrix)
-    right = write_checkpoint(tmp_path / "right", CONFIG, tensors)
+    right = write(f"{matrix} alone", CONFIG, lambda: tensors)
     wrong = {key: mistaken(tensor) if f"{matrix}.weight" in key else tensor for key, tensor in tensors.items()}
     mistake = forward(wrong, CONFIG, TOKEN_IDS)
     truth, allowed = expected(str(right), TOKEN_IDS, adapter.precision, adapter.device)
-    assert (mistake - truth).abs().max() > 10 * allowed, "the mistake would not show"
+    assert error(mistake, truth).max() > 10 * allowed, "the mistake would not show"
 
     logits = adapter.load(right).logits(TOKEN_IDS)
-    if (logits - mistake).abs().max() <= allowed:
+    if error(logits, mistake).max() <= allowed:
         kind = "not transposed" if matrix == "attn.c_proj" else "reshaped to its transpose's shape, not transposed"
         pytest.fail(f"{matrix}.weight is {kind}: the logits are exactly those of that mistake")
     check_logits(logits, truth, allowed, f"a checkpoint in which {matrix}.weight alone matters")

@@ -16,9 +16,23 @@ import pytest
 
 from gpt2ref import __version__
 
-from .decisions import ERRORED, FAILED, KNOWN, NOT_APPLICABLE, NOT_RUN, PASSED, Decision, Detail, Judgement, counted
+from .decisions import (
+    ERRORED,
+    FAILED,
+    KNOWN,
+    NOT_APPLICABLE,
+    NOT_RUN,
+    PASSED,
+    VARIANT,
+    Decision,
+    Detail,
+    Judgement,
+    counted,
+)
+from .defects import DEFECTS
 from .deviations import Deviation, read_deviations, write_deviations
-from .protocol import SMOKE
+from .diagnosis import diagnose
+from .protocol import SMOKE, Adapter
 from .report import check_writable, write_report
 from .requirements import REQUIREMENTS
 
@@ -33,9 +47,10 @@ def add_options(group: pytest.OptionGroup) -> None:
 
 
 class Verdict:
-    def __init__(self, config: pytest.Config, adapters: Sequence[str]) -> None:
+    def __init__(self, config: pytest.Config, adapters: Sequence[Adapter]) -> None:
         """Raises pytest.UsageError if a file can't be read, or will not be writable."""
         self.config = config
+        self.adapters = {str(adapter): adapter for adapter in adapters}
         self.option = option = config.option
         for name in ("--known-deviations", "--write-known-deviations"):
             if config.getoption(name) and len(adapters) > 1:
@@ -48,13 +63,13 @@ class Verdict:
         known = read_deviations(option.known_deviations) if option.known_deviations else {}
         given = [(name, getattr(option, name)) for name, default in _OPTIONS.items() if getattr(option, name) != default]
         again = tuple(word for name, value in given for word in (f"--{name.replace('_', '-')}", value))
-        self.judgements = {name: Judgement(name, known, again) for name in adapters}
+        self.judgements = {name: Judgement(name, known, again) for name in self.adapters}
 
     # What is run, and what was found.
 
     def pytest_deselected(self, items: Iterable[pytest.Item]) -> None:
         for judgement in self.judgements.values():
-            judgement.incomplete |= _requirements(items)
+            judgement.incomplete |= requirements_of(items)
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         if any("::" in argument for argument in session.config.args):  # then nobody knows what else there is
@@ -63,7 +78,7 @@ class Verdict:
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(self, item: pytest.Item, call: pytest.CallInfo[None]):  # type: ignore[no-untyped-def]
         report = yield
-        for name in _requirements([item]):
+        for name in requirements_of([item]):
             adapter = str(item.callspec.params["adapter"])  # type: ignore[attr-defined]
             _record(report, call, adapter, name, self.judgements[adapter].known)
         return report
@@ -93,11 +108,21 @@ class Verdict:
             judgement.incomplete |= set() if finished else set(REQUIREMENTS)
         if exitstatus == pytest.ExitCode.OK and any(judgement.stale for judgement in judgements):
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
+        if finished and not option.keyword and not any("::" in argument for argument in session.config.args):
+            for judgement in judgements:
+                self._diagnose(judgement)
         if option.conformance_report:
             dtype = option.dtype or "float32"
             write_report(option.conformance_report, judgements, option.device, dtype, finished=finished)
         if option.write_known_deviations:
             _write_failures(option.write_known_deviations, judgements[0])
+
+    def _diagnose(self, judgement: Judgement) -> None:
+        """Which known defect it is, if anything has failed; an adapter that is broken or hard-codes a shape can't be asked."""
+        found = [detail.found for decision in judgement.decisions.values() for detail in decision.details]
+        broken = any(SMOKE in text for text in found)
+        if judgement.counts[FAILED] and not broken and self.option.probe_shape == _OPTIONS["probe_shape"]:
+            judgement.diagnosis = diagnose(self.adapters[judgement.adapter])
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> Iterator[None]:
@@ -109,7 +134,7 @@ class Verdict:
                     terminalreporter.write_line(line)
 
 
-def _requirements(items: Iterable[pytest.Item]) -> set[str]:
+def requirements_of(items: Iterable[pytest.Item]) -> set[str]:
     return {mark.args[0] for item in items for mark in item.iter_markers("requirement")}
 
 
@@ -123,7 +148,9 @@ def _record(
     if report.passed:
         outcome = PASSED
     elif report.skipped:
-        outcome, found = NOT_APPLICABLE, str(call.excinfo.value).removeprefix("not applicable: ")  # type: ignore[union-attr]
+        found = str(call.excinfo.value)  # type: ignore[union-attr]
+        outcome = VARIANT if found.startswith(f"{VARIANT}: ") else NOT_APPLICABLE
+        found = found.removeprefix(f"{outcome}: ")
     else:
         error = call.excinfo.value  # type: ignore[union-attr]
         judged = report.when == "call" and isinstance(error, (AssertionError, pytest.fail.Exception))
@@ -158,6 +185,7 @@ def told(judgement: Judgement) -> list[str]:
     unexplained = [name for name in ran if judgement.outcome(name) == FAILED and name not in explained]
     for cause in causes:
         lines += ["", *_paragraph(judgement, cause.explains, cause.mistake)]
+    lines += _diagnosed(judgement)
     if causes and unexplained:
         lines += ["", "Also failed; see these again when that is mended:"]
         for family, names in _families(unexplained).items():
@@ -176,6 +204,15 @@ def told(judgement: Judgement) -> list[str]:
     return [*lines, "", judgement.sentence]
 
 
+def _diagnosed(judgement: Judgement) -> list[str]:
+    if judgement.diagnosis is None:
+        return []
+    lines = ["", *_wrapped("", str(judgement.diagnosis))]
+    for name in dict.fromkeys(name for names in judgement.diagnosis.alike for name in names):
+        lines += _wrapped(f"{name}: ", f"{DEFECTS[name].what} ({DEFECTS[name].source})")
+    return lines
+
+
 def _families(names: list[str]) -> dict[str, list[str]]:
     families: dict[str, list[str]] = {}
     for name in names:
@@ -189,8 +226,8 @@ def _paragraph(judgement: Judgement, names: list[str], cause: str = "") -> list[
     outcome, text, nodeid = judgement.decisions[name].detail
     found = text.strip().splitlines() or ["(no message)"]
     lines = [f"{name}: {outcome.upper() if outcome in (FAILED, ERRORED) else outcome}"]
-    if outcome == NOT_APPLICABLE:
-        lines += [f"    {found[0]}"]
+    if outcome in (NOT_APPLICABLE, VARIANT):
+        lines += _wrapped("", found[0])
     else:
         lines += _wrapped("known: ", str(judgement.known[name])) if outcome == KNOWN else []
         lines += [*_wrapped("asked: ", REQUIREMENTS[name].sentence), *_wrapped("found: ", found[0])]

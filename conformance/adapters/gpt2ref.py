@@ -21,12 +21,11 @@ class Reference:
     def logits(self, token_ids: Tensor) -> Tensor:
         return self.model(token_ids)
 
-    def generate(
-        self, token_ids: Tensor, *, max_new_tokens: int, temperature: float = 1.0, top_k: int | None = None, seed: int = 0
-    ) -> list[list[int]]:
-        return gpt2ref.sample(
-            self.model, token_ids, max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k, seed=seed
-        )
+    def generate(self, token_ids: Tensor, **options: Any) -> list[list[int]]:
+        return gpt2ref.sample(self.model, token_ids, **options)
+
+    def generate_ragged(self, prompts: list[list[int]], **options: Any) -> list[list[int]]:
+        return gpt2ref.sample(self.model, prompts, **options)
 
     def prefill(self, token_ids: Tensor) -> tuple[Tensor, gpt2ref.KVCache]:
         return self.step(token_ids, self.model.make_cache(len(token_ids)))
@@ -54,10 +53,13 @@ class Uncached:
         self.logits = reference.logits
         self.n_positions = reference.model.config.n_positions
 
-    def generate(self, token_ids: Tensor, *, seed: int = 0, **options: Any) -> list[list[int]]:
+    def generate(self, token_ids: Tensor, **options: Any) -> list[list[int]]:
+        return self.generate_ragged(token_ids.tolist(), **options)
+
+    def generate_ragged(self, prompts: list[list[int]], *, seed: int = 0, **options: Any) -> list[list[int]]:
         return [
             textbook.generate(self.logits, row, n_positions=self.n_positions, seed=(seed << 32) + number, **options)
-            for number, row in enumerate(token_ids.tolist())
+            for number, row in enumerate(prompts)
         ]
 
 

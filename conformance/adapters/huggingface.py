@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -24,6 +25,25 @@ class HuggingFace:
     def generate(
         self, token_ids: Tensor, *, max_new_tokens: int, temperature: float = 1.0, top_k: int | None = None, seed: int = 0
     ) -> list[list[int]]:
+        options: dict[str, Any] = {"max_new_tokens": max_new_tokens, "temperature": temperature, "top_k": top_k, "seed": seed}
+        return self._generate(token_ids, torch.ones_like(token_ids), **options)
+
+    def generate_ragged(self, prompts: Sequence[Sequence[int]], **options: Any) -> list[list[int]]:
+        longest = max(map(len, prompts))
+        token_ids = torch.tensor([[EOS] * (longest - len(prompt)) + list(prompt) for prompt in prompts])
+        mask = torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts])
+        return self._generate(token_ids.to(self.model.device), mask.to(self.model.device), **options)
+
+    def _generate(
+        self,
+        token_ids: Tensor,
+        attention_mask: Tensor,
+        *,
+        max_new_tokens: int,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        seed: int = 0,
+    ) -> list[list[int]]:
         batch, time = token_ids.shape
         if time + max_new_tokens - 1 > self.model.config.n_positions:
             raise NotImplementedError("transformers ends at n_positions")
@@ -34,7 +54,7 @@ class HuggingFace:
             torch.manual_seed(seed)
             rows = self.model.generate(
                 token_ids,
-                attention_mask=torch.ones_like(token_ids),
+                attention_mask=attention_mask,
                 max_new_tokens=max_new_tokens,
                 do_sample=temperature > 0,
                 eos_token_id=EOS,

@@ -1,0 +1,160 @@
+"""Where generation ends: EOS, the number of tokens, the end of the context."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gpt2ref import EOS
+
+from .catalogue import defect
+from .parts import Cache, Parts
+
+
+@defect("eos-in-prompt", "eos.in-prompt", "OpenNMT/CTranslate2 #879")
+class EosInPrompt(Parts):
+    """EOS is looked for in the whole sequence: one in the prompt ends it at once."""
+
+    def ends_at_once(self, prompt: Sequence[int]) -> bool:
+        return EOS in prompt
+
+
+@defect(
+    "eos-item-on-batch",
+    "eos.per-row",
+    "markhliu/DGAI@23700d3c9; rasbt/LLMs-from-scratch@28c65cdfb; Lightning-AI/lit-llama #153",
+)
+class EosItem(Parts):
+    """`if idx_next.item() == eos`, which is an error for more than one row."""
+
+    def ends(self, ended: list[bool], chosen: list[int]) -> list[bool]:
+        return [ended[0] or torch.tensor(chosen).item() == EOS]
+
+
+@defect("eos-any-row", "eos.per-row")
+class EosAnyRow(Parts):
+    """The first row that ends stops all."""
+
+    def ends(self, ended: list[bool], chosen: list[int]) -> list[bool]:
+        return [any(super().ends(ended, chosen))] * len(ended)
+
+
+@defect("eos-all-rows", "eos.per-row")
+class EosAllRows(Parts):
+    """A row goes on until all rows have ended, with whatever comes after its EOS."""
+
+    def ends(self, ended: list[bool], chosen: list[int]) -> list[bool]:
+        return [all(token_id == EOS for token_id in chosen)] * len(ended)
+
+
+@defect("eos-kept", "eos.middle", "GordonGustafson/llm-inference@075b239fe:sampler.py; greg00ry/browser-model-gpt-2@192d9e60d")
+class EosKept(Parts):
+    """EOS is appended before it is looked at, and is part of the result."""
+
+    def generate_ragged(self, prompts: Sequence[Sequence[int]], *, max_new_tokens: int, **options: Any) -> list[list[int]]:
+        new = super().generate_ragged(prompts, max_new_tokens=max_new_tokens, **options)
+        return [row if len(row) == max_new_tokens else [*row, EOS] for row in new]
+
+
+@defect("eos-first-unseen", "eos.first-step")
+class EosFirstUnseen(Parts):
+    """The token after prefill is taken before the loop that looks for EOS begins."""
+
+    def ends(self, ended: list[bool], chosen: list[int]) -> list[bool]:
+        self.step_number += 1
+        return ended if self.step_number == 1 else super().ends(ended, chosen)
+
+    def generate_ragged(self, prompts: Sequence[Sequence[int]], **options: Any) -> list[list[int]]:
+        self.step_number = 0
+        return super().generate_ragged(prompts, **options)
+
+
+@defect("eos-last-kept", "eos.last-step")
+class EosLastKept(Parts):
+    """The loop ends before it looks at the last token: an EOS there stays."""
+
+    def generate_ragged(self, prompts: Sequence[Sequence[int]], *, max_new_tokens: int, **options: Any) -> list[list[int]]:
+        new = super().generate_ragged(prompts, max_new_tokens=max_new_tokens, **options)
+        return [[*row, EOS] if len(row) == max_new_tokens - 1 else row for row in new]
+
+
+@defect("eos-not-wired", "eos.middle", "Lightning-AI/litgpt #812; huggingface/candle #1753")
+class EosNotWired(Parts):
+    """No EOS is passed on: everything runs to the limit."""
+
+    def ends(self, ended: list[bool], chosen: list[int]) -> list[bool]:
+        return [False] * len(chosen)
+
+
+@defect("eos-wrong-id", "eos.middle", "Lightning-AI/litgpt #812")
+class EosWrongId(Parts):
+    """The id before EOS's is taken for it."""
+
+    def ends(self, ended: list[bool], chosen: list[int]) -> list[bool]:
+        return super().ends(ended, [token_id + 1 for token_id in chosen])
+
+
+@defect("length-off-by-one", "eos.never", "HaileyStorm/ChirpGPT@8f3b8c60c:audio_in_out.py")
+class OneTokenTooMany(Parts):
+    """out[:, -(n + 1):]: the last token of the prompt is among the new ones."""
+
+    def generate_ragged(self, prompts: Sequence[Sequence[int]], **options: Any) -> list[list[int]]:
+        return [[*prompt[-1:], *row] for prompt, row in zip(prompts, super().generate_ragged(prompts, **options), strict=True)]
+
+
+@defect("one-token-too-few", "eos.never")
+class OneTokenTooFew(Parts):
+    """A loop from 1 to n - 1."""
+
+    def generate_ragged(self, prompts: Sequence[Sequence[int]], *, max_new_tokens: int, **options: Any) -> list[list[int]]:
+        return super().generate_ragged(prompts, max_new_tokens=max(0, max_new_tokens - 1), **options)
+
+
+@defect("exact-fit-refused", "generation.exact-fit", "jaymody/picoGPT@817292bae:gpt2.py; vllm-project/vllm #16445")
+class ExactFitRefused(Parts):
+    """A strict < refuses a prompt and new tokens that fill the context exactly."""
+
+    def generate_ragged(self, prompts: Sequence[Sequence[int]], *, max_new_tokens: int, **options: Any) -> list[list[int]]:
+        assert max(map(len, prompts)) + max_new_tokens != self.config.n_positions
+        return super().generate_ragged(prompts, max_new_tokens=max_new_tokens, **options)
+
+
+@defect("no-crop", "generation.window", "huggingface/transformers #530; minimaxir/gpt-2-simple #72; intel/ipex-llm #12551")
+class NoCrop(Parts):
+    """The context is never cropped: an index error one token past it."""
+
+    def next_logits(self, rows: Sequence[Sequence[int]], cache: Cache) -> tuple[Tensor, Cache]:
+        if max(map(len, rows)) > self.config.n_positions:
+            raise IndexError("index out of range in self")
+        return super().next_logits(rows, cache)
+
+
+@defect("crop-wrong-side", "generation.window", "openai/gpt-2 #137")
+class CropWrongSide(Parts):
+    """idx[:, :n_positions]: the first tokens are kept, and what was just said is not seen."""
+
+    def crop(self, row: Sequence[int]) -> Sequence[int]:
+        return row[: self.config.n_positions]
+
+
+@defect(
+    "empty-prompt",
+    "generation.empty-prompt",
+    "huggingface/transformers #3678, #3993; tinygrad/tinygrad #3100; guillaume-be/rust-bert #268",
+)
+class EmptyPrompt(Parts):
+    """Nothing is put in an empty prompt's place: the first token is drawn from what happens to be there, zeros."""
+
+    empty = False
+
+    def next_token(self, logits: Tensor, uniform: Tensor, temperature: float, top_k: int | None) -> Tensor:
+        if self.empty:
+            self.empty, logits = False, torch.zeros_like(logits)
+        return super().next_token(logits, uniform, temperature, top_k)
+
+    def generate_ragged(self, prompts: Sequence[Sequence[int]], **options: Any) -> list[list[int]]:
+        self.empty = not any(prompts)
+        return super().generate_ragged(prompts, **options)
