@@ -20,11 +20,11 @@ from torch import Tensor
 
 from gpt2ref import EOS, GPT2Config
 
-from . import probes, test_sampling
+from . import probes
 from .checkpoints import DICE, SMALL, Tensors, blank, random_token_ids, trained_like, write_checkpoint
 from .probes import PROBE, Design, Experiment
 from .protocol import Judged
-from .scripts import SCRIPT, by_position, chain, dice
+from .scripts import FACES, SCRIPT, by_position, chain, dice
 
 SHOWN = torch.cat([torch.arange(0, EOS, 523), torch.tensor([EOS])])  # of the logits, as all of them would be too many
 REFUSED = "refused"
@@ -245,7 +245,7 @@ def questions() -> Iterator[Question]:
     yield Question("rows that end", followed, partial(_new, torch.tensor([[C, A], [A, B], [B, C]]), 4))
     yield Question("EOS in the prompt", followed, partial(_new, torch.tensor([[EOS, B]]), 4))
 
-    thrown = partial(_script, dice(test_sampling.FACES), DICE)
+    thrown = partial(_script, dice(FACES), DICE)
     for options in ({"temperature": 0.5, "top_k": 40}, {"temperature": 2.0, "top_k": 2}, {"temperature": 1.0, "top_k": None}):
         yield Question(f"dice with {options}", thrown, partial(_thrown, **options))
     short = partial(_new, torch.tensor([[5], [5]]), 4, as_told=True)

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from .checkpoints import SMALL, random_token_ids, trained_like, write_checkpoint
+from .checkpoints import SMALL, random_token_ids, trained_like
 from .conftest import LAWS, WriteCheckpoint
 from .oracle import check_logits, expected
 from .protocol import Adapter, Judged
@@ -69,11 +69,11 @@ def test_repeatable(adapter: Adapter, write: WriteCheckpoint) -> None:
 
 
 @pytest.fixture(scope="module")
-def reversed_vocabulary(adapter: Adapter, tmp_path_factory: pytest.TempPathFactory) -> Judged:
+def reversed_vocabulary(adapter: Adapter, write: WriteCheckpoint) -> Judged:
     """The small checkpoint with token t renumbered to vocab_size - 1 - t."""
     tensors = trained_like(SMALL, seed=0)
     tensors["wte.weight"] = tensors["wte.weight"].flip(0)
-    return adapter.load(write_checkpoint(tmp_path_factory.mktemp("reversed"), SMALL, tensors))
+    return adapter.load(write("small-reversed", SMALL, lambda: tensors))
 
 
 @requirement("laws.vocabulary-permutation")

@@ -18,23 +18,21 @@ from gpt2ref import PUBLISHED_CONFIGS
 
 from . import textbook
 from .checkpoints import DICE, SMALL, random_token_ids, write_checkpoint
+from .conftest import WriteCheckpoint
 from .protocol import Adapter, Judged
 from .refusal import accepted, names, variant
 from .requirements import requirement
-from .scripts import dice
+from .scripts import FACES, dice
 from .statistics import check_frequency
 from .test_generation import check_tokens
 
-# Tokens of all parts of the vocabulary, the first and the last before EOS included; two of them tied.
-FACES = {50255: 2.0, 17: 1.25, 0: 0.5, 31000: 0.5, 1024: -0.5}
 FACE_LOGITS = [FACES[token] for token in FACES]
 ROWS, STEPS = 48, 32
 
 
 @pytest.fixture(scope="module")
-def judged(adapter: Adapter, tmp_path_factory: pytest.TempPathFactory) -> Judged:
-    folder: Path = tmp_path_factory.mktemp("dice")
-    return adapter.load(write_checkpoint(folder, DICE, dice(FACES)))
+def judged(adapter: Adapter, write: WriteCheckpoint) -> Judged:
+    return adapter.load(write("dice", DICE, lambda: dice(FACES)))
 
 
 def throw(judged: Judged, *, rows: int = ROWS, steps: int = STEPS, **options: Any) -> list[list[int]]:

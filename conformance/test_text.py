@@ -6,7 +6,8 @@ import pytest
 
 from gpt2ref import decode, encode
 
-from .checkpoints import DICE, blank, write_checkpoint
+from .checkpoints import DICE, blank
+from .conftest import WriteCheckpoint
 from .protocol import Adapter, Judged
 from .requirements import requirement
 
@@ -26,8 +27,8 @@ TEXTS = [
 
 
 @pytest.fixture(scope="module")
-def judged(adapter: Adapter, tmp_path_factory: pytest.TempPathFactory) -> Judged:
-    return adapter.load(write_checkpoint(tmp_path_factory.mktemp("text"), DICE, blank(DICE)))
+def judged(adapter: Adapter, write: WriteCheckpoint) -> Judged:
+    return adapter.load(write("blank", DICE, lambda: blank(DICE)))
 
 
 @requirement("text.encode")

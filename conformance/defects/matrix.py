@@ -31,6 +31,12 @@ _TEXT = frozenset({"encode", "decode"})
 _SAMPLER = frozenset({"check", "generators", "uniform", "next_token", "probabilities", "draw"})
 _LOOP = frozenset({"generate", "generate_ragged", "ends_at_once", "ends", "next_logits", "padding", "crop"})
 _LOADING = frozenset({"configure", "read", "load", "state_dict"})
+_FEEDING = frozenset(
+    {"prefill", "step", "remember", "positions", "mask"}
+)  # in which tokens fed one by one are not those at once
+
+
+_PARTS_OF = {"keys": _LOADING, "text": _TEXT, "sampling": _SAMPLER, "eos": _LOOP, "generation": _LOOP | _FEEDING}
 
 
 def steps(entry: Entry) -> set[str]:
@@ -43,24 +49,20 @@ def asked(entry: Entry, requirement: str) -> bool:
     """Whether a defect is asked for a requirement: not for what the steps that it replaces have no part in.
 
     The suite asks any other implementation for everything. But a sampler that is wrong can't change a logit, nor a
-    tokenizer a token; a wrong forward pass refuses the files that a right one does; and what it does to the frequencies of
-    tokens, or to where a text ends, is a consequence of wrong logits.
+    tokenizer a token; a wrong forward pass reads and refuses the files that a right one does; and what it does to the tokens
+    that are generated, to their frequencies and to where a text ends is a consequence of wrong logits. What must not be
+    flagged is asked for all of it but frequencies, unless it is a sampler.
     """
     asked_for, replaced = REQUIREMENTS[requirement], steps(entry)
     if requirement == entry.requirement:
         return True
     if requirement in LARGE | NEVER:
         return False
-    if requirement in ("keys.missing", "keys.unexpected", "keys.wrong-shape", "keys.round-trip"):
-        return bool(replaced & _LOADING)
-    if asked_for.family == "eos":
-        return bool(replaced & (_SAMPLER | _LOOP))
-    if asked_for.family == "sampling":
-        return bool(replaced & _SAMPLER)
-    if asked_for.profile == "text":
-        return bool(replaced & _TEXT)
-    if asked_for.profile == "generation":
-        return not replaced <= _TEXT
+    if entry.id not in DEFECTS:
+        return asked_for.family != "sampling" or bool(replaced & _SAMPLER)
+    for family, steps_of_it in _PARTS_OF.items():
+        if asked_for.family == family:
+            return bool(replaced & steps_of_it)
     return not replaced <= _TEXT | _SAMPLER | _LOOP
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,8 @@ class KillMatrix(Verdict):
                 pytest.skip("not applicable: the requirement has caught it already")
 
     def pytest_runtest_teardown(self, item: pytest.Item, nextitem: pytest.Item | None) -> None:
+        if tmp_path := getattr(item, "funcargs", {}).get("tmp_path"):
+            shutil.rmtree(tmp_path, ignore_errors=True)  # a checkpoint a test: 40 GB of the whole catalogue
         if nextitem is None or adapter_of(nextitem) != adapter_of(item):
             gc.collect()  # tracebacks hold logits, in cycles: gigabytes, otherwise
 
