@@ -31,11 +31,8 @@ _TEXT = frozenset({"encode", "decode"})
 _SAMPLER = frozenset({"check", "generators", "uniform", "next_token", "probabilities", "draw"})
 _LOOP = frozenset({"generate", "generate_ragged", "ends_at_once", "ends", "next_logits", "padding", "crop"})
 _LOADING = frozenset({"configure", "read", "load", "state_dict"})
-_FEEDING = frozenset(
-    {"prefill", "step", "remember", "positions", "mask"}
-)  # in which tokens fed one by one are not those at once
-
-
+# Of tokens fed one by one, which need not be what the same tokens are at once.
+_FEEDING = frozenset({"prefill", "step", "remember", "positions", "mask"})
 _PARTS_OF = {"keys": _LOADING, "text": _TEXT, "sampling": _SAMPLER, "eos": _LOOP, "generation": _LOOP | _FEEDING}
 
 
