@@ -93,7 +93,12 @@ def _branches(judged: Judged) -> list[Tensor]:
 
 
 def _prompts_in_turn(judged: Judged) -> list[Tensor]:
-    return [judged.prefill(IDS[:batch, 2 * turn : 2 * turn + 2])[0][..., SHOWN] for turn, batch in enumerate((1, 1, 3, 1))]
+    answers = []
+    for turn, batch in enumerate((1, 1, 3, 1)):
+        first, second = IDS[:batch, 2 * turn : 2 * turn + 1], IDS[:batch, turn : turn + 1]
+        logits, cache = judged.prefill(first)
+        answers += [logits[..., SHOWN], judged.step(second, cache)[0][..., SHOWN]]
+    return answers
 
 
 def _weights(judged: Judged) -> list[Any]:

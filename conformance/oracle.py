@@ -93,7 +93,10 @@ def error(judged: Tensor, truth: Tensor) -> Tensor:
     (head.raw), so that an implementation that centres its logits can be judged in everything else.
     """
     difference = judged - truth
-    difference -= difference.mean(-1, keepdim=True)
+    shift = difference.mean(-1, keepdim=True)
+    if not shift.isfinite().all():  # a NaN is that of its own token alone
+        shift = difference.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0).mean(-1, keepdim=True)
+    difference -= shift
     return difference.abs_().nan_to_num_(nan=torch.inf)
 
 
