@@ -132,6 +132,9 @@ static void load(const char *folder) {
     n_embd = (int)number(config, "n_embd", 0), n_layer = (int)number(config, "n_layer", 0);
     n_head = (int)number(config, "n_head", 0), n_inner = (int)number(config, "n_inner", 4 * n_embd);
     epsilon = (float)number(config, "layer_norm_epsilon", 1e-5);
+    const char *scaled = find(config, "scale_attn_weights"), *by_layer = find(config, "scale_attn_by_inverse_layer_idx");
+    if ((scaled && !strncmp(scaled, "false", 5)) || (by_layer && !strncmp(by_layer, "true", 4)))
+        answer("error", "attention is scaled by 1/sqrt(head width) alone");
 
     char *file = read_file(folder, "model.safetensors", &size), *end = file + 8;
     uint64_t header_size;
