@@ -131,7 +131,7 @@ def diagnosed(rooms: Rooms, subject: Interview, adapter: Adapter | None = None) 
     single: list[tuple[str, ...]] = [
         (name,) for name in DEFECTS if all(rooms.alike(subject, rooms.known(name), each) for each in ordered)
     ]
-    alike = single or list(_pairs(rooms, subject, wrong, ordered))
+    alike = single or list(dict.fromkeys(_pairs(rooms, subject, wrong, ordered)))
     return Diagnosis(tuple(alike), "" if alike or adapter is None else first_departure(adapter))
 
 

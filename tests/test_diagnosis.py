@@ -16,8 +16,8 @@ from conformance.protocol import Adapter
 
 # One of each family. All of them, and pairs by chance: python -m conformance.measure_diagnosis
 SINGLE = (
-    "square-proj-untransposed", "partial-load-accepted", "ln-eps-wrong-in-ln_1", "mask-sees-next", "cache-not-reset",
-    "temperature-multiplied", "eos-kept", "special-injection", "tf32-or-autocast",
+    "square-proj-untransposed", "partial-load-accepted", "ln-eps-wrong-in-ln_1", "cache-not-reset",
+    "batch-frozen-at-first-call", "temperature-multiplied", "eos-kept", "special-injection", "tf32-or-autocast",
 )  # fmt: skip
 PAIRS = (("no-ln-f", "no-scale"), ("eos-any-row", "position-not-offset"))
 
