@@ -25,7 +25,7 @@ Tensors = dict[str, Tensor]
 SMALL = GPT2Config(n_positions=37, n_embd=48, n_layer=11, n_head=3)
 
 # As little as a GPT-2 can be, for what doesn't depend on the model: the draw, and whether an adapter works at all.
-DICE = GPT2Config(n_positions=64, n_embd=8, n_layer=1, n_head=2)
+DICE = GPT2Config(n_positions=128, n_embd=8, n_layer=1, n_head=2)
 
 
 def blank(config: GPT2Config) -> Tensors:
@@ -108,8 +108,15 @@ def write_checkpoint(
     return folder
 
 
-def write_sparse_checkpoint(folder: Path, config: GPT2Config, shapes: Mapping[str, torch.Size]) -> Path:
-    """A float32 checkpoint of zeros that takes no room: the safetensors header, then a hole in the file."""
+def write_sparse_checkpoint(folder: Path, config: GPT2Config, shapes: Mapping[str, torch.Size] | None = None) -> Path:
+    """A float32 checkpoint of zeros that takes no room: the safetensors header, then a hole in the file.
+
+    `shapes`, by name, are those of the config, with names as everywhere here, if they are not given.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    if shapes is None:
+        with torch.device("meta"):
+            shapes = {key: tensor.shape for key, tensor in blank(config).items()}
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}
     end = 0
     for key, shape in shapes.items():

@@ -44,10 +44,9 @@ def expected(checkpoint: str, token_ids: Tensor, dtype: torch.dtype, device: str
     return _expected(str(checkpoint), tuple(map(tuple, token_ids.tolist())), dtype, device)
 
 
-@lru_cache(maxsize=32)
+@lru_cache(maxsize=64)  # an implementation is asked for about fifty
 def _expected(checkpoint: str, token_ids: tuple[tuple[int, ...], ...], dtype: torch.dtype, device: str) -> Expected:
-    ids = torch.tensor(token_ids)
-    truth = hugging_face_logits(checkpoint, ids, torch.float64, "eager")
+    ids, truth = torch.tensor(token_ids), _truth(checkpoint, token_ids)
 
     def error_in(run_in: torch.dtype) -> float:
         """Hugging Face's own."""
@@ -55,6 +54,11 @@ def _expected(checkpoint: str, token_ids: tuple[tuple[int, ...], ...], dtype: to
         return max(float(error(logits, truth).max()) for logits in each)
 
     return Expected(truth, allowed_error(error_in, float(truth.abs().max()), dtype))
+
+
+@lru_cache(maxsize=64)
+def _truth(checkpoint: str, token_ids: tuple[tuple[int, ...], ...]) -> Tensor:
+    return hugging_face_logits(checkpoint, torch.tensor(token_ids), torch.float64, "eager")
 
 
 def allowed_error(error_in: Callable[[torch.dtype], float], largest_logit: float, dtype: torch.dtype) -> float:

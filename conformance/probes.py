@@ -156,6 +156,7 @@ class Experiment:
         # Few enough of the logits that all known mistakes can be tried; what is found is then checked on all of them.
         self.shown = torch.arange(0, self.config.vocab_size, 523)
         self._known: dict[str, Tensor] = {}
+        self._effects: dict[str, float] = {}
 
     @property
     def tensors(self) -> Tensors:
@@ -209,6 +210,13 @@ class Experiment:
             return math.inf
         return float(error(logits, expected).max())
 
+    def effect(self, mistakes: Mapping[str, str] | None = None, constants: Mapping[str, float] | None = None) -> float:
+        """The `distance` of GPT-2's own logits from those of some mistakes: what there is to be seen of them."""
+        name = f"{mistakes} {constants}"
+        if name not in self._effects:
+            self._effects[name] = self.distance(self.truth, mistakes, constants)
+        return self._effects[name]
+
     def near(
         self, logits: Tensor, mistakes: Mapping[str, str] | None = None, constants: Mapping[str, float] | None = None
     ) -> float:
@@ -261,5 +269,5 @@ class Experiment:
     def explained_by(self, logits: Tensor, mistakes: Iterable[Mapping[str, str]]) -> list[str]:
         """The mistakes that give just these logits."""
         near = (mistake for mistake in mistakes if self.near(logits, mistake) <= 2 * self.allowed)
-        visible = (mistake for mistake in near if self.distance(self.truth, mistake) > 2 * self.allowed)
+        visible = (mistake for mistake in near if self.effect(mistake) > 2 * self.allowed)
         return [told(mistake) for mistake in visible if self.distance(logits, mistake) <= self.allowed]

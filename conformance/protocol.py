@@ -25,7 +25,7 @@ from torch import Tensor
 
 from gpt2ref import GPT2Config
 
-from .checkpoints import DICE, blank, write_sparse_checkpoint
+from .checkpoints import DICE, write_sparse_checkpoint
 
 OPTIONAL = ("generate", "generate_ragged", "prefill", "step", "state_dict", "encode", "decode")
 BUILT_IN = ("gpt2ref", "huggingface")
@@ -189,11 +189,9 @@ class Adapter:
         Raises ProtocolError if that fails: what the adapter can't do at all is held against it, once, and not against
         the implementation in every requirement. What it says that it can't do makes every requirement not applicable.
         """
-        with torch.device("meta"):
-            shapes = {key: tensor.shape for key, tensor in blank(shape).items()}
         with tempfile.TemporaryDirectory() as folder:
             try:
-                judged = self.load(write_sparse_checkpoint(Path(folder), shape, shapes))
+                judged = self.load(write_sparse_checkpoint(Path(folder), shape))
                 judged.logits(torch.tensor([[1, 2, 3]]))
                 self.lacks = judged.lacks
                 if judged.precision is not None:

@@ -10,6 +10,11 @@ import pytest
 
 from .protocol import ProtocolError
 
+# What a refusal may call it.
+TEMPERATURE = ("temperature",)
+TOP_K = ("top_k", "topk", "top-k", "k=")
+CONTEXT = ("position", "context", "length", "window", "block_size", "n_ctx", "max")
+
 
 @contextmanager
 def accepted(what: str) -> Iterator[None]:

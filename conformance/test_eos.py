@@ -112,8 +112,9 @@ def test_probability(adapter: Adapter, probability: float, tmp_path: Path) -> No
     """Where EOS is one face of a die, lengths are geometric: each step ends a row with its probability."""
     faces = {A: math.log((1 - probability) / 2), EOS: math.log(probability), C: math.log((1 - probability) / 2)}
     judged = adapter.load(write_checkpoint(tmp_path, DICE, dice(faces)))
-    steps = 32
-    rows = judged.generate(torch.full((64, 1), B), max_new_tokens=steps, temperature=1.0, seed=5)
+    steps, rows = 32, []
+    for seed in (100, 200, 300, 400):  # 16 rows each (see test_sampling.ROWS)
+        rows += judged.generate(torch.full((16, 1), B), max_new_tokens=steps, temperature=1.0, seed=seed)
     assert {token for row in rows for token in row} <= {A, C}, "a token of probability 0"
     ended = sum(len(row) < steps for row in rows)
     check_frequency(ended, sum(map(len, rows)) + ended, probability, "rows that end at a step")

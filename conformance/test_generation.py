@@ -13,7 +13,7 @@ from gpt2ref import EOS
 from .checkpoints import SMALL, random_token_ids, write_checkpoint
 from .oracle import check_logits, expected
 from .protocol import Adapter, Judged, ProtocolError
-from .refusal import accepted, names, variant
+from .refusal import CONTEXT, accepted, names, variant
 from .requirements import requirement
 from .scripts import INDUCTION, induction
 
@@ -75,7 +75,7 @@ def check_window(adapter: Adapter, small: Path, prompts: torch.Tensor, max_new_t
     except ProtocolError:
         raise
     except Exception as error:
-        if names(error, "position", "context", "length", "window", "block_size", "n_ctx", "max"):
+        if names(error, *CONTEXT):
             variant(
                 f"generation past n_positions is refused by name; the textbook's loop goes on with the last ones. ({error})"
             )

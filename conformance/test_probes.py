@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cache, cached_property, lru_cache
 from pathlib import Path
 
 import pytest
@@ -16,7 +16,7 @@ from gpt2ref import GPT2Config
 
 from . import curve
 from .checkpoints import write_checkpoint
-from .conftest import Reading
+from .conftest import Reading, WriteCheckpoint
 from .facts import ACTIVATIONS, FACTS
 from .probes import (
     COARSE,
@@ -56,27 +56,26 @@ one_experiment = lru_cache(maxsize=16)(Experiment)
 
 
 @pytest.fixture(scope="session")
-def observe(adapter: Adapter, probe_shape: GPT2Config) -> Observe:
-    observed: dict[Design, Observation] = {}
+def observe(adapter: Adapter, probe_shape: GPT2Config, write: WriteCheckpoint) -> Observe:
+    @cache
+    def observation(design: Design) -> Observation:
+        if probe_shape == PROBE:  # small enough to be kept, for the next adapter
+            experiment = one_experiment(design, probe_shape, adapter.precision)
+            folder = write(design.name, experiment.config, lambda: experiment.tensors)
+            return Observation(experiment, adapter.load(folder).logits(experiment.token_ids))
+        experiment = Experiment(design, probe_shape, adapter.precision)
+        with tempfile.TemporaryDirectory() as once:  # 548 MB in the 124M shape: one at a time
+            folder = write_checkpoint(Path(once), experiment.config, experiment.tensors)
+            return Observation(experiment, adapter.load(folder).logits(experiment.token_ids))
 
-    def once(design: Design) -> Observation:
-        if design not in observed:
-            # A small one is kept for the next adapter.
-            make = one_experiment if probe_shape == PROBE else Experiment
-            experiment = make(design, probe_shape, adapter.precision)
-            with tempfile.TemporaryDirectory() as folder:  # 548 MB in the 124M shape: one at a time
-                write_checkpoint(Path(folder), experiment.config, experiment.tensors)
-                observed[design] = Observation(experiment, adapter.load(folder).logits(experiment.token_ids))
-        return observed[design]
-
-    return once
+    return observation
 
 
 def check(observation: Observation, own: Iterable[Mapping[str, str]], expected: str) -> None:
     """Fails unless the logits are GPT-2's; then with the mistakes of its own fact, or else any, that explain them."""
     __tracebackhide__ = True
     experiment, logits, own = observation.experiment, observation.logits, list(own)
-    shows = {told(mistake): experiment.distance(experiment.truth, mistake) / experiment.allowed for mistake in own}
+    shows = {told(mistake): experiment.effect(mistake) / experiment.allowed for mistake in own}
     if experiment.dtype.itemsize >= 4:
         assert not (unseen := [name for name, ratio in shows.items() if ratio <= 10]), f"the probe would not see {unseen}"
     elif own and max(shows.values()) <= 2:
@@ -116,7 +115,7 @@ def test_constant(observe: Observe, reading: Reading, name: str, design: Design)
     observation = observe(design)
     experiment, logits = observation.experiment, observation.logits
     right = experiment.constant(name)
-    one_percent = experiment.distance(experiment.truth, constants={name: 1.01 * right})
+    one_percent = experiment.effect(constants={name: 1.01 * right})
     assert one_percent > 2 * experiment.allowed or experiment.dtype.itemsize < 4, "the probe would not see one per cent"
     read = experiment.read(name, logits)
     readable = experiment.distance(logits, constants={name: read}) <= experiment.allowed

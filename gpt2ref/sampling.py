@@ -45,12 +45,14 @@ def probabilities(logits: Tensor, *, temperature: float = 1.0, top_k: int | None
 def draw(probabilities: Tensor, uniform: Tensor) -> Tensor:
     """Inverse of the cumulative distribution: float64 [batch, vocab], float64 [batch] in [0, 1) -> int64 [batch].
 
-    The first token whose cumulative probability exceeds `uniform`. A token of probability 0 is never drawn, also where
-    a device sums in parallel and rounding leaves the sums not quite increasing.
+    The first token whose cumulative probability exceeds `uniform`. A token of probability 0 is never drawn.
     """
-    cumulative = probabilities.cumsum(-1).masked_fill_(probabilities == 0, 0.0)
-    threshold = uniform[:, None] * cumulative.amax(-1, keepdim=True)
-    return (cumulative > threshold).byte().argmax(-1)  # the first of the equal maxima
+    cumulative = probabilities.cumsum(-1)
+    drawn = torch.searchsorted(cumulative, uniform[:, None] * cumulative[:, -1:], right=True)
+    # A device that sums in parallel rounds here and there, so a sum may rise a little at a token of probability 0. Should
+    # the draw fall just there, the likeliest token stands in for it.
+    likeliest = probabilities.argmax(-1, keepdim=True)
+    return torch.where(probabilities.gather(-1, drawn) > 0, drawn, likeliest)[:, 0]
 
 
 def check_sampling(temperature: float, top_k: int | None) -> None:

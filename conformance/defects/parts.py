@@ -193,7 +193,7 @@ class Parts:
         cache: Cache = []
         for _ in range(max_new_tokens):
             logits, cache = self.next_logits(rows, cache)
-            chosen = self.next_token(logits.double(), self.uniform(generators), temperature, top_k).tolist()
+            chosen = self.next_token(logits, self.uniform(generators), temperature, top_k).tolist()
             ended = self.ends(ended, chosen)
             if all(ended):
                 break
@@ -237,7 +237,7 @@ class Parts:
         return torch.tensor([generator.random() for generator in generators], dtype=torch.float64)
 
     def next_token(self, logits: Tensor, uniform: Tensor, temperature: float, top_k: int | None) -> Tensor:
-        """float64 [batch, vocab] and [batch] -> int64 [batch]"""
+        """[batch, vocab] and float64 [batch] -> int64 [batch]"""
         if not logits.amax(-1).isfinite().all():
             raise ValueError("logits: the largest one is not a finite number")
         if temperature == 0:
@@ -248,7 +248,7 @@ class Parts:
         return probabilities(logits, temperature=temperature, top_k=top_k)
 
     def draw(self, probabilities: Tensor, uniform: Tensor) -> Tensor:
-        return draw(probabilities, uniform)
+        return draw(probabilities.double(), uniform)
 
     def encode(self, text: str) -> list[int]:
         return gpt2ref.encode(text)
