@@ -2,7 +2,7 @@
 
 The published checkpoints keep OpenAI's layout, in which a weight multiplies from the right (`x @ w`, Hugging Face's
 `Conv1D`): shape [in, out]. `nn.Linear` has [out, in]. Four matrices a block therefore change orientation. We take the
-transposed *view*: nothing is copied, and the storage stays [in, out], which is also the faster one for decoding.
+transposed *view*: nothing is copied, and the storage stays [in, out].
 """
 
 from __future__ import annotations

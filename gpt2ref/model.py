@@ -5,11 +5,15 @@ Shapes in the comments: batch, time (tokens fed now), seen (tokens fed so far, t
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .config import GPT2Config
+from .linear import Linear, linear
 
 
 class KVCache:
@@ -42,33 +46,60 @@ class KVCache:
         return self.keys.size(2)
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where the tokens that are fed now stand: their positions, their slots in the cache, and what they see there."""
+
+    positions: Tensor  # int64 [time], or [batch, time] where rows differ
+    slots: tuple[Any, Any]  # of their keys and values, in a layer's cache [batch, capacity, ...]
+    seen: int  # tokens fed so far, of the longest row
+    mask: Tensor | None  # bool, broadcast to [batch, n_head, time, seen]: which keys a query sees; None: all
+
+    @classmethod
+    def after(cls, lengths: list[int], time: int, device: torch.device) -> Place:
+        """Of `time` more tokens in rows that hold so many."""
+        first, seen = lengths[0], max(lengths) + time
+        if lengths == [first] * len(lengths):  # rows at the same place: slices will do
+            positions = torch.arange(first, seen, device=device)
+            if time == 1:  # sees all there is
+                return cls(positions, (slice(None), slice(first, seen)), seen, None)
+            return cls(positions, (slice(None), slice(first, seen)), seen, visible(positions, seen))
+        rows = torch.arange(len(lengths), device=device)[:, None]
+        positions = torch.tensor(lengths, device=device)[:, None] + torch.arange(time, device=device)
+        return cls(positions, (rows, positions), seen, visible(positions, seen))
+
+
+def visible(positions: Tensor, seen: int) -> Tensor:
+    """A query sees the keys up to its own position: int64 [..., time] -> bool [..., 1, time, seen]."""
+    return torch.arange(seen, device=positions.device) <= positions[..., None, :, None]
+
+
 class CausalSelfAttention(nn.Module):
     def __init__(self, config: GPT2Config) -> None:
         super().__init__()
         self.n_head = config.n_head
-        self.c_attn = nn.Linear(config.n_embd, 3 * config.n_embd)
-        self.c_proj = nn.Linear(config.n_embd, config.n_embd)
+        self.c_attn = Linear(config.n_embd, 3 * config.n_embd)
+        self.c_proj = Linear(config.n_embd, config.n_embd)
 
-    def forward(self, x: Tensor, mask: Tensor, slots: tuple[Tensor, Tensor], past: tuple[Tensor, Tensor] | None) -> Tensor:
+    def forward(self, x: Tensor, place: Place, past: tuple[Tensor, Tensor] | None) -> Tensor:
         batch, time, n_embd = x.shape
         # c_attn's columns are queries | keys | values, and each third is its heads side by side.
         qkv = self.c_attn(x).view(batch, time, 3, self.n_head, n_embd // self.n_head)
         q, k, v = qkv.unbind(2)  # each [batch, time, n_head, head_width]
         if past is not None:
             keys, values = past  # [batch, capacity, n_head, head_width]
-            keys[slots], values[slots] = k, v
-            seen = mask.size(-1)
-            k, v = keys[:, :seen], values[:, :seen]
+            keys[place.slots], values[place.slots] = k, v
+            k, v = keys[:, : place.seen], values[:, : place.seen]
         # softmax(q k^T / sqrt(head_width)) v, where each query sees the keys that the mask leaves it
-        y = F.scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), attn_mask=mask)
+        y = F.scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), attn_mask=place.mask)
         return self.c_proj(y.transpose(1, 2).flatten(2))
 
 
 class MLP(nn.Module):
     def __init__(self, config: GPT2Config) -> None:
         super().__init__()
-        self.c_fc = nn.Linear(config.n_embd, config.mlp_width)
-        self.c_proj = nn.Linear(config.mlp_width, config.n_embd)
+        self.c_fc = Linear(config.n_embd, config.mlp_width)
+        self.c_proj = Linear(config.mlp_width, config.n_embd)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.c_proj(F.gelu(self.c_fc(x), approximate="tanh"))  # the form the weights were trained with
@@ -82,8 +113,8 @@ class Block(nn.Module):
         self.ln_2 = nn.LayerNorm(config.n_embd, eps=config.layer_norm_epsilon)
         self.mlp = MLP(config)
 
-    def forward(self, x: Tensor, mask: Tensor, slots: tuple[Tensor, Tensor], past: tuple[Tensor, Tensor] | None) -> Tensor:
-        x = x + self.attn(self.ln_1(x), mask, slots, past)
+    def forward(self, x: Tensor, place: Place, past: tuple[Tensor, Tensor] | None) -> Tensor:
+        x = x + self.attn(self.ln_1(x), place, past)
         return x + self.mlp(self.ln_2(x))
 
 
@@ -110,19 +141,17 @@ class Transformer(nn.Module):
         seen = max(lengths) + time
         if seen > capacity:
             raise ValueError(f"token_ids: {time} tokens after {seen - time}, but there are {capacity} positions")
-
-        device = self.wte.weight.device
-        rows = torch.arange(batch, device=device)[:, None]
-        positions = torch.tensor(lengths, device=device)[:, None] + torch.arange(time, device=device)  # [batch, time]
-        # A query sees the keys up to its own position, however many came before: [batch, 1, time, seen].
-        mask = torch.arange(seen, device=device) <= positions[:, None, :, None]
-
-        x = self.wte(token_ids) + self.wpe(positions)
-        for layer, block in enumerate(self.h):
-            past = None if cache is None else (cache.keys[layer], cache.values[layer])
-            x = block(x, mask, (rows, positions), past)
+        hidden = self.run(token_ids, Place.after(lengths, time, self.wte.weight.device), cache)
         if cache is not None:
             cache.lengths = [length + time for length in lengths]
+        return hidden
+
+    def run(self, token_ids: Tensor, place: Place, cache: KVCache | None) -> Tensor:
+        """As `forward`, where the caller says where the tokens stand, and keeps the cache's lengths. Checks nothing."""
+        x = self.wte(token_ids) + self.wpe(place.positions)
+        for layer, block in enumerate(self.h):
+            past = None if cache is None else (cache.keys[layer], cache.values[layer])
+            x = block(x, place, past)
         return self.ln_f(x)
 
 
@@ -160,4 +189,4 @@ class GPT2(nn.Module):
 
     def head(self, hidden: Tensor) -> Tensor:
         """[..., n_embd] -> [..., vocab_size]"""
-        return F.linear(hidden, self.transformer.wte.weight)
+        return linear(hidden, self.transformer.wte.weight)

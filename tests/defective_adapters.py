@@ -88,7 +88,7 @@ def qkv_reshaped(checkpoint: str, **options: Any) -> Reference:
 def position_not_offset(checkpoint: str, **options: Any) -> Reference:
     right = load_reference(checkpoint, **options)
     # Every piece of a sequence is taken for its beginning.
-    right.model.transformer.wpe.register_forward_pre_hook(lambda _module, args: (args[0] - args[0][:, :1],))
+    right.model.transformer.wpe.register_forward_pre_hook(lambda _module, args: (args[0] - args[0][..., :1],))
     return right
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +25,17 @@ Load = Callable[..., Any]
 
 
 def masked_by(change: Callable[[Tensor], Tensor], layers: tuple[int, ...] = (0, 1)) -> Load:
-    """The reference with another mask, of [batch, 1, query, key], in these layers."""
+    """The reference with another mask, of [1, query, key], in these layers."""
+
+    def changed(_module: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        x, place, past = args
+        mask = torch.ones(1, 1, place.seen, dtype=torch.bool) if place.mask is None else place.mask.clone()
+        return x, replace(place, mask=change(mask)), past
 
     def load(checkpoint: str, **options: Any) -> reference.Reference:
         right = reference.load(checkpoint, **options)
         for layer in layers:
-            attention = right.model.transformer.h[layer].attn
-            attention.register_forward_pre_hook(lambda _module, args: (args[0], change(args[1].clone()), *args[2:]))
+            right.model.transformer.h[layer].attn.register_forward_pre_hook(changed)
         return right
 
     return load
@@ -68,7 +73,7 @@ def first_row_for_all(checkpoint: str, **options: Any) -> Any:
     right = reference.load(checkpoint, **options)
 
     def change(_module: Any, args: tuple[Any, ...]) -> None:
-        x, _mask, _slots, past = args
+        x, _place, past = args
         if x.size(1) == 1:
             for each in past:  # [batch, capacity, n_head, head_width]
                 each[1:] = each[0]

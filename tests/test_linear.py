@@ -1,0 +1,96 @@
+"""gpt2ref.linear is F.linear, whatever computes it."""
+
+import gc
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch.testing import assert_close
+
+from gpt2ref import linear as module
+from gpt2ref.linear import Linear, linear, packed
+
+DTYPES = [torch.float64, torch.float32, torch.bfloat16]
+
+
+def normal(*shape, dtype=torch.float32, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", [(48,), (1, 48), (7, 1, 48), (2, 3, 48), (300, 48)])
+@pytest.mark.parametrize("stored", ["out, in", "in, out"])
+@pytest.mark.parametrize("biased", [True, False])
+def test_it_is_the_product_in_either_storage_order(dtype, shape, stored, biased):
+    x, bias = normal(*shape, dtype=dtype), normal(33, dtype=dtype, seed=2) if biased else None
+    weight = normal(33, 48, dtype=dtype, seed=1) if stored == "out, in" else normal(48, 33, dtype=dtype, seed=1).t()
+    truth = F.linear(x.double(), weight.double(), bias.double() if biased else None)
+    # Sums of 48 products of size about 1, rounded once each at worst, and once to the dtype in the end.
+    eps = torch.finfo(dtype).eps
+    assert_close(linear(x, weight, bias).double(), truth, rtol=eps, atol=48 * 4 * min(eps, torch.finfo(torch.float32).eps))
+
+
+def test_a_transposed_input_and_a_part_of_one():
+    x, weight = normal(48, 5).t(), normal(33, 48)
+    assert_close(linear(x, weight), F.linear(x, weight))
+    assert_close(linear(normal(5, 96)[:, ::2], weight), F.linear(normal(5, 96)[:, ::2], weight))
+
+
+def test_gradients_are_those_of_nn_linear():
+    ours, theirs = Linear(48, 33), torch.nn.Linear(48, 33)
+    theirs.load_state_dict(ours.state_dict())
+    x = normal(5, 48).requires_grad_()
+    gradients = [torch.autograd.grad(layer(x).square().sum(), [x, layer.weight, layer.bias]) for layer in (ours, theirs)]
+    assert_close(*gradients)
+    assert_close(torch.autograd.grad(linear(x, ours.weight.detach()).sum(), [x])[0], ours.weight.sum(0).expand(5, -1))
+
+
+def test_it_compiles_and_takes_part_in_autocast():
+    layer = Linear(48, 33).requires_grad_(False)
+    x = normal(5, 48)
+    assert_close(torch.compile(layer, backend="aot_eager", fullgraph=True)(x), layer(x))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert_close(layer(x.bfloat16()).float(), layer(x), rtol=0.05, atol=0.05)
+
+
+needs_bfloat16 = pytest.mark.skipif(not module._BFLOAT16, reason="oneDNN has no bfloat16 on this CPU")
+
+
+@needs_bfloat16
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda layer, new: layer.weight.copy_(new),
+        lambda layer, new: layer.load_state_dict({"weight": new}),
+        lambda layer, new: layer.load_state_dict({"weight": new}, assign=True),
+        lambda layer, new: setattr(layer.weight, "data", new),
+    ],
+    ids=["in place", "load_state_dict", "assigned", "data"],
+)
+def test_a_weight_that_changes_is_packed_anew(change):
+    layer = Linear(48, 33, bias=False).bfloat16().requires_grad_(False)
+    x, new = normal(1, 48, dtype=torch.bfloat16), normal(33, 48, dtype=torch.bfloat16, seed=5)
+    before = layer(x)
+    assert packed(layer.weight) is packed(layer.weight)
+    change(layer, new)
+    assert_close(layer(x), F.linear(x, new), rtol=0.01, atol=0.05)
+    assert not torch.equal(layer(x), before)
+
+
+@needs_bfloat16
+def test_the_packed_copy_goes_with_the_weight():
+    weight = normal(33, 48, dtype=torch.bfloat16)
+    before = len(module._packed)
+    packed(weight)
+    assert len(module._packed) == before + 1
+    del weight
+    gc.collect()
+    assert len(module._packed) == before
+
+
+@needs_bfloat16
+def test_weights_made_in_inference_mode_are_used_as_they_are():
+    with torch.inference_mode():
+        weight = normal(33, 48, dtype=torch.bfloat16)
+    x = normal(2, 48, dtype=torch.bfloat16)
+    assert_close(linear(x, weight), F.linear(x, weight))
