@@ -1,10 +1,8 @@
-"""The generation loop: token ids to token ids (`sample`), text to text (`generate`, `stream`)."""
+"""Generation as it is called: token ids to token ids (`sample`), text to text (`generate`, `stream`)."""
 
 from __future__ import annotations
 
 import os
-import random
-import secrets
 from collections.abc import Iterator, Sequence
 from numbers import Integral
 from typing import TypeVar
@@ -14,8 +12,9 @@ from torch import Tensor
 
 from .checkpoint import load_checkpoint
 from .config import EOS
-from .model import GPT2, KVCache
-from .sampling import check_sampling, next_token
+from .decoding import sample_steps
+from .model import GPT2
+from .sampling import check_sampling
 from .tokenizer import VOCAB_SIZE, decode, decode_pieces, encode
 
 Prompt = TypeVar("Prompt", str, list[str])
@@ -102,64 +101,6 @@ def stream(
     _check(max_new_tokens, temperature, top_k, seed)
     steps = sample_steps(_model(model, device, dtype), rows, max_new_tokens, temperature, top_k, seed, EOS)
     return decode_pieces(step[0] for step in steps)
-
-
-@torch.inference_mode()
-def sample_steps(
-    model: GPT2,
-    rows: list[list[int]],
-    max_new_tokens: int,
-    temperature: float,
-    top_k: int | None,
-    seed: int | None,
-    eos_token_id: int | None,
-) -> Iterator[dict[int, int]]:
-    """The loop itself, for arguments that `sample` has checked; appends to `rows`, none of which may be empty.
-
-    Yields, a step at a time, row number -> new token, for every row that goes on.
-    """
-    n_positions = model.config.n_positions
-    generators = [random.Random(row_seed) for row_seed in _row_seeds(seed, len(rows))]
-    running = list(range(len(rows)))
-    cache: KVCache | None = None
-    for step in range(max_new_tokens):
-        if not running:
-            return
-        overflowing = max(len(rows[row]) for row in running) > n_positions
-        if cache is None or overflowing:
-            longest = max(map(len, rows))
-            capacity = min(n_positions, longest + max_new_tokens - step)
-            logits, cache = prefill(model, [row[-n_positions:] for row in rows], capacity)
-        else:
-            last = torch.tensor([[row[-1]] for row in rows], device=model.device)
-            logits = model(last, cache)[:, -1]
-        uniform = torch.tensor([generator.random() for generator in generators], dtype=torch.float64)
-        token_ids = next_token(logits, uniform.to(logits.device), temperature=temperature, top_k=top_k).tolist()
-
-        running = [row for row in running if token_ids[row] != eos_token_id]
-        for row in running:
-            rows[row].append(token_ids[row])
-        # A row that has ended is fed its last token again and again, in the same place, and is not looked at.
-        cache.lengths = [min(len(row), n_positions) - 1 for row in rows]
-        if running:
-            yield {row: token_ids[row] for row in running}
-
-
-def prefill(model: GPT2, rows: list[list[int]], capacity: int) -> tuple[Tensor, KVCache]:
-    """Feed rows of different lengths at once: the logits after each row's last token [batch, vocab], and the cache."""
-    lengths = [len(row) for row in rows]
-    # Shorter rows are filled up on the right. No token of a row sees what stands after it, so any id will do.
-    padded = [row + [0] * (max(lengths) - len(row)) for row in rows]
-    cache = model.make_cache(len(rows), capacity)
-    hidden = model.transformer(torch.tensor(padded, device=model.device), cache)
-    cache.lengths = lengths
-    last = torch.tensor(lengths, device=model.device) - 1
-    return model.head(hidden[torch.arange(len(rows), device=model.device), last]), cache
-
-
-def _row_seeds(seed: int | None, n_rows: int) -> list[int]:
-    first = secrets.randbits(63) if seed is None else seed
-    return [first + row for row in range(n_rows)]
 
 
 def _model(model: GPT2 | str | os.PathLike[str], device: torch.device | str | None, dtype: torch.dtype | None) -> GPT2:

@@ -19,21 +19,32 @@ def next_token(logits: Tensor, uniform: Tensor, *, temperature: float = 1.0, top
     a NaN, an infinite maximum or nothing but minus infinity, and for arguments that `check_sampling` refuses.
     """
     check_sampling(temperature, top_k)
+    token_ids = choose(logits, uniform, temperature=temperature, top_k=top_k)
+    refuse((token_ids < 0).nonzero().flatten().tolist())
+    return token_ids
+
+
+def choose(logits: Tensor, uniform: Tensor, *, temperature: float | Tensor, top_k: int | None) -> Tensor:
+    """As `next_token`, with -1 for a row in which no token can be chosen. Checks nothing, and never waits for the device."""
     if logits.dtype.itemsize < 4:
         logits = logits.float()  # the same numbers, in which the CPU looks for the largest five times as fast
-    maximum = logits.amax(dim=-1)
-    if not maximum.isfinite().all():
-        wrong = (~maximum.isfinite()).nonzero().flatten().tolist()
-        raise ValueError(f"logits: the largest one is not a finite number in row(s) {wrong}, so no token can be chosen")
-    if temperature == 0:
-        return logits.argmax(dim=-1)
+    possible = logits.amax(dim=-1).isfinite()
+    if not isinstance(temperature, Tensor) and temperature == 0:
+        return torch.where(possible, logits.argmax(dim=-1), -1)
     # On the CPU row by row: what is computed of one row fits its caches, of eight it does not, and takes three times as long.
     at_once = 1 if logits.device.type == "cpu" else len(logits)
     rows = zip(logits.split(at_once), uniform.split(at_once), strict=True)
-    return torch.cat([draw(probabilities(row, temperature=temperature, top_k=top_k), number) for row, number in rows])
+    drawn = [draw(probabilities(row, temperature=temperature, top_k=top_k), number) for row, number in rows]
+    return torch.where(possible, torch.cat(drawn), -1)
 
 
-def probabilities(logits: Tensor, *, temperature: float = 1.0, top_k: int | None = None) -> Tensor:
+def refuse(rows: list[int]) -> None:
+    """Raises ValueError if there are any rows in which no token could be chosen."""
+    if rows:
+        raise ValueError(f"logits: the largest one is not a finite number in row(s) {rows}, so no token can be chosen")
+
+
+def probabilities(logits: Tensor, *, temperature: float | Tensor = 1.0, top_k: int | None = None) -> Tensor:
     """softmax(logits / temperature) over the top_k largest logits: [..., vocab] -> float64 [..., vocab].
 
     Every token tied with the k-th largest logit stays in. `temperature` must be above 0.
@@ -54,6 +65,7 @@ def draw(probabilities: Tensor, uniform: Tensor) -> Tensor:
     """
     cumulative = probabilities.cumsum(-1)
     drawn = torch.searchsorted(cumulative, uniform[:, None] * cumulative[:, -1:], right=True)
+    drawn.clamp_(max=probabilities.size(-1) - 1)  # beyond which NaN would lead
     # A device that sums in parallel rounds here and there, so a sum may rise a little at a token of probability 0. Should
     # the draw fall just there, the likeliest token stands in for it.
     likeliest = probabilities.argmax(-1, keepdim=True)

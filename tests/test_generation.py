@@ -11,7 +11,7 @@ from torch.testing import assert_close
 
 from conformance import textbook
 from gpt2ref import EOS, load_checkpoint, sample
-from gpt2ref.generation import prefill
+from gpt2ref.decoding import ahead, loop_on, one_by_one, prefill, uniform
 
 PROMPTS = [[1, 2, 3], [5], [], [7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18], list(range(20, 40))]
 
@@ -82,8 +82,9 @@ def test_one_pass_reads_the_prompts_and_one_token_a_row_is_fed_from_then_on(tiny
 
 def test_rows_of_different_lengths_are_read_at_once_and_can_be_continued_together(tiny):
     rows = [[1, 2, 3, 4], [5], [6, 7]]
-    logits, cache = prefill(tiny, rows, capacity=5)
-    assert (cache.lengths, cache.capacity) == ([4, 1, 2], 5)
+    cache = tiny.make_cache(3, 5)
+    logits = prefill(tiny, rows, cache)
+    assert cache.lengths == [4, 1, 2]
     after = tiny(torch.tensor([[8], [9], [10]]), cache)[:, -1]
     for row, next_id in enumerate([8, 9, 10]):
         assert_close(logits[row], tiny(torch.tensor([rows[row]]))[0, -1], rtol=0, atol=1e-12)
@@ -103,6 +104,16 @@ def test_no_pass_follows_the_end_of_the_last_row(scripted):
     passes.clear()
     assert sample(model, [[7], [7, 7]], max_new_tokens=50, temperature=0) == [[11, 12], [12]]
     assert len(passes) == 3
+
+
+def test_on_the_cpu_the_plain_loop_is_used_and_on_cuda_the_one_that_runs_ahead():
+    assert loop_on(torch.device("cpu")) is one_by_one
+    assert loop_on(torch.device("cuda")) is ahead
+
+
+def test_uniform_numbers_are_those_of_each_rows_generator():
+    numbers = uniform([random.Random(3), random.Random(4)], 5)
+    assert numbers.tolist() == [[generator.random() for _ in range(5)] for generator in (random.Random(3), random.Random(4))]
 
 
 # The book's loop, and what goes wrong in it.
