@@ -31,11 +31,20 @@ def choose(logits: Tensor, uniform: Tensor, *, temperature: float | Tensor, top_
     possible = logits.amax(dim=-1).isfinite()
     if not isinstance(temperature, Tensor) and temperature == 0:
         return torch.where(possible, logits.argmax(dim=-1), -1)
-    # On the CPU row by row: what is computed of one row fits its caches, of eight it does not, and takes three times as long.
-    at_once = 1 if logits.device.type == "cpu" else len(logits)
-    rows = zip(logits.split(at_once), uniform.split(at_once), strict=True)
-    drawn = [draw(probabilities(row, temperature=temperature, top_k=top_k), number) for row, number in rows]
-    return torch.where(possible, torch.cat(drawn), -1)
+    if logits.device.type == "cpu":
+        rows = zip(logits, uniform, possible.tolist(), strict=True)
+        token_ids = [_choose_alone(row, number, temperature, top_k) if is_possible else -1 for row, number, is_possible in rows]
+        return torch.tensor(token_ids, dtype=torch.int64)
+    return torch.where(possible, draw(probabilities(logits, temperature=temperature, top_k=top_k), uniform), -1)
+
+
+def _choose_alone(logits: Tensor, uniform: Tensor, temperature: float | Tensor, top_k: int | None) -> int:
+    """For one row, logits [vocab]. On the CPU rows one by one are faster than all at once, which leave its caches, and what
+    top_k leaves can be looked at by itself, which elsewhere would have to wait for how much that is."""
+    if top_k is not None and top_k < len(logits):
+        token_ids = (logits >= logits.topk(top_k).values[-1]).nonzero()[:, 0]
+        return int(token_ids[_choose_alone(logits[token_ids], uniform, temperature, None)])
+    return int(draw(probabilities(logits[None], temperature=temperature), uniform[None]))
 
 
 def refuse(rows: list[int]) -> None:
@@ -67,9 +76,9 @@ def draw(probabilities: Tensor, uniform: Tensor) -> Tensor:
     drawn = torch.searchsorted(cumulative, uniform[:, None] * cumulative[:, -1:], right=True)
     drawn.clamp_(max=probabilities.size(-1) - 1)  # beyond which NaN would lead
     # A device that sums in parallel rounds here and there, so a sum may rise a little at a token of probability 0. Should
-    # the draw fall just there, the likeliest token stands in for it.
-    likeliest = probabilities.argmax(-1, keepdim=True)
-    return torch.where(probabilities.gather(-1, drawn) > 0, drawn, likeliest)[:, 0]
+    # the draw fall just there, the first token that is possible stands in for it.
+    first = torch.searchsorted(cumulative, torch.zeros_like(cumulative[:, -1:]), right=True)
+    return torch.where(probabilities.gather(-1, drawn) > 0, drawn, first)[:, 0]
 
 
 def check_sampling(temperature: float, top_k: int | None) -> None:
