@@ -1,39 +1,21 @@
-"""The command line, and the fixtures: the plan, the weights of the size at hand, and the rows for the summary."""
+"""The command line, and the run that the tests take their rows from."""
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterator
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
 
-from conformance.checkpoints import trained_like
-
 from .environment import environment
-from .implementations import IMPLEMENTATIONS, Loaded
-from .plan import DTYPES, SEED, SIZES, Plan
-from .summary import Row, summary
+from .options import OPTIONS, read_plan
+from .plan import Plan
+from .run import Run
+from .summary import summary
 
 PLAN = pytest.StashKey[Plan]()
-ROWS = pytest.StashKey[list[Row]]()
-
-# Name -> what argparse is told. The prefix keeps them apart from the conformance suite's --device and the like.
-# Values are checked by Plan.from_options, whose defaults depend on the device.
-OPTIONS: dict[str, dict[str, Any]] = {
-    "size": {"action": "append", "help": f"{', '.join(SIZES)}; may be given several times (default: gpt2)"},
-    "implementation": {"action": "append", "help": f"{', '.join(IMPLEMENTATIONS)}; may be given several times (default: all)"},
-    "device": {"help": "cpu, cuda or cuda:N (default: CUDA if there is one)"},
-    "dtype": {"help": f"{', '.join(DTYPES)} (default: float32)"},
-    "batch": {"help": "rows generated at once (default: 1)"},
-    "prompt-length": {"help": "tokens of the prompt (default: 32)"},
-    "new-tokens": {"help": "tokens generated in each row, at least 2 (default: 128 on CUDA, 32 on the CPU)"},
-    "rounds": {"help": "timed generations of each row (default: 10 on CUDA, 3 on the CPU)"},
-    "full-grid": {
-        "action": argparse.BooleanOptionalAction,
-        "help": "all 20 cells of temperature x top-k instead of 4 (default: on CUDA)",
-    },
-}
+ROWS = pytest.StashKey[list[dict[str, Any]]]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -46,10 +28,11 @@ def pytest_configure(config: pytest.Config) -> None:
     # Without values if this file was found only after the command line had been read, as in `pytest .`
     names = [name.replace("-", "_") for name in OPTIONS]
     try:
-        config.stash[PLAN] = Plan.from_options({name: config.getoption(f"bench_{name}", None) for name in names})
+        config.stash[PLAN] = read_plan({name: config.getoption(f"bench_{name}", None) for name in names})
     except ValueError as error:
         raise pytest.UsageError(str(error)) from None
-    config.stash[ROWS] = []
+    if config.option.benchmark_cprofile:
+        raise pytest.UsageError("--benchmark-cprofile: the tests replay recorded times, so there is nothing to profile in them")
     if not config.option.benchmark_columns:  # pytest-benchmark's table in a terminal's width; the JSON has everything
         config.option.benchmark_columns = ["min", "median", "max", "rounds"]
 
@@ -59,44 +42,34 @@ def pytest_report_header(config: pytest.Config) -> str:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Size by size, as each is loaded once; cell by cell, so that peers run one after the other on the same machine."""
-    plan = metafunc.config.stash[PLAN]
-    if "loaded" in metafunc.fixturenames:
-        metafunc.parametrize("loaded", plan.sizes, indirect=True, scope="session")
     if {"cell", "implementation"} <= set(metafunc.fixturenames):
+        plan = metafunc.config.stash[PLAN]
         rows = [(cell, implementation) for cell in plan.cells for implementation in plan.implementations]
         metafunc.parametrize(("cell", "implementation"), rows, ids=[f"{cell}-{name}" for cell, name in rows])
 
 
 @pytest.hookimpl(trylast=True)  # after pytest-benchmark's table
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    if rows := config.stash[ROWS]:
+    if rows := config.stash.get(ROWS, []):
         terminalreporter.section("generation")
         for line in summary(rows):
             terminalreporter.write_line(line)
 
 
 @pytest.fixture(scope="session")
-def plan(request: pytest.FixtureRequest) -> Plan:
-    return request.config.stash[PLAN]
+def run(request: pytest.FixtureRequest) -> Iterator[Run]:
+    plan = request.config.stash[PLAN]
+    run = Run(plan, environment(plan.device), lambda line: _tell(request.config, line))
+    yield run
+    run.finish()  # before pytest-benchmark writes its JSON, which is when the session has finished
+    request.config.stash[ROWS] = run.rows
 
 
-@pytest.fixture(scope="session")
-def conditions(plan: Plan) -> dict[str, Any]:
-    return environment(plan.device)
-
-
-@pytest.fixture(scope="session")
-def rows(request: pytest.FixtureRequest) -> list[Row]:
-    return request.config.stash[ROWS]
-
-
-@pytest.fixture(scope="session")
-def loaded(request: pytest.FixtureRequest, plan: Plan) -> Iterator[Loaded]:
-    """One size at a time: pytest tears it down before it asks for the next."""
-    config = SIZES[request.param]
-    tensors = {key: tensor.to(plan.device, plan.dtype) for key, tensor in trained_like(config, SEED).items()}
-    loaded = Loaded(request.param, config, tensors)
-    del tensors
-    yield loaded
-    loaded.free()
+def _tell(config: pytest.Config, line: str) -> None:
+    """A line on the terminal at once, although a test's output is being captured."""
+    reporter = config.pluginmanager.get_plugin("terminalreporter")
+    capture = config.pluginmanager.get_plugin("capturemanager")
+    if reporter is not None:
+        with capture.global_and_fixture_disabled() if capture else nullcontext():
+            reporter.ensure_newline()
+            reporter.write_line(line)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import subprocess
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ MEASURED = ("gpt2ref", "benchmarks", "conformance", "pyproject.toml")  # what th
 
 
 def environment(device: torch.device) -> dict[str, Any]:
-    """JSON-able. What does not exist here (CUDA, a driver, a git checkout) is None."""
+    """JSON-able. What does not exist here (CUDA, a driver, a peer, a git checkout) is None."""
     return {
         "device": device.type,
         "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu_name(),
@@ -26,6 +27,7 @@ def environment(device: torch.device) -> dict[str, Any]:
         "python": platform.python_version(),
         "torch": str(torch.__version__),
         "transformers": transformers.__version__,
+        "ctranslate2": _version("ctranslate2"),
         "gpt2ref": gpt2ref.__version__,
         "cuda": torch.version.cuda,
         "driver": _driver(device),
@@ -52,6 +54,13 @@ def _cpu_name() -> str:
     lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.is_file() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor() or platform.machine()
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
 
 
 def _output(*command: str) -> str | None:

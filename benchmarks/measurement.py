@@ -1,19 +1,25 @@
-"""The generations of one row: one that warms up, and the rounds that count."""
+"""The generations of one row: one that warms up, and the rounds that count, in turns with those of its peers."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Sequence
+from statistics import median
 from typing import Any
 
 import torch
 
-from gpt2ref import GPT2
+from gpt2ref import GPT2, GPT2Config
 
-from .implementations import Implementation
-from .plan import SEED, Cell, Plan
-from .timing import Timing, TokenIds, figures, time_generation
+from .implementations import TokenIds
+from .limits import bytes_per_step
+from .plan import SEED, Cell, random_prompts
+from .timing import Timing, figures, time_generation
 from .validity import Verdict, judge
+from .weights import Peer
+
+SAMPLING_STEPS = 20  # timed, after a few that warm up
 
 
 class Measurement:
@@ -21,65 +27,115 @@ class Measurement:
 
     def __init__(
         self,
-        implementation: Implementation,
-        plan: Plan,
+        peer: Peer,
         cell: Cell,
-        vocab_size: int,
+        config: GPT2Config,
+        new_tokens: int,
         *,
+        synchronise: Callable[[], None],
         clock: Callable[[], float] = time.perf_counter,
-        synchronise: Callable[[], None] | None = None,
     ) -> None:
-        self.implementation = implementation
-        self.plan = plan
+        self.peer = peer
         self.cell = cell
-        self.prompts = plan.prompts(vocab_size)
+        self.config = config
+        self.new_tokens = new_tokens
+        self.prompts = random_prompts(config.vocab_size, cell.batch, cell.prompt_length)
+        self.synchronise = synchronise
         self.clock = clock
-        self.synchronise = synchronise or synchronise_on(plan.device)
         self.timings: list[Timing] = []
         self.outputs: list[TokenIds] = []  # those that differ
+        self.peak_memory: int | None = None  # bytes
+        self.error: Exception | None = None  # what ended it
+
+    @property
+    def rounds(self) -> list[Timing]:
+        return self.timings[1:]
 
     def generate(self) -> None:
-        timing, new = time_generation(
-            lambda on_step: self.implementation.generate(
-                self.prompts,
-                max_new_tokens=self.plan.new_tokens,
-                temperature=self.cell.temperature,
-                top_k=self.cell.top_k,
-                seed=SEED,
-                on_step=on_step,
-            ),
-            batch=self.plan.batch,
-            new_tokens=self.plan.new_tokens,
-            clock=self.clock,
-            synchronise=self.synchronise,
-        )
+        (timing, new), peak = self.peer.memory.run(self._timed)
+        if self.peer.first_call_seconds is None:
+            self.peer.first_call_seconds = timing.end_to_end_seconds
         self.timings.append(timing)
         if new not in self.outputs:
             self.outputs.append(new)
+        if peak is not None:
+            self.peak_memory = max(peak, self.peak_memory or 0)
+
+    def _timed(self) -> tuple[Timing, TokenIds]:
+        return time_generation(
+            lambda on_step: self.peer.implementation.generate(
+                self.prompts, self.cell.sampling, max_new_tokens=self.new_tokens, seed=SEED, on_step=on_step
+            ),
+            batch=self.cell.batch,
+            new_tokens=self.new_tokens,
+            clock=self.clock,
+            synchronise=self.synchronise,
+        )
+
+    def sampling_seconds(self, device: torch.device, dtype: torch.dtype) -> float | None:
+        """The median time of a sampling step alone, for all rows, on random logits; None where it can't be had alone."""
+        next_token = self.peer.implementation.next_token
+        if next_token is None:
+            return None
+        generator = torch.Generator().manual_seed(SEED)
+        logits = 3 * torch.randn(self.cell.batch, self.config.vocab_size, generator=generator)
+        logits = logits.to(device, dtype)
+        uniform = torch.rand(self.cell.batch, dtype=torch.float64, generator=generator).to(device)
+        seconds = []
+        for _ in range(3 + SAMPLING_STEPS):
+            self.synchronise()
+            start = self.clock()
+            next_token(logits, uniform, temperature=self.cell.sampling.temperature, top_k=self.cell.sampling.top_k)
+            self.synchronise()
+            seconds.append(self.clock() - start)
+        return median(seconds[3:])
 
     def verdict(self, reference: GPT2) -> Verdict:
         """On all that was generated, warm-up included. Same seed, same tokens: there is mostly one output to judge."""
-        seed = SEED if self.implementation.foretold else None
-        verdicts = [judge(reference, self.prompts, new, self.cell, seed) for new in self.outputs]
+        seed = SEED if self.peer.implementation.foretold else None
+        verdicts = [judge(reference, self.prompts, new, self.cell.sampling, seed) for new in self.outputs]
         return next((verdict for verdict in verdicts if not verdict.valid), verdicts[0])
 
     def row(self, reference: GPT2) -> dict[str, Any]:
-        """What the JSON gets as `extra_info`, but for names and environment: conditions, verdict, figures, raw samples."""
-        warmup, *rounds = self.timings
+        """What is known without the peers, the bandwidth and the environment. `row.Row` says what each figure is."""
+        cell, itemsize = self.cell, reference.dtype.itemsize
+        shape = {"batch": cell.batch, "prompt_length": cell.prompt_length, "new_tokens": self.new_tokens}
         return {
-            "temperature": self.cell.temperature,
-            "top_k": self.cell.top_k,
-            "dtype": str(self.plan.dtype).removeprefix("torch."),
-            "batch": self.plan.batch,
-            "prompt_length": self.plan.prompt_length,
-            "new_tokens": self.plan.new_tokens,
-            "rounds": len(rounds),
+            "implementation": self.peer.name,
+            "size": cell.size,
+            "temperature": cell.sampling.temperature,
+            "top_k": cell.sampling.top_k,
+            "dtype": cell.dtype,
+            **shape,
+            "rounds": len(self.rounds),
             "seed": SEED,
             **self.verdict(reference)._asdict(),
-            **figures(rounds, self.plan.batch),
-            "warmup": warmup.as_dict(),
-            "samples": [timing.as_dict() for timing in rounds],
+            **figures(self.rounds, cell.batch),
+            "load_seconds": self.peer.load_seconds,
+            "loaded_from": self.peer.implementation.source,
+            "first_call_seconds": self.peer.first_call_seconds,
+            "sampling_seconds": self.sampling_seconds(reference.device, reference.dtype),
+            "peak_memory_bytes": self.peak_memory,
+            "bytes_per_step": bytes_per_step(self.config, itemsize=itemsize, **shape),
+            "warmup": self.timings[0].as_dict(),
+            "samples": [timing.as_dict() for timing in self.rounds],
         }
+
+
+def take_turns(measurements: Sequence[Measurement], rounds: int) -> None:
+    """A warm-up each, then the rounds: A B C, B C A, C A B, ... so that nobody always comes first.
+
+    Whoever raises an exception keeps it in `error` and takes no further part.
+    """
+    for turn in range(1 + rounds):
+        first = turn % len(measurements)
+        for measurement in [*measurements[first:], *measurements[:first]]:
+            if measurement.error is None:
+                try:
+                    measurement.generate()
+                except Exception as error:
+                    traceback.clear_frames(error.__traceback__)  # which hold what may have been too big for the memory
+                    measurement.error = error
 
 
 def synchronise_on(device: torch.device) -> Callable[[], None]:

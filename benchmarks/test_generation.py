@@ -1,33 +1,26 @@
-"""One test is one row: an implementation, a size, a temperature and a top-k."""
+"""One test is one row: an implementation in a cell."""
 
 from __future__ import annotations
 
-from typing import Any
-
+import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from .implementations import Loaded
-from .measurement import Measurement
-from .plan import Cell, Plan
-from .summary import Row
+from .plan import Cell
+from .replay import RecordedTimer
+from .run import Run
+
+TIMER = RecordedTimer()
 
 
-def test_generation(
-    benchmark: BenchmarkFixture,
-    plan: Plan,
-    loaded: Loaded,
-    cell: Cell,
-    implementation: str,
-    conditions: dict[str, Any],
-    rows: list[Row],
-) -> None:
-    measurement = Measurement(loaded.implementation(implementation), plan, cell, loaded.config.vocab_size)
-    measurement.generate()  # warms up, in the very shapes that are timed
-    benchmark.group = loaded.size
-    # pytest-benchmark's own seconds are those of a whole generation, end to end.
-    benchmark.pedantic(measurement.generate, rounds=plan.rounds)
+@pytest.mark.benchmark(timer=TIMER)
+def test_generation(benchmark: BenchmarkFixture, run: Run, cell: Cell, implementation: str) -> None:
+    if reason := run.refusal(cell):
+        pytest.skip(reason)
+    outcome = run.outcome(cell, implementation)
+    benchmark.group = cell.size
+    TIMER.replay(benchmark, outcome.seconds, outcome.error)
 
-    row = {"implementation": implementation, "size": loaded.size, **measurement.row(loaded.reference), **conditions}
-    benchmark.extra_info.update(row)
-    rows.append(row)
-    assert row["valid"], row["reason"]
+    assert outcome.row is not None
+    benchmark.extra_info.update(outcome.row)
+    run.rows.append(benchmark.extra_info)  # the very dictionary, to which the end of the run adds
+    assert outcome.row["valid"], outcome.row["reason"]

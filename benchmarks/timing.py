@@ -16,7 +16,9 @@ from typing import Any
 
 import numpy as np
 
-TokenIds = list[list[int]]  # the new ids of each row
+from .implementations import TokenIds
+
+UNSTABLE = 0.10  # a spread above this says more of the machine than of the code
 
 
 @dataclass(frozen=True)
@@ -73,20 +75,35 @@ def time_generation(
     return Timing.from_readings(start, readings, end), rows
 
 
+def spread(values: Sequence[float]) -> float:
+    """The interquartile range as a part of the median: 0.02 is a quiet machine. Quartiles interpolate between values."""
+    low, high = np.percentile(values, (25, 75))
+    return float(high - low) / median(values)
+
+
 def figures(timings: Sequence[Timing], batch: int) -> dict[str, Any]:
     """What is published of the timed rounds: medians over rounds, and percentiles over the decode steps of all rounds.
 
     Decode tokens/s has no prefill in it, neither time nor token. `ms_per_token` is the wait of a row for its next token.
-    `decode_spread` is how far apart the fastest and the slowest round are, as a part of the median: 0.02 is a quiet machine.
     """
     rates = [timing.decode_tokens_per_second(batch) for timing in timings]
     steps = [seconds for timing in timings for seconds in timing.decode_seconds]
     percentiles = (5, 50, 95, 99)
     return {
         "decode_tokens_per_second": median(rates),
-        "decode_spread": (max(rates) - min(rates)) / median(rates),
+        "decode_spread": spread(rates),
+        "unstable": spread(rates) > UNSTABLE,
         "end_to_end_tokens_per_second": median(timing.end_to_end_tokens_per_second(batch) for timing in timings),
         "prefill_seconds": median(timing.prefill_seconds for timing in timings),
         "end_to_end_seconds": median(timing.end_to_end_seconds for timing in timings),
         "ms_per_token": {f"p{p}": 1e3 * float(np.percentile(steps, p)) for p in percentiles},
     }
+
+
+def ratio(timings: Sequence[Timing], others: Sequence[Timing]) -> float:
+    """How many times faster one decodes than another: the median of the ratios round by round.
+
+    Rounds of the same number were run one after the other, so what slows the machine for a while slows both of them.
+    """
+    rounds = zip(timings, others, strict=True)
+    return median(own.decode_tokens_per_second(1) / other.decode_tokens_per_second(1) for own, other in rounds)

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from gpt2ref import GPT2
 
-from .plan import Cell
+from .implementations import TokenIds
+from .sampling import Sampling
 
 # The rounding error of a logit, in units of the dtype's epsilon at the row's largest logit. Measured on trained-like
 # weights, between one-token steps with a cache and the plain forward pass: up to 11, 12 and 15 in float32 for 124M, 355M
@@ -36,7 +37,7 @@ class Verdict(NamedTuple):
     near_ties: int  # of them, those that are right thanks to the rounding error alone
 
 
-def judge(model: GPT2, prompts: list[list[int]], new: list[list[int]], cell: Cell, seed: int | None) -> Verdict:
+def judge(model: GPT2, prompts: TokenIds, new: TokenIds, sampling: Sampling, seed: int | None) -> Verdict:
     """The new ids of each row. `seed` foretells the draws (see `Implementation.foretold`); None if they can't be."""
     checked, near_ties, log_ratios = 0, 0, []
     for row, (prompt, ids) in enumerate(zip(prompts, new, strict=True)):
@@ -44,16 +45,16 @@ def judge(model: GPT2, prompts: list[list[int]], new: list[list[int]], cell: Cel
         chosen = torch.tensor(ids, device=logits.device)
         uniform = None if seed is None else _uniform(seed + row, len(ids)).to(logits.device)
         error = ERROR_UNITS[model.dtype] * torch.finfo(model.dtype).eps * float(logits.abs().max())
-        right = admitted(logits, chosen, cell, uniform, error)
+        right = admitted(logits, chosen, sampling, uniform, error)
         checked += len(ids)
         if not right.all():
             step = int(right.int().argmin())
             gap = float(logits[step].max() - logits[step, ids[step]])
             what = f"row {row}, new token {step}: {ids[step]}, with a logit {gap:.3g} below the largest"
-            return Verdict(False, f"{what}, is not {_right_token(cell, seed)}", checked, near_ties)
-        near_ties += int((~admitted(logits, chosen, cell, uniform, 0.0)).sum())
-        if uniform is None and not cell.greedy:
-            log_ratios.append(log_uniform_over_model(logits, chosen, cell, error))
+            return Verdict(False, f"{what}, is not {_right_token(sampling, seed)}", checked, near_ties)
+        near_ties += int((~admitted(logits, chosen, sampling, uniform, 0.0)).sum())
+        if uniform is None and not sampling.greedy:
+            log_ratios.append(log_uniform_over_model(logits, chosen, sampling, error))
     if log_ratios and (log_odds := log_evidence(torch.cat(log_ratios))) > math.log(ODDS):
         reason = f"a uniform draw explains them, or one of them, e^{log_odds:.0f} times better than the model does"
         return Verdict(False, reason, checked, near_ties)
@@ -70,13 +71,13 @@ def plain_logits(model: GPT2, prompt: list[int], new: list[int]) -> Tensor:
 # Below, a row of time steps: logits [time, vocab]; chosen (token ids), uniform and the answers [time].
 
 
-def admitted(logits: Tensor, chosen: Tensor, cell: Cell, uniform: Tensor | None, error: float) -> Tensor:
+def admitted(logits: Tensor, chosen: Tensor, sampling: Sampling, uniform: Tensor | None, error: float) -> Tensor:
     """Whether each chosen token may be what logits within `error` of these would have given."""
-    if cell.greedy:
+    if sampling.greedy:
         return in_top_k(logits, chosen, 1, error)
     if uniform is None:
-        return in_top_k(logits, chosen, cell.top_k, error)
-    return drawn(logits, chosen, uniform, cell, error)
+        return in_top_k(logits, chosen, sampling.top_k, error)
+    return drawn(logits, chosen, uniform, sampling, error)
 
 
 def in_top_k(logits: Tensor, chosen: Tensor, top_k: int | None, error: float) -> Tensor:
@@ -85,31 +86,31 @@ def in_top_k(logits: Tensor, chosen: Tensor, top_k: int | None, error: float) ->
     return (own >= _kth_largest(logits, top_k) - 2 * error)[:, 0]  # twice: each of the two may be off
 
 
-def drawn(logits: Tensor, chosen: Tensor, uniform: Tensor, cell: Cell, error: float) -> Tensor:
+def drawn(logits: Tensor, chosen: Tensor, uniform: Tensor, sampling: Sampling, error: float) -> Tensor:
     """Whether each chosen token may be the first one whose cumulative probability exceeds `uniform`.
 
     Logits that are off by up to `error` change the odds of any set of tokens by a factor of exp(2 error / temperature)
     at most, and may bring tokens within 2 error of the k-th largest logit into the top k, or out of it.
     """
-    kth_largest = _kth_largest(logits, cell.top_k)
-    weight = ((logits - logits.amax(-1, keepdim=True)) / cell.temperature).exp()
+    kth_largest = _kth_largest(logits, sampling.top_k)
+    weight = ((logits - logits.amax(-1, keepdim=True)) / sampling.temperature).exp()
     certain = weight * (logits >= kth_largest + 2 * error)
     possible = weight * (logits >= kth_largest - 2 * error)
 
     token_ids = torch.arange(logits.size(-1), device=logits.device)
     earlier, later = token_ids < chosen[:, None], token_ids > chosen[:, None]
-    stretch = math.exp(2 * error / cell.temperature)
+    stretch = math.exp(2 * error / sampling.temperature)
     # P(earlier) <= uniform < P(earlier or chosen), each written as odds (a / b <= u / (1 - u)) and without the divisions
     lower = (certain * earlier).sum(-1) * (1 - uniform) <= stretch * uniform * (possible * ~earlier).sum(-1)
     upper = (certain * later).sum(-1) * uniform < stretch * (1 - uniform) * (possible * ~later).sum(-1)
-    return lower & upper & in_top_k(logits, chosen, cell.top_k, error)
+    return lower & upper & in_top_k(logits, chosen, sampling.top_k, error)
 
 
-def log_uniform_over_model(logits: Tensor, chosen: Tensor, cell: Cell, error: float) -> Tensor:
+def log_uniform_over_model(logits: Tensor, chosen: Tensor, sampling: Sampling, error: float) -> Tensor:
     """log of how many times likelier each chosen token is in a uniform draw from the top k than in the model's."""
-    support = logits >= _kth_largest(logits, cell.top_k) - 2 * error
-    log_model = (logits / cell.temperature).masked_fill(~support, -math.inf).log_softmax(-1)
-    most = log_model.gather(-1, chosen[:, None])[:, 0] + 2 * error / cell.temperature  # with all rounding in its favour
+    support = logits >= _kth_largest(logits, sampling.top_k) - 2 * error
+    log_model = (logits / sampling.temperature).masked_fill(~support, -math.inf).log_softmax(-1)
+    most = log_model.gather(-1, chosen[:, None])[:, 0] + 2 * error / sampling.temperature  # with all rounding in its favour
     return -support.sum(-1).log() - most
 
 
@@ -131,7 +132,7 @@ def _uniform(seed: int, steps: int) -> Tensor:
     return torch.tensor([generator.random() for _ in range(steps)], dtype=torch.float64)
 
 
-def _right_token(cell: Cell, seed: int | None) -> str:
-    if cell.greedy:
+def _right_token(sampling: Sampling, seed: int | None) -> str:
+    if sampling.greedy:
         return "the likeliest token"
-    return f"among the top {cell.top_k}" if seed is None else "the token that the seed draws"
+    return f"among the top {sampling.top_k}" if seed is None else "the token that the seed draws"

@@ -123,7 +123,8 @@ def ahead(
         decoder = _take(model, Kind(len(rows), capacity, temperature == 0, top_k, weights))
         try:
             decoder.start(model, rows, uniform(generators, n_ahead), temperature)
-            coming = deque([decoder.read()])
+            yield _arrived(*decoder.read(), running)
+            coming: deque[tuple[Tensor, torch.cuda.Event | None]] = deque()
             for step in range(1, n_ahead):
                 decoder.step(model, longest + step)
                 coming.append(decoder.read())

@@ -66,7 +66,8 @@ class KillMatrix(Verdict):
         if nextitem is None or adapter_of(nextitem) != adapter_of(item):
             gc.collect()  # tracebacks hold logits, in cycles: gigabytes, otherwise
 
-    def pytest_collection_finish(self) -> None:
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        super().pytest_collection_finish(session)
         gc.freeze()  # 13,000 tests, which every collection would go through again
 
     @pytest.hookimpl(wrapper=True)

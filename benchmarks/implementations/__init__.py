@@ -1,0 +1,36 @@
+"""Who is measured. All load the same checkpoint, are called the same way, and compute in the same dtype on as many threads.
+
+To add one: a class with `protocol.Implementation`'s methods, and a line in IMPLEMENTATIONS.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.util import find_spec
+
+from .protocol import Implementation, TokenIds
+
+__all__ = ["DEFAULT", "IMPLEMENTATIONS", "Implementation", "TokenIds", "implementation_class", "missing_package"]
+
+# Name -> module of this package, and class in it. Imported when asked for, as not everything is installed everywhere.
+IMPLEMENTATIONS = {
+    "gpt2ref": ("gpt2ref", "Reference"),
+    "gpt2ref-textbook": ("gpt2ref", "Textbook"),
+    "huggingface": ("huggingface", "HuggingFace"),
+    "huggingface-static": ("huggingface", "HuggingFaceStatic"),
+    "ctranslate2": ("ctranslate2", "CTranslate2"),
+}
+DEFAULT = ("gpt2ref", "huggingface")
+
+_PACKAGES = {"ctranslate2": "ctranslate2"}  # beside those that the benchmarks need anyway
+
+
+def missing_package(name: str) -> str | None:
+    """The package to install before the implementation can be asked for; None if it is there."""
+    package = _PACKAGES.get(name)
+    return package if package and find_spec(package) is None else None
+
+
+def implementation_class(name: str) -> type[Implementation]:
+    module, attribute = IMPLEMENTATIONS[name]
+    return getattr(import_module(f".{module}", __name__), attribute)

@@ -1,0 +1,69 @@
+"""CTranslate2's Generator, without quantisation."""
+
+# mypy: disable-error-code="import-not-found, import-untyped"
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import ctranslate2
+import torch
+
+from conformance.adapters.ctranslate2 import Converter
+
+from ..sampling import Sampling
+from .protocol import Implementation, TokenIds
+
+
+class CTranslate2(Implementation):
+    source = "its own format, converted beforehand"
+
+    def __init__(self, checkpoint: Path, device: torch.device, dtype: torch.dtype) -> None:
+        self.generator = ctranslate2.Generator(
+            str(checkpoint),
+            device=device.type,
+            device_index=device.index or 0,
+            compute_type=_compute_type(dtype),
+            inter_threads=1,
+            intra_threads=torch.get_num_threads(),
+        )
+
+    def generate(
+        self, prompts: TokenIds, sampling: Sampling, *, max_new_tokens: int, seed: int, on_step: Callable[[], None]
+    ) -> TokenIds:
+        # The seed is read at the first draw of the generator's thread; later calls go on from there.
+        ctranslate2.set_random_seed(seed)
+        seen = 0
+
+        def count(_step: Any) -> bool:
+            """Is called for each row of each step; the last row of a step is the end of it."""
+            nonlocal seen
+            seen += 1
+            if seen % len(prompts) == 0:
+                on_step()
+            return False  # go on
+
+        results = self.generator.generate_batch(
+            [[str(token_id) for token_id in row] for row in prompts],  # a token's name is its id: see the converter
+            max_length=max_new_tokens,
+            sampling_topk=(sampling.top_k or 0) if sampling.temperature > 0 else 1,  # 0 is no restriction
+            sampling_temperature=sampling.temperature or 1.0,
+            end_token=[],
+            include_prompt_in_result=False,  # feeds the prompt at once
+            callback=count,
+        )
+        return [result.sequences_ids[0] for result in results]
+
+    @classmethod
+    def convert(cls, checkpoint: Path, folder: Path) -> Path:
+        return Path(Converter(str(checkpoint)).convert(str(folder)))
+
+    @classmethod
+    def refusal(cls, device: torch.device, dtype: torch.dtype) -> str | None:
+        able = ctranslate2.get_supported_compute_types(device.type, device.index or 0)
+        return None if _compute_type(dtype) in able else f"CTranslate2 has no {_compute_type(dtype)} on this {device.type}"
+
+
+def _compute_type(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

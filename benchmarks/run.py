@@ -1,0 +1,137 @@
+"""One run of the plan: cell by cell, all implementations in turns, between two measurements of the bandwidth."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from .card import card, format_bytes
+from .limits import Bandwidth, against_limit, measure_bandwidth
+from .measurement import Measurement, synchronise_on, take_turns
+from .memory import free_memory, needed_memory, process_peak
+from .plan import DTYPES, Cell, Plan
+from .timing import ratio
+from .weights import Weights
+
+BASE = "huggingface"  # what the others are compared with
+
+
+@dataclass
+class Outcome:
+    """What came of one implementation in one cell: its row, or the error that it ended with."""
+
+    row: dict[str, Any] | None
+    seconds: list[float]  # of each round, end to end
+    error: Exception | None
+
+
+class Run:
+    """A cell is measured when its first row is asked for. `tell` gets a line about what is being done."""
+
+    def __init__(self, plan: Plan, conditions: dict[str, Any], tell: Callable[[str], None]) -> None:
+        self.plan = plan
+        self.conditions = conditions
+        self.tell = tell
+        self.synchronise = synchronise_on(plan.device)
+        self.free = free_memory(plan.device)
+        self.before = self._bandwidth()
+        for line in card(plan, self.before, self.free):
+            tell(line)
+        self.rows: list[dict[str, Any]] = []
+        self._outcomes: dict[Cell, dict[str, Outcome]] = {}
+        self._weights: tuple[tuple[str, str], Weights] | None = None
+        self._shape: tuple[str, str, int, int] | None = None
+
+    def refusal(self, cell: Cell) -> str | None:
+        """Why the cell can't be run here; None if it can."""
+        needed = needed_memory(self.plan, cell)
+        if self.free is not None and needed > self.free:
+            return f"needs {format_bytes(needed)}, {format_bytes(self.free)} are free on {self.plan.device}"
+        return None
+
+    def outcome(self, cell: Cell, implementation: str) -> Outcome:
+        if cell not in self._outcomes:
+            start = time.perf_counter()
+            number = f"[{1 + self.plan.cells.index(cell)}/{len(self.plan.cells)}]"
+            self.tell(f"{number} {cell}: {', '.join(self.plan.implementations)} in turns")
+            self._outcomes[cell] = self._measure(cell)
+            self.tell(f"    {_rates(self._outcomes[cell])} ({time.perf_counter() - start:.0f} s)")
+        return self._outcomes[cell][implementation]
+
+    def finish(self) -> None:
+        """Measure the bandwidth again, and complete the rows, which are the caller's, with what is known only now."""
+        self._forget_weights()
+        after = self._bandwidth()
+        best = max(self.before, after)
+        self.tell(f"read bandwidth: {_rate(self.before)} before the rows, {_rate(after)} after them; the larger counts")
+        for row in self.rows:
+            row |= against_limit(row, best.bytes_per_second)
+            row["bandwidth_before"] = self.before.bytes_per_second
+            row["bandwidth_after"] = after.bytes_per_second
+            row["bandwidth_method"] = best.how
+            if self.plan.device.type == "cpu":
+                row["peak_memory_bytes"] = process_peak()
+
+    def _measure(self, cell: Cell) -> dict[str, Outcome]:
+        weights = self._load(cell)
+        measurements: dict[str, Measurement] = {}
+        failed: dict[str, Outcome] = {}
+        for name in self.plan.implementations:
+            try:
+                peer = weights.peer(name)
+            except Exception as error:
+                failed[name] = Outcome(None, [], error)
+            else:
+                measurements[name] = Measurement(peer, cell, cell.config, self.plan.new_tokens, synchronise=self.synchronise)
+        take_turns([*measurements.values()], self.plan.rounds)
+        base = measurements.get(BASE)
+        return failed | {name: self._outcome(own, base, weights) for name, own in measurements.items()}
+
+    def _outcome(self, own: Measurement, base: Measurement | None, weights: Weights) -> Outcome:
+        if own.error is not None:
+            return Outcome(None, [], own.error)
+        comparable = base is not None and base.error is None
+        try:
+            row = own.row(weights.judge) | self.conditions
+        except Exception as error:
+            return Outcome(None, [], error)
+        row["ratio_to_huggingface"] = ratio(own.rounds, base.rounds) if base is not None and comparable else None
+        return Outcome(row, [timing.end_to_end_seconds for timing in own.rounds], None)
+
+    def _load(self, cell: Cell) -> Weights:
+        if cell.shape != self._shape and self.plan.device.type == "cuda":
+            # Compiled code is made for the shapes it meets first, and made over for any shape when it meets others.
+            # Each shape shall be the first.
+            torch.compiler.reset()
+        self._shape = cell.shape
+        if self._weights is None or self._weights[0] != cell.weights:
+            self._forget_weights()
+            self.tell(f"weights of {cell.size} in {cell.dtype}: writing a checkpoint")
+            weights = Weights(cell.config, self.plan.device, DTYPES[cell.dtype], synchronise=self.synchronise)
+            self._weights = cell.weights, weights
+        return self._weights[1]
+
+    def _forget_weights(self) -> None:
+        if self._weights is not None:
+            self._weights[1].free()
+            self._weights = None
+
+    def _bandwidth(self) -> Bandwidth:
+        return measure_bandwidth(self.plan.device, self.synchronise)
+
+
+def _rate(bandwidth: Bandwidth) -> str:
+    return f"{bandwidth.bytes_per_second / 1e9:.1f} GB/s ({bandwidth.how})"
+
+
+def _rates(outcomes: dict[str, Outcome]) -> str:
+    """Decode tokens per second of each, in a line."""
+    told = [
+        f"{name} {outcome.row['decode_tokens_per_second']:.1f}" if outcome.row else f"{name} failed"
+        for name, outcome in outcomes.items()
+    ]
+    return f"{', '.join(told)} tokens/s"
