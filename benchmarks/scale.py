@@ -174,6 +174,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(seconds=options.timeout))
     ranks = _gather(measure(Replica(work, place.rank, device), place.rank), place)
     if place.world_size > 1:
+        _barrier()  # gloo's threads have let go of what was gathered: one that does so while Python ends aborts the process
         dist.destroy_process_group()
     wrong = [rank for rank in ranks if rank["mistake"]]
     if place.rank == 0:
