@@ -133,14 +133,6 @@ def _thrown(judged: Judged, **options: Any) -> Frequencies:
     return Frequencies(token for row in rows for token in row)
 
 
-def _left(judged: Judged) -> list[int]:
-    """Which tokens ever come where two can: a rare third needs thousands of draws."""
-    steps = DICE.n_positions - 1
-    prompt, options = torch.full((16, 1), 5), {"temperature": 2.0, "top_k": 2}
-    draws = [judged.generate(prompt, max_new_tokens=steps, seed=seed, **options) for seed in (100, 200)]
-    return sorted({token for rows in draws for row in rows for token in row})
-
-
 def _seeds(judged: Judged) -> list[bool]:
     def throw(seed: int) -> list[list[int]]:
         return judged.generate(torch.full((4, 1), 5), max_new_tokens=16, temperature=1.0, seed=seed)
@@ -280,7 +272,6 @@ def questions() -> Iterator[Question]:
         yield Question(f"dice with {options}", thrown, partial(short, **options), about=TEMPERATURE)
     for top_k in (0, 50257, 50258, None):
         yield Question(f"dice with top_k={top_k}", thrown, partial(_draws, top_k=top_k), about=TOP_K)
-    yield Question("tokens that top_k=2 leaves", thrown, _left)
     yield Question("seeds", thrown, _seeds)
     yield Question("NaN", partial(_script, dice({17: 1.0, 300: math.nan}), DICE), partial(_thrown, temperature=1.0))
 
