@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from conformance import test_visibility as suite
 from conformance import visibility
@@ -68,11 +68,15 @@ def judged(adapter: Any, layer: int = -1) -> tuple[str, list[tuple[str, str, str
 
 
 def masked_by(layer: int, change: Callable[[Tensor], Tensor]) -> Callable[[GPT2], None]:
-    """With another mask, of [batch, head or 1, query, key], in one layer."""
+    """With another mask, of [1, head or 1, query, key], in one layer."""
+
+    def changed(_module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        x, place, past = args
+        return x, replace(place, mask=change(place.mask[None].clone())), past
 
     def register(model: GPT2) -> None:
         attention = model.transformer.h[layer].attn
-        attention.register_forward_pre_hook(lambda _module, args: (args[0], change(args[1].clone()), *args[2:]))
+        attention.register_forward_pre_hook(changed)
 
     return register
 
