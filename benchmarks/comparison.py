@@ -56,7 +56,10 @@ class Comparison:
         several = [pair.chance for pair in self.pairs if min(len(pair.new.rates), len(pair.old.rates)) > 1]
         if not several:
             return f"{told} With one round nothing can be told."
-        return f"{told} Were they equally fast, chance alone would do that in up to {max(several):.1g} of the rows."
+        return (
+            f"{told} Were they equally fast, chance alone would do that in up to {max(several):.1g} of the rows. "
+            "The machine itself may have been faster in one of the runs: see whether peers, whose code is the same, moved too."
+        )
 
 
 def compare(new: Sequence[Result], old: Sequence[Result]) -> Comparison:

@@ -125,7 +125,8 @@ def _bars(group: Sequence[Result], cell: tuple[float, int | None], series: Mappi
 def _table(table: Table) -> Iterator[str]:
     yield "<div class='scroll'><table class='report'><thead><tr>"
     kinds = ["word" if column < table.words else "figure" for column in range(len(table.heading))]
-    yield "".join(f"<th scope='col' class='{kind}'>{text(head)}</th>" for kind, head in zip(kinds, table.heading, strict=True))
+    heads = [text(head).replace("-", "&#8209;") for head in table.heading]  # a hyphen where no line is broken
+    yield "".join(f"<th scope='col' class='{kind}'>{head}</th>" for kind, head in zip(kinds, heads, strict=True))
     yield "</tr></thead><tbody>"
     for row in table.rows:
         yield "<tr>"

@@ -112,7 +112,6 @@ class Replica:
 
 def measure(replica: Replica, rank: int) -> dict[str, Any]:
     """What this rank has to say: decode tokens/s of each round, alone (rank 0 only) and together, and whether they count."""
-    replica.generate()  # warms up
     _barrier()
     alone = [replica.generate() for _ in range(replica.work.rounds)] if rank == 0 else []
     together = []
@@ -169,12 +168,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         torch.set_num_threads(max(1, _cores() // place.local_world_size))  # torchrun would give each rank one
     else:
         torch.cuda.set_device(device)
+    replica = Replica(work, place.rank, device)
+    # Warms up, and has torch import what it imports late. Done while there is a group, that may keep the group alive to
+    # the end, and one of gloo's threads that is still there when Python ends aborts the process.
+    replica.generate()
     if place.world_size > 1:
         # A rank that does not come makes the others fail, rather than wait, once the time is out.
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(seconds=options.timeout))
-    ranks = _gather(measure(Replica(work, place.rank, device), place.rank), place)
+    ranks = _gather(measure(replica, place.rank), place)
     if place.world_size > 1:
-        _barrier()  # gloo's threads have let go of what was gathered: one that does so while Python ends aborts the process
         dist.destroy_process_group()
     wrong = [rank for rank in ranks if rank["mistake"]]
     if place.rank == 0:

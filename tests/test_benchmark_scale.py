@@ -23,13 +23,16 @@ SMALL = ["--device", "cpu", "--size", "tiny", "--prompt-length", "4", "--new-tok
 SAMPLED = ["--temperature", "1", "--top-k", "40"]
 WORK = Work("tiny", "float32", batch=2, prompt_length=4, new_tokens=5, rounds=3, sampling=Sampling(1.0, 40))
 
-# Runs `main` with a rank 1 that goes wrong in the way given.
+# Runs `main` with a rank 1 that goes wrong in the way given, and says which threads of gloo it leaves behind.
 BROKEN = """
 import os, sys, time
+from pathlib import Path
 from benchmarks import scale
 generate, sample_steps = scale.Replica.generate, scale.sample_steps
 def hang(self):
-    time.sleep(600)
+    if self.outputs:  # it has warmed up
+        time.sleep(600)
+    return generate(self)
 def say_zeros(model, rows, new_tokens, *_, **__):
     for _ in range(new_tokens):
         for row in rows:
@@ -38,9 +41,12 @@ def say_zeros(model, rows, new_tokens, *_, **__):
 if os.environ["RANK"] == "1":
     if sys.argv[1] == "hang":
         scale.Replica.generate = hang
-    else:
+    elif sys.argv[1] == "zeros":
         scale.sample_steps = say_zeros
-sys.exit(scale.main(sys.argv[2:]))
+status = scale.main(sys.argv[2:])
+names = [comm.read_text().strip() for comm in Path("/proc/self/task").glob("*/comm")]
+print("left behind:", [name for name in names if "gloo" in name], flush=True)
+sys.exit(status)
 """
 
 
@@ -154,6 +160,14 @@ def test_a_rank_that_hangs_does_not_keep_the_others(tmp_path: Path) -> None:
     assert ran.returncode != 0
     assert "imed out" in ran.stderr
     assert "aggregate" not in ran.stdout
+
+
+def test_no_thread_is_left_that_could_abort_the_process_at_its_end(tmp_path: Path) -> None:
+    script = tmp_path / "right.py"
+    script.write_text(BROKEN)
+    ran = torchrun(script, "right", *SMALL)
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.count("left behind: []") == 2
 
 
 def test_a_place_is_what_the_launcher_says(monkeypatch: pytest.MonkeyPatch) -> None:
