@@ -123,7 +123,7 @@ def _one_of(allowed: Mapping[str, object]) -> Callable[[str, str], str]:
 def _implementation(option: str, text: str) -> str:
     name = _one_of(IMPLEMENTATIONS)(option, text)
     if package := missing_package(name):
-        raise ValueError(f"--bench-{option}={name}: needs a package that is not installed: pip install {package}")
+        raise ValueError(f"--bench-{option}={name}: needs what is not installed: pip install {package}")
     return name
 
 

@@ -67,9 +67,10 @@ class Row(TypedDict):
     bandwidth_limit: float  # bytes/s: the larger of the next two
     bandwidth_before: float  # bytes/s, measured before the rows
     bandwidth_after: float  # bytes/s, measured after them
-    bandwidth_method: str  # "sum": bytes read; "copy": bytes read and written
+    bandwidth_method: str  # "sum", "dot": bytes read; "copy": bytes read and written
     ceiling_tokens_per_second: float  # batch x bandwidth_limit / bytes_per_step
-    bandwidth_percent: float  # 100 x decode rate / ceiling; above 100 where the weights stay in a processor's cache
+    bandwidth_percent: float  # 100 x decode rate / ceiling; above 100 where the weights stay in a processor's cache,
+    #                           or where they are read faster than torch's functions read
 
     # Raw
     warmup: Sample  # the generation before the rounds, in the same shapes: what is compiled for them is in it

@@ -12,6 +12,7 @@ import secrets
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -21,11 +22,25 @@ from torch import Tensor
 from .model import GPT2, KVCache, Place, visible
 from .sampling import choose, next_token, refuse
 
-Steps = Callable[..., Iterator[list[int]]]
-
 LAG = 8  # steps that the device may be ahead of the host: more than the time of a launch and a copy, in steps
 BUCKET = 128  # positions: a graph reads the cache up to the next multiple, so that few graphs do and little is read in vain
 KEPT = 4  # decoders without work that a model keeps, as capturing takes as long as hundreds of tokens
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a loop is to do. Between two of its steps `rows` grow by the new tokens, and `running` loses what has ended."""
+
+    model: GPT2
+    rows: list[list[int]]
+    running: list[int]  # numbers of the rows that go on
+    n_steps: int
+    temperature: float
+    top_k: int | None
+    generators: list[random.Random]  # one a row
+
+
+Loop = Callable[[Task], Iterator[list[int]]]  # the next token of each row, again and again
 
 
 @torch.inference_mode()
@@ -47,8 +62,8 @@ def sample_steps(
     first = secrets.randbits(63) if seed is None else seed
     generators = [random.Random(first + row) for row in range(len(rows))]
     running = list(range(len(rows)))
-    steps = loop_on(model.device)
-    for token_ids in steps(model, rows, running, max_new_tokens, temperature, top_k, generators):
+    task = Task(model, rows, running, max_new_tokens, temperature, top_k, generators)
+    for token_ids in loop_on(model.device)(task):
         running[:] = [row for row in running if token_ids[row] != eos_token_id]
         for row in running:
             rows[row].append(token_ids[row])
@@ -57,35 +72,27 @@ def sample_steps(
         yield {row: token_ids[row] for row in running}
 
 
-def loop_on(device: torch.device) -> Steps:
+def loop_on(device: torch.device) -> Loop:
     """The faster of the two loops."""
     return ahead if device.type == "cuda" else one_by_one
 
 
-def one_by_one(
-    model: GPT2,
-    rows: list[list[int]],
-    running: list[int],
-    n_steps: int,
-    temperature: float,
-    top_k: int | None,
-    generators: list[random.Random],
-) -> Iterator[list[int]]:
-    """The next token of each row, again and again. Between two steps `rows` grow by them, and `running` loses what ended."""
-    n_positions = model.config.n_positions
+def one_by_one(task: Task) -> Iterator[list[int]]:
+    """Feed, choose, look."""
+    model, rows, n_positions = task.model, task.rows, task.model.config.n_positions
     cache: KVCache | None = None
-    for step in range(n_steps):
-        overflowing = max(len(rows[row]) for row in running) > n_positions
+    for step in range(task.n_steps):
+        overflowing = max(len(rows[row]) for row in task.running) > n_positions
         if cache is None or overflowing:
-            capacity = min(n_positions, max(map(len, rows)) + n_steps - step)
+            capacity = min(n_positions, max(map(len, rows)) + task.n_steps - step)
             cache = model.make_cache(len(rows), capacity)
             logits = prefill(model, [row[-n_positions:] for row in rows], cache)
         else:
             # A row that has ended is fed its last token again and again, in the same place, and is not looked at.
             cache.lengths = [min(len(row), n_positions) - 1 for row in rows]
             logits = model(torch.tensor([[row[-1]] for row in rows], device=model.device), cache)[:, -1]
-        numbers = uniform(generators, 1).to(logits.device)[:, 0]
-        yield next_token(logits, numbers, temperature=temperature, top_k=top_k).tolist()
+        numbers = uniform(task.generators, 1).to(logits.device)[:, 0]
+        yield next_token(logits, numbers, temperature=task.temperature, top_k=task.top_k).tolist()
 
 
 def prefill(model: GPT2, rows: list[list[int]], cache: KVCache) -> Tensor:
@@ -105,24 +112,17 @@ def uniform(generators: list[random.Random], n_steps: int) -> Tensor:
     return torch.tensor([[each.random() for _ in range(n_steps)] for each in generators], dtype=torch.float64)
 
 
-def ahead(
-    model: GPT2,
-    rows: list[list[int]],
-    running: list[int],
-    n_steps: int,
-    temperature: float,
-    top_k: int | None,
-    generators: list[random.Random],
-) -> Iterator[list[int]]:
+def ahead(task: Task) -> Iterator[list[int]]:
     """As `one_by_one`, up to LAG steps ahead of who asks for them."""
-    n_positions, longest = model.config.n_positions, max(map(len, rows))
-    n_ahead = max(0, min(n_steps, n_positions - longest + 1))  # the rest, past the context, reads its rows anew each time
+    model, rows, running, n_positions = task.model, task.rows, task.running, task.model.config.n_positions
+    longest = max(map(len, rows))
+    n_ahead = max(0, min(task.n_steps, n_positions - longest + 1))  # the rest, past the context, reads its rows anew each time
     if n_ahead:
         capacity = min(n_positions, -(-(longest + n_ahead) // BUCKET) * BUCKET)
         weights = tuple(parameter.data_ptr() for parameter in model.parameters())
-        decoder = _take(model, Kind(len(rows), capacity, temperature == 0, top_k, weights))
+        decoder = _take(model, Kind(len(rows), capacity, task.temperature == 0, task.top_k, weights))
         try:
-            decoder.start(model, rows, uniform(generators, n_ahead), temperature)
+            decoder.start(model, rows, uniform(task.generators, n_ahead), task.temperature)
             yield _arrived(*decoder.read(), running)
             coming: deque[tuple[Tensor, torch.cuda.Event | None]] = deque()
             for step in range(1, n_ahead):
@@ -134,7 +134,7 @@ def ahead(
                 yield _arrived(*coming.popleft(), running)
         finally:
             _give_back(model, decoder)
-    yield from one_by_one(model, rows, running, n_steps - n_ahead, temperature, top_k, generators)
+    yield from one_by_one(replace(task, n_steps=task.n_steps - n_ahead))
 
 
 def _arrived(token_ids: Tensor, event: torch.cuda.Event | None, running: list[int]) -> list[int]:

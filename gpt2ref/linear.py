@@ -35,9 +35,10 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
     For a few rows by bfloat16 weights on the CPU a second, blocked copy of the weights is made, and kept.
     """
-    # These operators have no gradient, and torch.compile chooses kernels itself.
+    # These operators have no gradient, autocast does not know them, and torch.compile chooses kernels itself.
     differentiated = torch.is_grad_enabled() and (weight.requires_grad or x.requires_grad)
-    if weight.device.type == "cpu" and x.dtype == weight.dtype and not differentiated and not torch.compiler.is_compiling():
+    plain = not (differentiated or torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling())
+    if plain and weight.device.type == "cpu" and x.dtype == weight.dtype:
         if _FLOAT32 and weight.dtype == torch.float32:
             return _onednn._linear_pointwise(x, weight, bias, "none", [], "")
         if _BFLOAT16 and weight.dtype == torch.bfloat16 and x.numel() <= _FEW * x.size(-1) and not weight.is_inference():

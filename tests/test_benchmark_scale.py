@@ -25,13 +25,13 @@ WORK = Work("tiny", "float32", batch=2, prompt_length=4, new_tokens=5, rounds=3,
 
 # Runs `main` with a rank 1 that goes wrong in the way given, and says which threads of gloo it leaves behind.
 BROKEN = """
-import os, sys, time
+import os, sys, threading
 from pathlib import Path
 from benchmarks import scale
 generate, sample_steps = scale.Replica.generate, scale.sample_steps
 def hang(self):
     if self.outputs:  # it has warmed up
-        time.sleep(600)
+        threading.Event().wait()
     return generate(self)
 def say_zeros(model, rows, new_tokens, *_, **__):
     for _ in range(new_tokens):

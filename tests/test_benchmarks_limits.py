@@ -65,10 +65,11 @@ class Ticking(Clock):
 
 
 def test_bandwidth_is_the_best_of_several_passes() -> None:
-    clock = Ticking([1.0, 0.5, 0.25, *[2.0] * (REPEATS - 3)])
-    found = measure_bandwidth(CPU, clock.synchronise, buffer_bytes=4096, clock=clock)
-    assert found == Bandwidth(4 * 4096, "sum")
-    assert clock.log == ["synchronise", "read"] * 2 * REPEATS
+    summed, multiplied = [1.0, 0.5, 0.25, *[2.0] * (REPEATS - 3)], [2.0, 0.5, *[1.0] * (REPEATS - 2)]
+    for seconds, found in ((summed + multiplied, "sum"), (multiplied + summed, "dot")):
+        clock = Ticking(seconds)
+        assert measure_bandwidth(CPU, clock.synchronise, buffer_bytes=4096, clock=clock) == Bandwidth(4 * 4096, found)
+        assert clock.log == ["synchronise", "read"] * 4 * REPEATS
 
 
 class FakeCuda:

@@ -89,8 +89,9 @@ def test_bad_options_are_refused_by_name(changes: dict[str, Any], message: str) 
 
 def test_what_is_not_installed_is_refused_with_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("benchmarks.implementations.find_spec", lambda _name: None)
-    with pytest.raises(ValueError, match=r"--bench-implementation=ctranslate2: needs .* pip install ctranslate2"):
-        plan(implementation=["gpt2ref,ctranslate2"])
+    for name, packages in (("ctranslate2", "ctranslate2"), ("llama.cpp", "llama-cpp-python gguf")):
+        with pytest.raises(ValueError, match=rf"--bench-implementation={name}: needs .* pip install {packages}$"):
+            plan(implementation=[f"gpt2ref,{name}"])
     assert plan(implementation=["gpt2ref,huggingface"]).implementations == ("gpt2ref", "huggingface")
 
 
@@ -116,4 +117,4 @@ def test_a_transformers_without_a_static_cache_is_refused(
 
 
 def test_every_implementation_has_a_name_of_its_own() -> None:
-    assert len(set(IMPLEMENTATIONS.values())) == len(IMPLEMENTATIONS) == 5
+    assert len(set(IMPLEMENTATIONS.values())) == len(IMPLEMENTATIONS) == 6

@@ -19,16 +19,18 @@ IMPLEMENTATIONS = {
     "huggingface": ("huggingface", "HuggingFace"),
     "huggingface-static": ("huggingface", "HuggingFaceStatic"),
     "ctranslate2": ("ctranslate2", "CTranslate2"),
+    "llama.cpp": ("llama_cpp", "LlamaCpp"),
 }
 DEFAULT = ("gpt2ref", "huggingface")
 
-_PACKAGES = {"ctranslate2": "ctranslate2"}  # beside those that the benchmarks need anyway
+# Module -> package to install, beside those that the benchmarks need anyway.
+_PACKAGES = {"ctranslate2": {"ctranslate2": "ctranslate2"}, "llama.cpp": {"llama_cpp": "llama-cpp-python", "gguf": "gguf"}}
 
 
 def missing_package(name: str) -> str | None:
-    """The package to install before the implementation can be asked for; None if it is there."""
-    package = _PACKAGES.get(name)
-    return package if package and find_spec(package) is None else None
+    """The packages to install before the implementation can be asked for; None if they are there."""
+    missing = [package for module, package in _PACKAGES.get(name, {}).items() if find_spec(module) is None]
+    return " ".join(missing) or None
 
 
 def implementation_class(name: str) -> type[Implementation]:
