@@ -20,6 +20,9 @@ _FIXED_FIELDS: dict[str, tuple[object, ...]] = {
 }
 
 
+_LARGEST = 2**24  # of a size: beyond any model, and the bytes of a matrix are still a number that fits 64 bits
+
+
 @dataclass(frozen=True)
 class GPT2Config:
     """Shape of a GPT-2 (Hugging Face's `GPT2Config`, OpenAI's `hparams.json`). The defaults are the 124M model's.
@@ -40,8 +43,8 @@ class GPT2Config:
             value = getattr(self, name)
             if name == "n_inner" and value is None:
                 continue
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise ValueError(f"{name}={value!r}: expected an integer of at least 1")
+            if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= _LARGEST:
+                raise ValueError(f"{name}={value!r}: expected an integer of at least 1 and at most {_LARGEST}")
         if self.n_embd % self.n_head:
             raise ValueError(f"n_head={self.n_head}: expected a divisor of n_embd={self.n_embd}")
         epsilon = self.layer_norm_epsilon

@@ -2,13 +2,17 @@
 
 The published checkpoints keep OpenAI's layout, in which a weight multiplies from the right (`x @ w`, Hugging Face's
 `Conv1D`): shape [in, out]. `nn.Linear` has [out, in]. Four matrices a block therefore change orientation. We take the
-transposed *view*: nothing is copied, and the storage stays [in, out].
+transposed *view*: nothing is copied, and the storage stays [in, out]. nanoGPT and minGPT use Hugging Face's names and
+`nn.Linear`; their matrices are taken as they are.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,6 +21,7 @@ from .config import GPT2Config
 from .model import GPT2
 
 PREFIX = "transformer."  # carried by the tensors of Hugging Face's GPT2LMHeadModel, not by the published files
+_COMPILED = "_orig_mod."  # put before that by torch.compile
 
 # Every tensor of a checkpoint, without the prefix; "{layer}" runs over the blocks.
 COPIED = (
@@ -44,6 +49,9 @@ IGNORED = {
     "h.{layer}.attn.bias": "the causal mask, saved as a buffer by older versions",
     "h.{layer}.attn.masked_bias": "the score given to hidden positions, likewise",
 }
+# Others' names of the fields of a GPT2Config.
+HPARAMS = {"n_vocab": "vocab_size", "n_ctx": "n_positions", "n_embd": "n_embd", "n_head": "n_head", "n_layer": "n_layer"}
+MODEL_ARGS = {"vocab_size": "vocab_size", "block_size": "n_positions"} | {n: n for n in ("n_embd", "n_head", "n_layer")}
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
@@ -56,12 +64,17 @@ def from_hugging_face_tensors(
 ) -> dict[str, Tensor]:
     """A state dict for `GPT2(config)` from a checkpoint's tensors, with or without the `transformer.` prefix.
 
+    Their matrices are in Hugging Face's orientation or all in `nn.Linear`'s, as nanoGPT's are. The shape of most tells,
+    c_attn's always, and the square ones follow the majority of these; those that disagree with it have the wrong shape.
+
     The result shares the storage of `tensors`, unless a `dtype` other than theirs is asked for. Raises CheckpointError,
     with all their names at once, for tensors that are missing, unexpected, of the wrong shape or not floating point,
     and ValueError for a `dtype` that is not one of DTYPES.
     """
     if dtype is not None and dtype not in DTYPES:
         raise ValueError(f"dtype={dtype}: expected {', '.join(map(str, DTYPES))}")
+    # Of layers without end, some are enough to say what is missing.
+    config = replace(config, n_layer=min(config.n_layer, len(tensors) + 1000))
     found = _without_prefix(tensors)
     problems = []
     head, embedding = found.pop("lm_head.weight", None), found.get("wte.weight")
@@ -72,6 +85,12 @@ def from_hugging_face_tensors(
 
     layers = range(config.n_layer)
     expected = _shapes(config)
+    turned = {key.format(layer=layer) for key in TRANSPOSED for layer in layers}
+    shapes = [(found[key].shape, expected[key]) for key in turned & found.keys()]
+    told = [shape == theirs for shape, theirs in shapes if shape in (theirs, theirs[::-1]) and theirs != theirs[::-1]]
+    if told.count(False) > told.count(True):
+        expected = expected | {key: expected[key][::-1] for key in turned}
+        turned = set()
     ignored = {key.format(layer=layer) for key in IGNORED for layer in layers}
     if missing := sorted(expected.keys() - found.keys()):
         problems.append(f"missing: {', '.join(missing)}")
@@ -88,8 +107,14 @@ def from_hugging_face_tensors(
     if problems:
         raise CheckpointError("\n".join(problems))
 
-    transposed = {key.format(layer=layer) for key in TRANSPOSED for layer in layers}
-    return {PREFIX + key: (t.t() if key in transposed else t).detach().to(dtype or t.dtype) for key, t in present.items()}
+    return {PREFIX + key: (t.t() if key in turned else t).detach().to(dtype or t.dtype) for key, t in present.items()}
+
+
+def config_from(fields: Mapping[str, Any], names: Mapping[str, str]) -> GPT2Config:
+    """The shape that fields with other `names` give (HPARAMS, MODEL_ARGS). Raises ValueError for those that are missing."""
+    if missing := names.keys() - fields.keys():
+        raise ValueError(f"missing: {', '.join(sorted(missing))}")
+    return GPT2Config(**{ours: fields[theirs] for theirs, ours in names.items()})
 
 
 def to_hugging_face_tensors(model: GPT2) -> dict[str, Tensor]:
@@ -106,22 +131,21 @@ def to_hugging_face_tensors(model: GPT2) -> dict[str, Tensor]:
 def _shapes(config: GPT2Config) -> dict[str, torch.Size]:
     """Checkpoint key, without prefix -> shape in the checkpoint's orientation."""
     with torch.device("meta"):
-        ours = GPT2(config).state_dict()
+        ours = GPT2(replace(config, n_layer=1)).state_dict()  # the layers are alike
     shapes = {}
     for key in COPIED + TRANSPOSED:
         for layer in range(config.n_layer) if "{layer}" in key else (0,):
-            name = key.format(layer=layer)
-            tensor = ours[PREFIX + name]
-            shapes[name] = tensor.t().shape if key in TRANSPOSED else tensor.shape
+            tensor = ours[PREFIX + key.format(layer=0)]
+            shapes[key.format(layer=layer)] = tensor.t().shape if key in TRANSPOSED else tensor.shape
     return shapes
 
 
 def _without_prefix(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    found = {key.removeprefix(PREFIX): tensor for key, tensor in tensors.items()}
-    if len(found) < len(tensors):
-        twice = sorted(key for key in tensors if key.startswith(PREFIX) and key.removeprefix(PREFIX) in tensors)
+    names = {key: key.removeprefix(_COMPILED).removeprefix(PREFIX) for key in tensors}
+    count = Counter(names.values())
+    if twice := sorted(key for key, name in names.items() if key != name and count[name] > 1):
         raise CheckpointError(f"given with and without the prefix: {', '.join(twice)}")
-    return found
+    return {name: tensors[key] for key, name in names.items()}
 
 
 def _same(a: Tensor, b: Tensor) -> bool:

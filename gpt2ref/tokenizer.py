@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from importlib.resources import files
+from operator import index
 
 import tiktoken
 
@@ -24,10 +25,15 @@ _TOO_MUCH_WHITE_SPACE = 500_000
 def encode(text: str, *, allow_special: bool = False) -> list[int]:
     """Token ids of a text. `<|endoftext|>` in it is ordinary text, unless `allow_special` makes it id 50256.
 
-    Raises TypeError for anything but str, and ValueError for half a million white-space characters in a row.
+    Raises TypeError for anything but str, and ValueError for half a million white-space characters in a row, or half a
+    surrogate pair, which is no character.
     """
     if not isinstance(text, str):
         raise TypeError(f"text: {type(text).__name__}, expected str")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"text: {text[error.start]!r} at {error.start} is half a surrogate pair, no character") from None
     if len(text) >= _TOO_MUCH_WHITE_SPACE:
         longest = max((len(run.group()) for run in re.finditer(r"\s+", text)), default=0)
         if longest >= _TOO_MUCH_WHITE_SPACE:
@@ -37,7 +43,10 @@ def encode(text: str, *, allow_special: bool = False) -> list[int]:
 
 
 def decode(token_ids: Sequence[int]) -> str:
-    """The text of token ids; bytes that are no UTF-8 become U+FFFD. Raises ValueError for an id that is no token."""
+    """The text of token ids; bytes that are no UTF-8 become U+FFFD.
+
+    Raises TypeError for what is no integer, and ValueError for an id that is no token.
+    """
     return "".join(decode_pieces(token_ids))
 
 
@@ -49,6 +58,12 @@ def decode_pieces(token_ids: Iterable[int]) -> Iterator[str]:
     encoding = _encoding()
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
     for token_id in token_ids:
+        try:
+            if isinstance(token_id, bool):
+                raise TypeError
+            token_id = index(token_id)
+        except TypeError:
+            raise TypeError(f"token_ids: {token_id!r}, expected an integer") from None
         if not 0 <= token_id < VOCAB_SIZE:
             raise ValueError(f"token_ids: {token_id} is no token, expected 0 to {VOCAB_SIZE - 1}")
         if piece := decoder.decode(encoding.decode_single_token_bytes(token_id)):
