@@ -121,8 +121,10 @@ FACES = {50255: 2.0, 17: 1.25, 0: 0.5, 31000: 0.5, 1024: -0.5}
 NEVER = -100.0  # a logit: e^-100, times 50,257 tokens, is no chance at all
 
 
-def dice(logits: Mapping[int, float]) -> Tensors:
+def dice(logits: Mapping[int, float], offset: float = 0.0) -> Tensors:
     """The next token's logits are the given ones, exactly, whatever the context; every other token's are NEVER.
+
+    The offset is added to all of them: to their probabilities it makes no difference.
 
     The final LayerNorm's gain is zero and its bias the first unit vector, so the logits are wte[:, 0].
     """
@@ -132,4 +134,5 @@ def dice(logits: Mapping[int, float]) -> Tensors:
     tensors["wte.weight"][:, 0] = NEVER
     for token, logit in logits.items():
         tensors["wte.weight"][token, 0] = logit
+    tensors["wte.weight"][:, 0] += offset
     return tensors

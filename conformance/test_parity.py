@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from gpt2ref import PUBLISHED_CONFIGS, encode
+from gpt2ref import PUBLISHED_CONFIGS, encode, load_checkpoint
 
-from .checkpoints import SMALL, random_token_ids, trained_like
+from . import published
+from .checkpoints import SMALL, far_below_zero, random_token_ids, trained_like
 from .conftest import DTYPES, WriteCheckpoint
 from .oracle import check_logits, expected
 from .protocol import Adapter
@@ -42,6 +43,12 @@ def test_small(adapter: Adapter, each_dtype: str, time: int, small: Path) -> Non
     check_parity(adapter, small, token_ids, DTYPES[each_dtype], f"4 rows of {time} tokens")
 
 
+def test_far_below_zero(adapter: Adapter, each_dtype: str, write: WriteCheckpoint) -> None:
+    folder = write("far-below-zero", SMALL, lambda: far_below_zero(trained_like(SMALL, seed=0)))
+    token_ids = random_token_ids(SMALL, batch=4, time=LENGTHS[-1])
+    check_parity(adapter, folder, token_ids, DTYPES[each_dtype], "logits far below zero")
+
+
 def test_gpt2_124m(adapter: Adapter, each_dtype: str, gpt2_124m: Path) -> None:
     if each_dtype == "float16" and adapter.device == "cpu":
         pytest.skip("not applicable: float16 is emulated on the CPU, too slowly for this size")
@@ -61,6 +68,33 @@ def test_given_checkpoint(adapter: Adapter, request: pytest.FixtureRequest) -> N
     text = "The GPT-2 model was trained on WebText, 8 million pages that Reddit users had linked to. In 2019"
     checkpoint = request.config.option.checkpoint
     check_parity(adapter, checkpoint, torch.tensor([encode(text)]), adapter.dtype, checkpoint)
+
+
+@requirement("parity.given-checkpoint")
+def test_published_outputs(adapter: Adapter, request: pytest.FixtureRequest) -> None:
+    """Numbers that others have published, so that the truth is not Hugging Face's alone."""
+    checkpoint = request.config.option.checkpoint
+    if not published.is_gpt2_124m(load_checkpoint(checkpoint)):
+        pytest.skip("not applicable: not the published 124M weights")
+    judged = adapter.load(checkpoint)
+    for text, logits in published.last_logits().items():
+        token_ids = torch.tensor([encode(text)])
+        # Both are off: what is judged by its dtype's error, what is published by float32's.
+        allowed = sum(expected(checkpoint, token_ids, dtype, adapter.device)[1] for dtype in (adapter.precision, torch.float32))
+        found, truth = judged.logits(token_ids)[:, -1:, list(logits)].double(), torch.tensor([[[*logits.values()]]])
+        check_logits(found, truth.double(), allowed, f"{len(logits)} published logits after {text!r}")
+
+
+@requirement("parity.given-checkpoint")
+def test_published_continuation(adapter: Adapter, request: pytest.FixtureRequest) -> None:
+    checkpoint = request.config.option.checkpoint
+    if not published.is_gpt2_124m(load_checkpoint(checkpoint)):
+        pytest.skip("not applicable: not the published 124M weights")
+    if adapter.precision not in (torch.float32, torch.float64):
+        pytest.skip("not applicable: published for float32")
+    prompt, continuation = published.THE_DOG
+    new = adapter.load(checkpoint).generate(torch.tensor([prompt]), max_new_tokens=len(continuation), temperature=0.0)
+    assert new == [continuation]
 
 
 @pytest.mark.slow

@@ -151,6 +151,16 @@ def test_nan(adapter: Adapter, judged: Judged, tmp_path: Path) -> None:
 
 
 @requirement("sampling.distribution")
+def test_distribution_far_below_zero(adapter: Adapter, write: WriteCheckpoint) -> None:
+    """Logits around -120, as the published weights': e^-120 is zero in float32, and the distribution is what it was."""
+    judged = adapter.load(write("dice-below", DICE, lambda: dice(FACES, offset=-120.0)))
+    tokens = [token for row in throw(judged, temperature=1.0, seed=3) for token in row]
+    assert set(tokens) <= set(FACES), "a token of probability 0"
+    for token, probability in face_probabilities(1.0, None).items():
+        check_frequency(tokens.count(token), len(tokens), probability, f"logits 120 lower: token {token}")
+
+
+@requirement("sampling.distribution")
 @pytest.mark.parametrize(("temperature", "top_k"), [(0.5, None), (1.0, None), (2.0, None), (0.5, 2), (2.0, 2), (2.0, 40)])
 def test_distribution(thrown: Callable[..., list[list[int]]], temperature: float, top_k: int | None) -> None:
     tokens = [token for row in thrown(temperature=temperature, top_k=top_k, seed=3) for token in row]
