@@ -21,7 +21,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Returns the exit status: 0, 1 if there is no usable model, 130 after ctrl-C; argparse exits with 2 for bad usage."""
     parser = argparse.ArgumentParser(prog="python -m gpt2ref", description="Continue a text with GPT-2.")
     parser.add_argument("prompt", nargs="?", default="", help="the text to go on from (default: none, a new text)")
-    parser.add_argument("--model", default="gpt2", help="checkpoint folder or file, or hub repository (default: gpt2)")
+    parser.add_argument("--model", default="tiny", help="gpt2, gpt2-xl, a folder, file or hub repository (default: tiny)")
     parser.add_argument("--max-new-tokens", type=int, default=100, metavar="N", help="stop after N tokens (default: 100)")
     parser.add_argument("--temperature", type=float, default=1.0, metavar="T", help="0 is greedy (default: 1.0)")
     parser.add_argument("--top-k", type=int, metavar="K", help="draw from the K likeliest tokens (default: from all)")

@@ -55,7 +55,7 @@ def sample(
 
 def generate(
     prompt: Prompt,
-    model: GPT2 | str | os.PathLike[str] = "gpt2",
+    model: GPT2 | str | os.PathLike[str] = "tiny",
     *,
     max_new_tokens: int = 100,
     temperature: float = 1.0,
@@ -66,9 +66,9 @@ def generate(
 ) -> Prompt:
     """The prompt followed by its continuation, up to `<|endoftext|>` or `max_new_tokens`; a list gives a list.
 
-    `model` is a checkpoint (see `load_checkpoint`), loaded for this call onto `device` (default: CUDA if there is one)
-    in `dtype` (default: the file's own), or a GPT2, which stays where it is. An empty prompt gives a text from its
-    start. Everything else is as in `sample`, whose errors it raises.
+    `model` is a checkpoint (see `load_checkpoint`; default: the small one of the package), loaded for this call onto
+    `device` (default: CUDA if there is one) in `dtype` (default: the file's own), or a GPT2, which stays where it is.
+    An empty prompt gives a text from its start. Everything else is as in `sample`, whose errors it raises.
     """
     prompts = [prompt] if isinstance(prompt, str) else prompt
     rows = _encode_prompts(prompts)
@@ -82,7 +82,7 @@ def generate(
 
 def stream(
     prompt: str,
-    model: GPT2 | str | os.PathLike[str] = "gpt2",
+    model: GPT2 | str | os.PathLike[str] = "tiny",
     *,
     max_new_tokens: int = 100,
     temperature: float = 1.0,
