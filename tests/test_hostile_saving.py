@@ -20,6 +20,14 @@ FIRST = GPT2Config(vocab_size=5, n_positions=3, n_embd=4, n_layer=1, n_head=1)
 SECOND = GPT2Config(vocab_size=5, n_positions=3, n_embd=4, n_layer=1, n_head=2)
 
 
+@pytest.fixture(autouse=True)
+def ctrl_c_interrupts():
+    """Also where the tests were started in the background of a shell, which has SIGINT ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.fixture
 def old(tmp_path):
     """The folder that is saved into, with the first checkpoint in it."""

@@ -17,6 +17,7 @@ import pytest
 import torch
 from huggingface_hub import constants
 from huggingface_hub.errors import LocalEntryNotFoundError
+from huggingface_hub.utils import enable_progress_bars
 
 from gpt2ref import CheckpointError, load_checkpoint
 from gpt2ref.hub import PUBLISHED
@@ -300,6 +301,7 @@ def test_what_was_cached_under_the_bare_name_is_used(server, tmp_path, tiny_fold
 
 @pytest.mark.usefixtures("server")
 def test_a_progress_bar_for_the_weights(monkeypatch, capsys):
+    enable_progress_bars()  # other tests may have switched them off
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     load_checkpoint("gpt2")
     assert re.search(r"(^|[\r\n])model\.safetensors: 100%", capsys.readouterr().err)

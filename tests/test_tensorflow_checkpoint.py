@@ -367,7 +367,7 @@ def reason(folder):
 @given(st.data())
 def test_with_any_byte_changed_it_is_refused_or_the_same(tmp_path_factory, data):
     """The same where it is the footer's padding, or the place of a block that is not read."""
-    folder = tmp_path_factory.getbasetemp() / "changed"
+    folder = tmp_path_factory.getbasetemp() / "tensorflow-changed"
     if not folder.exists():
         write(folder)
     at = data.draw(st.one_of(st.integers(0, len(INDEX) - 1), st.integers(len(INDEX) - 60, len(INDEX) - 1)))
@@ -379,5 +379,5 @@ def test_with_any_byte_changed_it_is_refused_or_the_same(tmp_path_factory, data)
 
 @given(st.binary(max_size=60))
 def test_any_bytes_for_an_entry_are_refused(tmp_path_factory, value):
-    folder = write(tmp_path_factory.getbasetemp() / "any", change=lambda entries: entries | {KEY: value}, per_block=1000)
+    folder = write(tmp_path_factory.getbasetemp() / "tf-any", change=lambda entries: entries | {KEY: value}, per_block=1000)
     assert "model.ckpt.index" in (reason(folder) or "")
