@@ -14,13 +14,13 @@ from hypothesis import HealthCheck, Phase, settings
 
 from gpt2ref import PUBLISHED_CONFIGS, GPT2Config
 
+from . import options
 from .checkpoints import DICE, SMALL, Tensors, trained_like, write_checkpoint
+from .options import DTYPES
 from .probes import PROBE
 from .protocol import Adapter
 from .requirements import REQUIREMENTS
-from .verdict import Verdict, add_options
-
-DTYPES = {"float64": torch.float64, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+from .verdict import Verdict
 
 # Derandomised: the same inputs in every run, so that a verdict can be repeated. No deadline on shared machines.
 LAWS = "conformance laws"
@@ -41,34 +41,7 @@ WriteCheckpoint = Callable[..., Path]  # name, config, what makes the tensors, a
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("conformance", "conformance of GPT-2 implementations")
-    group.addoption(
-        "--implementation",
-        action="append",
-        metavar="ADAPTER",
-        help="judge this one: gpt2ref (the default), huggingface, my_gpt2.py, package.module or package.module:load; "
-        "may be given several times",
-    )
-    group.addoption("--device", default="cpu", help="device given to the adapter's load() (default: cpu)")
-    group.addoption("--dtype", choices=[*DTYPES], help="judge in this dtype alone (default: float32, parity in all)")
-    group.addoption("--checkpoint", help="a real checkpoint, folder or hub id, for the requirement parity.given-checkpoint")
-    group.addoption(
-        "--probe-shape",
-        choices=["small", *PUBLISHED_CONFIGS],
-        default="small",
-        help="shape of the probes' checkpoints: small, or a published one for an implementation that has it built in",
-    )
-    add_options(group)
-    group.addoption(
-        "--defects",
-        nargs="?",
-        const="all",
-        metavar="NAMES",
-        help="judge the suite itself, by the wrong GPT-2s of conformance/defects, or by those named, with commas between",
-    )
-    group.addoption(
-        "--defects-report", metavar="JSON", help="write the kill matrix; python -m conformance.defects.page reads it"
-    )
-    group.addoption("--list-requirements", action="store_true", help="print what is asked of a GPT-2, and stop")
+    options.add(group.addoption)
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -85,6 +58,8 @@ def pytest_cmdline_main(config: pytest.Config) -> int | None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "requirement(id): one of the tests that decide a requirement of requirements.py")
+    config.addinivalue_line("markers", "slow: published sizes above 124M; minutes and gigabytes (run with -m slow)")
     try:
         device = torch.device(config.option.device)
         torch.empty(0, device=device)
@@ -137,7 +112,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         item.add_marker(pytest.mark.filterwarnings("default"))  # a warning of the library that is judged is no error
         marks = list(item.iter_markers("requirement"))
         if len(marks) != 1 or marks[0].args[0] not in REQUIREMENTS:
-            raise pytest.UsageError(f"{item.nodeid}: expected one @requirement of conformance/requirements.py, found {marks}")
+            raise pytest.UsageError(f"{item.nodeid}: expected one @requirement of requirements.py, found {marks}")
         slow = item.get_closest_marker("slow") is not None and "slow" not in (config.option.markexpr or "")
         unasked = marks[0].args[0] == "parity.given-checkpoint" and not config.option.checkpoint
         (dropped if slow or unasked else kept).append(item)

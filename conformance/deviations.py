@@ -55,7 +55,7 @@ def read_deviations(path: str) -> dict[str, Deviation]:
         name = entry.get("requirement", "")
         where = f"{problem}entry {number} ({name or 'no requirement'}): "
         if name not in REQUIREMENTS:
-            raise pytest.UsageError(f"{where}no such requirement; pytest conformance/ --list-requirements has them all")
+            raise pytest.UsageError(f"{where}no such requirement; --list-requirements prints them all")
         if name in known:
             raise pytest.UsageError(f"{where}the requirement has an entry already")
         if not entry.get("reason", "").strip():

@@ -19,7 +19,7 @@ import torch
 
 from . import probes
 from .checkpoints import SMALL, random_token_ids, trained_like, write_checkpoint
-from .conftest import DTYPES
+from .options import DTYPES
 from .oracle import error, expected
 from .probes import PROBE, Design, Experiment
 from .protocol import Adapter

@@ -292,7 +292,7 @@ def _points(pairs: Iterable[Sequence[Any]]) -> list[tuple[float, float]]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m conformance.page", description="A page of conformance reports.")
+    parser = argparse.ArgumentParser(prog=f"python -m {__package__}.page", description="A page of conformance reports.")
     parser.add_argument("reports", nargs="+", metavar="report.json", help="written by pytest conformance/ --conformance-report")
     parser.add_argument("-o", "--output", required=True, metavar="page.html")
     options = parser.parse_args(arguments)

@@ -214,5 +214,5 @@ REQUIREMENTS = {requirement.id: requirement for requirement in _ALL}
 def requirement(requirement_id: str) -> pytest.MarkDecorator:
     """Marks a test as one of those that decide the requirement."""
     if requirement_id not in REQUIREMENTS:
-        raise ValueError(f"requirement {requirement_id!r}: not in conformance/requirements.py")
+        raise ValueError(f"requirement {requirement_id!r}: not in requirements.py")
     return pytest.mark.requirement(requirement_id)

@@ -11,7 +11,8 @@ from gpt2ref import PUBLISHED_CONFIGS, encode, load_checkpoint
 
 from . import published
 from .checkpoints import SMALL, far_below_zero, random_token_ids, trained_like
-from .conftest import DTYPES, WriteCheckpoint
+from .conftest import WriteCheckpoint
+from .options import DTYPES
 from .oracle import check_logits, expected
 from .protocol import Adapter
 from .requirements import requirement

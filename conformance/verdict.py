@@ -40,12 +40,6 @@ _PROPERTY = "conformance"  # of a test report: adapter, requirement, outcome, wh
 _OPTIONS = {"device": "cpu", "dtype": None, "checkpoint": None, "probe_shape": "small"}  # that decide, and their defaults
 
 
-def add_options(group: pytest.OptionGroup) -> None:
-    group.addoption("--conformance-report", metavar="JSON", help="write all results there; python -m conformance.page reads it")
-    group.addoption("--known-deviations", metavar="TOML", help="what may fail, each entry with its reason, and may not pass")
-    group.addoption("--write-known-deviations", metavar="TOML", help="write the present failures as such a file, a new one")
-
-
 class Verdict:
     def __init__(self, config: pytest.Config, adapters: Sequence[Adapter]) -> None:
         """Raises pytest.UsageError if a file can't be read, or will not be writable."""

@@ -64,7 +64,7 @@ def test_some_of_each_kind_are_caught_and_what_is_no_mistake_is_not(tmp_path: Pa
 def test_one_that_is_not_there_is_refused() -> None:
     run = judge("conformance", "--defects", "gelu-erf,no-such")
     assert run.returncode == pytest.ExitCode.USAGE_ERROR
-    assert "--defects: no-such not in conformance/defects" in run.stderr
+    assert "--defects: no-such not in the catalogue" in run.stderr
 
 
 def test_one_can_be_judged_like_any_implementation_and_is_called_by_its_name() -> None:

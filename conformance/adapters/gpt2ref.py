@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 import gpt2ref
-from conformance import textbook
 from gpt2ref.conversion import to_hugging_face_tensors
+
+from .. import textbook
 
 
 class Reference:

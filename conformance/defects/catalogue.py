@@ -47,7 +47,7 @@ def variant(name: str, of: str, source: str) -> Callable[[Class], Class]:
 
 def _entered(entries: dict[str, Entry], name: str, requirement: str | None, source: str) -> Callable[[Class], Class]:
     if requirement is not None and requirement not in REQUIREMENTS:
-        raise ValueError(f"defect {name!r}: {requirement!r} is not in conformance/requirements.py")
+        raise ValueError(f"defect {name!r}: {requirement!r} is not in requirements.py")
     if name in DEFECTS | EQUIVALENT | VARIANTS:
         raise ValueError(f"defect {name!r}: there are two of this name")
 

@@ -20,7 +20,7 @@ from ..requirements import REQUIREMENTS
 from . import DEFECTS, EQUIVALENT, VARIANTS, Entry
 from .parts import Parts
 
-PREFIX = "conformance.defects:"
+PREFIX = f"{__package__}:"
 ENTRIES = DEFECTS | EQUIVALENT | VARIANTS
 
 # Asked only of a defect that names them, as they take seconds each: the published sizes.

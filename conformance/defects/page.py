@@ -213,7 +213,7 @@ def _class(shown: str) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m conformance.defects.page", description="A page of the kill matrix.")
+    parser = argparse.ArgumentParser(prog=f"python -m {__package__}.page", description="A page of the kill matrix.")
     parser.add_argument("matrix", metavar="kill.json", help="written by pytest conformance/ --defects --defects-report")
     parser.add_argument("-o", "--output", required=True, metavar="kill.html")
     options = parser.parse_args(arguments)

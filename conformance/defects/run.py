@@ -24,7 +24,7 @@ def adapters(names: str) -> list[str]:
     chosen = list(ENTRIES) if names == "all" else names.split(",")
     for name in chosen:
         if unknown := set(name.split("+")) - set(ENTRIES):
-            raise pytest.UsageError(f"--defects: {', '.join(sorted(unknown))} not in conformance/defects")
+            raise pytest.UsageError(f"--defects: {', '.join(sorted(unknown))} not in the catalogue")
     return [PREFIX + name for name in chosen]
 
 

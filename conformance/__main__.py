@@ -1,0 +1,47 @@
+"""`gpt2-conformance my_gpt2.py`: the suite on your own GPT-2, from anywhere. In a clone: `python -m conformance my_gpt2.py`.
+
+    gpt2-conformance ADAPTER... [option]...
+
+ADAPTER is gpt2ref, huggingface, a file with a `load` function (my_gpt2.py), package.module, either with :function, or
+"command: program". The options are those of pytest, and:
+
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+FOLDER = Path(__file__).parent
+MISSING = "{error}. The suite needs more than gpt2ref alone: pip install 'gpt2ref[conformance]'"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The exit status: 0 for a right GPT-2, 1 for another, and more where there is no verdict, as pytest has it."""
+    try:
+        import pytest
+
+        from . import options
+    except ModuleNotFoundError as error:
+        print(MISSING.format(error=error), file=sys.stderr)
+        return 4
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if not words or {"-h", "--help"} & set(words):
+        print(__doc__, end="")
+        parser = argparse.ArgumentParser(add_help=False, usage=argparse.SUPPRESS)
+        options.add(parser.add_argument)
+        print(parser.format_help())
+        return 0
+    adapters = list(itertools.takewhile(lambda word: not word.startswith("-"), words))
+    chosen = [word for adapter in adapters for word in ("--implementation", adapter)]
+    # Not the settings of the project that one stands in: they are for its own tests.
+    settings = ["-c", str(FOLDER / "installed.ini"), f"--rootdir={FOLDER}", "-p", "no:cacheprovider", "--tb=short", "-rN"]
+    settings += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]  # for this module, which is no test
+    return pytest.main([*settings, str(FOLDER), *chosen, *words[len(adapters) :]])
+
+
+if __name__ == "__main__":
+    sys.exit(main())
