@@ -1,6 +1,6 @@
 """A report of one run, or of two compared:
 
-    python -m benchmarks.report out.json [baseline.json] [-o report.md] [--html report.html]
+    python -m benchmarks.report out.json [baseline.json] [-o report.md] [--html report.html] [--svg speeds.svg]
 
 `results.py` reads the files, `comparison.py` compares them, `tables.py` and `chart.py` make what is shown. Here it
 becomes Markdown, and `report_page.py` makes a page of the same.
@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from .comparison import Comparison, compare
-from .report_page import SWEEPS, TITLE, page
+from .report_page import SWEEPS, TITLE, page, picture
 from .results import Result, ResultsError, by_implementation, by_shape, cells, read, sweeps
 from .tables import Table, all_rows, compared, conditions, grid, problems, slowest, sweep
 
@@ -83,12 +83,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("baseline", nargs="?", metavar="baseline.json", help="an earlier run, to compare with")
     parser.add_argument("-o", "--output", metavar="report.md", help="Markdown (default: to standard output)")
     parser.add_argument("--html", metavar="report.html", help="a page with pictures")
+    parser.add_argument("--svg", metavar="speeds.svg", help="one of them by itself: the implementations beside each other")
     options = parser.parse_args(arguments)
     try:
         results = read(options.results)
         comparison = compare(results, read(options.baseline)) if options.baseline else None
         report = markdown(results, comparison)
-        files = {options.output: report, options.html: page(results, comparison) if options.html else ""}
+        files = {options.output: report}
+        files |= {options.html: page(results, comparison)} if options.html else {}
+        files |= {options.svg: picture(results)} if options.svg else {}
         _write({Path(path): content for path, content in files.items() if path is not None})
     except (ResultsError, OSError) as error:
         print(error, file=sys.stderr)

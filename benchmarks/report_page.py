@@ -24,16 +24,33 @@ SWEEPS = {"batch": "batch", "prompt_length": "depth of context"}  # fields of Sh
 TONES = {"INVALID": "invalid", "unstable": "unstable", FASTER: "faster", SLOWER: "slower"}  # how a cell begins -> its class
 
 
+def style() -> str:
+    files = Path(conformance.page.__file__).with_name("page.css"), Path(__file__).with_name("report_page.css")
+    return "".join(path.read_text(encoding="utf-8") for path in files)
+
+
+def series_of(results: Sequence[Result]) -> dict[str, int]:
+    """A colour for each implementation."""
+    return {name: number % SERIES for number, name in enumerate(by_implementation(results))}
+
+
+def picture(results: Sequence[Result]) -> str:
+    """The bars of the first shape's plainest cell, as an SVG file of its own."""
+    shape, group = next(iter(by_shape(results).items()))
+    rows = [result for result in group if result.cell == plain_cell(group)]
+    drawn = bars_svg(rows, series_of(results), f"tokens per second at {rows[0].cell}, {shape}")
+    head, _, body = drawn.partition(">")
+    return f'{head} xmlns="http://www.w3.org/2000/svg" font-family="sans-serif"><style>{style()}</style>{body}\n'
+
+
 def page(results: Sequence[Result], comparison: Comparison | None = None) -> str:
-    names = dict.fromkeys(result.implementation for result in results)
-    series = {name: number % SERIES for number, name in enumerate(names)}
-    styles = Path(conformance.page.__file__).with_name("page.css"), Path(__file__).with_name("report_page.css")
+    series = series_of(results)
     return "\n".join(
         [
             '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">',
             '<meta name="viewport" content="width=device-width, initial-scale=1">',
             "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">",
-            f"<title>{TITLE}</title>\n<style>\n{''.join(path.read_text(encoding='utf-8') for path in styles)}</style>\n</head>",
+            f"<title>{TITLE}</title>\n<style>\n{style()}</style>\n</head>",
             "<body>\n<main class='speeds'>",
             *_summary(results),
             *(_comparison(comparison) if comparison else ()),

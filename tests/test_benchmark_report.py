@@ -7,6 +7,7 @@ import json
 import re
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 
@@ -208,6 +209,18 @@ def test_the_report_is_printed_or_written(tmp_path: Path, capsys: pytest.Capture
     assert "- INVALID: broken, gpt2, float32, batch 1, prompt 32, 4 new tokens, temperature 0, top-k none: row 0" in printed
     assert "75% of greedy" in printed
     assert Structure(made.read_text(encoding="utf-8")).tags >= {"svg", "table", "details"}
+
+
+def test_a_picture_by_itself_is_svg_with_every_name_and_its_own_style(tmp_path: Path) -> None:
+    rows = [each | {"implementation": each["implementation"] + HOSTILE} for each in FULL]
+    path, made = written(tmp_path, *rows), tmp_path / "speeds.svg"
+    assert main([str(path), "-o", str(tmp_path / "report.md"), "--svg", str(made)]) == 0
+    root = ElementTree.parse(made).getroot()
+    assert root.tag == "{http://www.w3.org/2000/svg}svg"
+    titles = {title.text for title in root.iter("{http://www.w3.org/2000/svg}title")}
+    assert {title[: -len(HOSTILE)] for title in titles if title} == {each["implementation"] for each in FULL}
+    (style,) = root.iter("{http://www.w3.org/2000/svg}style")
+    assert ".bar-fill" in (style.text or "")
 
 
 def test_markdown_tables_have_as_many_cells_in_every_line(tmp_path: Path) -> None:
