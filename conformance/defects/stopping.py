@@ -113,6 +113,19 @@ class OneTokenTooFew(Parts):
         return super().generate_ragged(prompts, max_new_tokens=max(0, max_new_tokens - 1), **options)
 
 
+@defect(
+    "limit-counts-prompt",
+    "eos.never",
+    "huggingface/transformers #13983; EleutherAI/gpt-neo #268; guillaume-be/rust-bert #290",
+)
+class LimitCountsPrompt(Parts):
+    """max_new_tokens is taken for the length of the whole, prompt included, as transformers' max_length is."""
+
+    def generate_ragged(self, prompts: Sequence[Sequence[int]], *, max_new_tokens: int, **options: Any) -> list[list[int]]:
+        room = max(0, max_new_tokens - max(map(len, prompts)))
+        return super().generate_ragged(prompts, max_new_tokens=room, **options)
+
+
 @defect("exact-fit-refused", "generation.exact-fit", "jaymody/picoGPT@817292bae:gpt2.py; vllm-project/vllm #16445")
 class ExactFitRefused(Parts):
     """A strict < refuses a prompt and new tokens that fill the context exactly."""
