@@ -36,6 +36,7 @@ class Design:
     n_layer: int | None = 2  # that it is in, the first ones; None: all of the shape's
     embedding_std: float | None = None  # of wte, with wpe zero; None: trained-like
     n_inner: int | None = None
+    alike: float | None = None  # every channel of each key and query; negative in the second layer's queries
 
     def own(self, shape: GPT2Config) -> GPT2Config:
         """The shape, cut to the layers that the design is in."""
@@ -47,6 +48,9 @@ class Design:
         for key, tensor in tensors.items():
             if (".attn." in key and not self.attention) or (".mlp." in key and not self.mlp):
                 tensor.zero_()
+            if self.alike is not None and ".attn.c_attn." in key:
+                tensor[..., : 2 * config.n_embd] = self.alike if key.endswith("bias") else 0.0
+                tensor[..., : config.n_embd] *= -1.0 if key.startswith("h.1.") else 1.0
         if self.embedding_std is not None:
             tensors["wte.weight"] *= self.embedding_std / tensors["wte.weight"][1:].std()
             tensors["wpe.weight"].zero_()
@@ -56,6 +60,8 @@ class Design:
 EMBEDDING = Design("embedding alone", attention=False, mlp=False, n_layer=1)
 ATTENTION = Design("attention alone", mlp=False)
 MLP = Design("MLP alone", attention=False)
+# Scores of 24^2 sqrt(head width), 1411 and more: float16 holds the sum that they are, and no dtype their exponential.
+LARGE_SCORES = Design("attention with large scores, all alike", mlp=False, alike=24.0)
 ALL = Design("two whole blocks")
 DEEP = Design("all layers", n_layer=None)
 NARROW = Design("MLP of a width of its own", attention=False, n_inner=40)

@@ -111,6 +111,7 @@ _ALL = [
         ("head-merge", "Heads are put side by side in their order.", OPENAI_MODEL),
         ("mask", "A position sees itself and those before it, masked before the softmax.", OPENAI_MODEL),
         ("softmax", "Weights add up to one over the keys.", OPENAI_MODEL),
+        ("large-scores", "Scores of 1400 or of -1400 for all keys give the weights that zeros give.", OPENAI_MODEL),
         (
             "visibility",
             "Each position sees itself and all before it, in every layer and up to the last position: "

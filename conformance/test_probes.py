@@ -23,6 +23,7 @@ from .probes import (
     CONSTANT_PROBES,
     EMBEDDING,
     FACT_PROBES,
+    LARGE_SCORES,
     NARROW,
     PROBE,
     SQUARE,
@@ -126,6 +127,14 @@ def test_constant(observe: Observe, reading: Reading, name: str, design: Design)
     if readable:
         pytest.fail(f"reads {name}: {read:.3g}; GPT-2 has {right:.3g}")
     check(observation, [], f"{right:.3g}")
+
+
+@requirement("attention.large-scores")
+def test_large_scores(observe: Observe) -> None:
+    observation = observe(LARGE_SCORES)
+    if not observation.logits.isfinite().all():
+        pytest.fail("the softmax overflows: logits are no numbers where all scores are large, or far below zero, and alike")
+    check(observation, [], "a softmax of differences")
 
 
 @requirement("activation.curve")

@@ -144,6 +144,15 @@ class SoftmaxOverHeads(Parts):
         return scores.masked_fill(~mask, torch.finfo(scores.dtype).min).softmax(1)
 
 
+@defect("softmax-without-maximum", "attention.large-scores", "NVIDIA/FasterTransformer #43; ggml-org/llama.cpp #2665")
+class SoftmaxOverflows(Parts):
+    """exp(scores) over their sum, without taking the largest away: infinite for a score of 89, all 0 below -104."""
+
+    def shares(self, scores: Tensor, mask: Tensor) -> Tensor:
+        shares = scores.exp() * mask
+        return shares / shares.sum(-1, keepdim=True)
+
+
 @defect("heads-split-by-view", "attention.head-split", "reczoo/FuxiCTR #30; hyunwoongko/transformer #15")
 class HeadsByView(Parts):
     """view(batch, n_head, time, width) without the transpose: tokens are mixed into the heads."""
