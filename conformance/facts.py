@@ -42,6 +42,7 @@ FACTS: dict[str, tuple[str, ...]] = {
     "norms": ("before attention and MLP", "after them, on the sum", "with ln_1 and ln_2 exchanged"),
     "residual": ("of x", "of the normalised x", "absent"),
     "blocks": ("the MLP after attention", "the MLP beside attention"),
+    "branches": ("added as they are", "divided by sqrt(n_layer)", "divided by sqrt(2 n_layer)"),
     "final norm": ("applied once", "absent", "applied twice"),
     "scale": ("1/sqrt(head width)", "1", "1/sqrt(n_embd)", "1/head width", "1/sqrt(n_head)", "1/sqrt(head width)/(layer + 1)"),
     "heads": ("n_head", "half of n_head", "twice n_head", "one"),
@@ -101,7 +102,11 @@ def forward(
 def _given(weights: Tensors, choice: Mapping[str, str]) -> Tensors:
     """The weights, less what is lost, and with a matrix in the wrong orientation."""
     lost, transposed = choice["lost"], choice["transposed"]
+    n_layer = sum(key.endswith(".ln_1.weight") for key in weights)
+    square = {"divided by sqrt(n_layer)": n_layer, "divided by sqrt(2 n_layer)": 2 * n_layer}.get(choice["branches"])
     for key, tensor in weights.items():
+        if square and ".c_proj." in key:
+            weights[key] = tensor / math.sqrt(square)
         if _named(key, lost):
             weights[key] = torch.ones_like(tensor) if key.endswith("weight") else torch.zeros_like(tensor)
         if lost.startswith("the ") and _named(key, "h.attn.c_attn.bias"):  # the query's, the key's or the value's part of it

@@ -81,6 +81,7 @@ FACT_PROBES: dict[str, tuple[str, Design]] = {
     "blocks.norms": ("norms", ALL),
     "blocks.residual": ("residual", ALL),
     "blocks.order": ("blocks", ALL),
+    "blocks.branches": ("branches", ALL),
     "blocks.layers": ("layers", DEEP),
     "final-norm.count": ("final norm", EMBEDDING),
     "attention.scale": ("scale", ATTENTION),
@@ -134,8 +135,8 @@ def told(mistake: Mapping[str, str]) -> str:
     return {"lost": f"{choice} unused", "transposed": f"{choice} not transposed"}.get(fact, f"{fact}: {choice}")
 
 
-# Facts whose mistakes alter what a blank layer passes on; under all others it adds zero to it.
-PASSED_ON = frozenset({"norms", "residual", "layers"})
+# Facts whose mistakes alter what a blank layer passes on, or count it; under all others it adds zero to it.
+PASSED_ON = frozenset({"norms", "residual", "layers", "branches"})
 
 
 def _in_float64(design: Design, config: GPT2Config, seed: int) -> Tensors:

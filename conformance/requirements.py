@@ -94,6 +94,7 @@ _ALL = [
         ("norms", "ln_1 comes before attention and ln_2 before the MLP, inside the residual branch.", OPENAI_MODEL),
         ("residual", "What each branch adds to is x itself, not the normalised x.", OPENAI_MODEL),
         ("order", "The MLP reads what attention has already added to.", OPENAI_MODEL),
+        ("branches", "What a branch adds is added as it is: 1/sqrt(n_layer) is for the initial weights.", OPENAI_MODEL),
         ("n-inner", "An n_inner in the config is the width of the MLP.", HF_MODEL),
         ("layers", "All blocks run, in the order of their numbers: h.2 before h.10.", OPENAI_MODEL),
     ),

@@ -202,6 +202,15 @@ class ParallelResidual(Parts):
         return x + attended + self.mlp(layer, self.norm(x, f"h.{layer}.ln_2")), keys_values
 
 
+@defect("branches-scaled", "blocks.branches", "what the paper says of the initial weights: openai/gpt-2 #334; Biohub/esm #338")
+class BranchesScaled(Parts):
+    """Each branch is divided by sqrt(2 n_layer) in the forward pass, and not the initial weights, once."""
+
+    def linear(self, x: Tensor, name: str) -> Tensor:
+        added = super().linear(x, name)
+        return added / math.sqrt(2 * self.config.n_layer) if name.endswith(".c_proj") else added
+
+
 @defect("no-ln-f", "final-norm.count")
 class FinalNormMissing(Parts):
     """The head reads the residual stream itself."""
