@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from importlib.metadata import PackageNotFoundError, version
@@ -16,6 +17,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 ALWAYS = ("gpt2ref:load_uncached", "huggingface:load_eager")
+COMPILED = ("huggingface:load_compiled",) if shutil.which("g++") else ()
 # Package -> the versions that have what the adapter uses, and the adapters.
 PEERS = {
     "ctranslate2": (range(4, 5), ["conformance.adapters.ctranslate2"]),
@@ -39,14 +41,14 @@ FOUND = [name for package, (majors, names) in PEERS.items() if installed(package
 def verdicts() -> str:
     some = "test_probes or test_middle or test_last_step or test_never and 9 or test_per_row and first-row"
     selection = ["conformance/test_probes.py", "conformance/test_eos.py", "-k", some]
-    chosen = [f"--implementation={name}" for name in (*ALWAYS, *FOUND)]
+    chosen = [f"--implementation={name}" for name in (*ALWAYS, *COMPILED, *FOUND)]
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--tb=no", *selection, *chosen]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False)
     return run.stdout
 
 
-@pytest.mark.parametrize("adapter", [*ALWAYS, *FOUND])
+@pytest.mark.parametrize("adapter", [*ALWAYS, *COMPILED, *FOUND])
 def test_probes_and_eos(verdicts: str, adapter: str) -> None:
     assert f" conformance of {adapter} " in verdicts, verdicts[-5000:]
     verdict = re.split(r"=+ conformance of ", verdicts.split(f" conformance of {adapter} ")[1])[0]

@@ -94,3 +94,10 @@ def load(
 def load_eager(checkpoint: str, *, device: str = "cpu", dtype: torch.dtype = torch.float32) -> HuggingFace:
     """With attention written out in transformers' own code, where `load` leaves it to torch's kernels."""
     return load(checkpoint, device=device, dtype=dtype, attention="eager")
+
+
+def load_compiled(checkpoint: str, *, device: str = "cpu", dtype: torch.dtype = torch.float32) -> HuggingFace:
+    """Under torch.compile, once for tensors of any size. On the CPU that takes a C++ compiler, and seconds a checkpoint."""
+    compiled = load(checkpoint, device=device, dtype=dtype)
+    compiled.model.forward = torch.compile(compiled.model.forward, dynamic=True)
+    return compiled
