@@ -24,13 +24,11 @@ def test_ci_runs_the_test_command_word_for_word() -> None:
 def test_the_adapter_of_the_readme_is_judged(tmp_path: Path) -> None:
     (adapter,) = [block for block in PYTHON_BLOCKS if "def load(" in block]
     (tmp_path / "my_gpt2.py").write_text(adapter, encoding="utf-8")
-    (command,) = re.findall(r"^\.venv/bin/(pytest conformance/ --implementation my_gpt2.py)$", README, re.M)
-    arguments = command.replace("my_gpt2.py", str(tmp_path / "my_gpt2.py")).split()[1:]
-    run = subprocess.run(
-        [sys.executable, "-m", "pytest", *arguments, "-k", "eos or small and float32", "-p", "no:cacheprovider"],
-        cwd=ROOT, capture_output=True, text=True, timeout=120, check=False,
-    )  # fmt: skip
-    assert "no deviation from GPT-2 found" in run.stdout, run.stdout[-3000:]
+    for program in ("gpt2-conformance", "pytest"):
+        (command,) = re.findall(rf"^({program} .*my_gpt2\.py)$", README, re.M)
+        words = [str(Path(sys.executable).parent / program), *command.split()[1:], "-k", "eos or small and float32"]
+        run = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+        assert "no deviation from GPT-2 found" in run.stdout, run.stdout[-3000:]
 
 
 def test_the_other_blocks_run(tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
