@@ -26,6 +26,11 @@ _packed: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
 class Linear(nn.Linear):
     """As nn.Linear in everything but speed."""
 
+    def reset_parameters(self) -> None:
+        """At random, but not on the meta device, where `uniform_` makes torch 2.4 import sympy, which takes a second."""
+        if not self.weight.is_meta:
+            super().reset_parameters()
+
     def forward(self, x: Tensor) -> Tensor:
         return linear(x, self.weight, self.bias)
 

@@ -118,14 +118,23 @@ class Block(nn.Module):
         return x + self.mlp(self.ln_2(x))
 
 
+class Embedding(nn.Embedding):
+    """As nn.Embedding, but quick to make on the meta device."""
+
+    def reset_parameters(self) -> None:
+        """At random, but not where there are no numbers: `normal_` makes torch import sympy there, which takes a second."""
+        if not self.weight.is_meta:
+            super().reset_parameters()
+
+
 class Transformer(nn.Module):
     """Everything but the head: token ids in, what the head reads out."""
 
     def __init__(self, config: GPT2Config) -> None:
         super().__init__()
         self.n_positions = config.n_positions
-        self.wte = nn.Embedding(config.vocab_size, config.n_embd)
-        self.wpe = nn.Embedding(config.n_positions, config.n_embd)
+        self.wte = Embedding(config.vocab_size, config.n_embd)
+        self.wpe = Embedding(config.n_positions, config.n_embd)
         self.h = nn.ModuleList(Block(config) for _ in range(config.n_layer))
         self.ln_f = nn.LayerNorm(config.n_embd, eps=config.layer_norm_epsilon)
 

@@ -153,6 +153,13 @@ def test_changing_loaded_weights_does_not_change_the_file(folder):
     assert load_checkpoint(folder).transformer.wte.weight.any()
 
 
+def test_loading_imports_no_sympy(folder):
+    """As torch does, for a second, where initial weights are drawn on the meta device."""
+    code = "import sys, gpt2ref; gpt2ref.load_checkpoint(sys.argv[1]); print('sympy' in sys.modules)"
+    result = subprocess.run([sys.executable, "-c", code, str(folder)], capture_output=True, text=True, check=True)
+    assert result.stdout == "False\n"
+
+
 def write_empty_xl(folder):
     """gpt2-xl's 6.2 GB of zeros, as a hole in the file: it takes no room on the disk."""
     config = PUBLISHED_CONFIGS["gpt2-xl"]
