@@ -60,6 +60,7 @@ def pytest_cmdline_main(config: pytest.Config) -> int | None:
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "requirement(id): one of the tests that decide a requirement of requirements.py")
     config.addinivalue_line("markers", "slow: published sizes above 124M; minutes and gigabytes (run with -m slow)")
+    config.addinivalue_line("markers", "xdist_group(name): pytest-xdist's, which need not be installed")
     try:
         device = torch.device(config.option.device)
         torch.empty(0, device=device)
