@@ -80,7 +80,7 @@ def test_every_verdict_has_a_colour() -> None:
 @pytest.mark.parametrize(
     "content",
     ["", "[]", "{}", '{"format": 2}', '{"format": 1, "adapters": []}', '{"format": 1, "adapters": [{}]}', "\udcff", None,
-     json.dumps(report_of("a state of a later suite"))],
+     json.dumps(report_of("nothing judged") | {"format": 2}), json.dumps(report_of("a state of a later suite"))],
 )  # fmt: skip
 def test_what_is_no_report_is_named(tmp_path: Path, content: str | None, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "report.json"
