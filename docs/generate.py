@@ -198,15 +198,15 @@ def defects_page() -> Iterator[str]:
     for family, entries in _by_family().items():
         hits = sum(entry in caught for entry in entries)
         yield f"| [{family}](#{slug(family)}) | {_about(family)} | {len(entries)} | {hits} |"
-    for heading, (about, entries) in HARMLESS.items():
-        yield f"| [{heading}](#{slug(heading)}) | {about} | {len(entries)} | {_flagged(entries)} |"
+    for heading, (about, group) in HARMLESS.items():
+        yield f"| [{heading}](#{slug(heading)}) | {about} | {len(group)} | {_flagged(group)} |"
     for family, entries in _by_family().items():
         yield from ("", f"## {family}", "", _about(family))
         for entry in entries:
             yield from _defect(entry)
-    for heading, (about, entries) in HARMLESS.items():
+    for heading, (about, group) in HARMLESS.items():
         yield from ("", f"## {heading}", "", about)
-        for entry in entries.values():
+        for entry in group.values():
             yield from _harmless(entry)
     yield ""
     yield from definitions(REQUIREMENTS, "requirements.md")
