@@ -30,7 +30,7 @@ import torch.distributed as dist
 
 from conformance.checkpoints import trained_like
 from gpt2ref import from_tensors
-from gpt2ref.decoding import sample_steps
+from gpt2ref.generation import sample_steps
 from gpt2ref.sampling import check_sampling
 
 from .environment import environment

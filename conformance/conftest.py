@@ -58,9 +58,8 @@ def pytest_cmdline_main(config: pytest.Config) -> int | None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "requirement(id): one of the tests that decide a requirement of requirements.py")
-    config.addinivalue_line("markers", "slow: published sizes above 124M; minutes and gigabytes (run with -m slow)")
-    config.addinivalue_line("markers", "xdist_group(name): pytest-xdist's, which need not be installed")
+    for marker in options.MARKERS:
+        config.addinivalue_line("markers", marker)
     try:
         device = torch.device(config.option.device)
         torch.empty(0, device=device)

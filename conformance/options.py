@@ -1,4 +1,4 @@
-"""The suite's command-line options, for pytest and for the help of `gpt2-conformance`."""
+"""The suite's command-line options, for pytest and for the help of `gpt2-conformance`, and its markers."""
 
 from __future__ import annotations
 
@@ -10,6 +10,11 @@ import torch
 from gpt2ref import PUBLISHED_CONFIGS
 
 DTYPES = {"float64": torch.float64, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+MARKERS = (
+    "requirement(id): one of the tests that decide a requirement of requirements.py",
+    "slow: published sizes above 124M; minutes and gigabytes (run with -m slow)",
+    "xdist_group(name): pytest-xdist's, which need not be installed",
+)
 
 
 def add(option: Callable[..., Any]) -> None:

@@ -4,11 +4,12 @@
 >>> print(generate("Once upon a time", max_new_tokens=50, temperature=0.8, top_k=40, seed=0))
 """
 
-from .checkpoint import from_hugging_face, from_tensors, load_checkpoint, save_checkpoint
+from .checkpoint import from_hugging_face, from_tensors, load_checkpoint
 from .config import EOS, PUBLISHED_CONFIGS, GPT2Config
 from .conversion import CheckpointError
 from .generation import generate, sample, stream
 from .model import GPT2, KVCache
+from .saving import save_checkpoint
 from .tokenizer import decode, encode
 
 __version__ = "0.1.0"

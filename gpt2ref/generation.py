@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+import random
+import secrets
+from collections.abc import Callable, Iterator, Sequence
 from numbers import Integral
 from typing import TypeVar
 
 import torch
 from torch import Tensor
 
+from .captured import ahead
 from .checkpoint import load_checkpoint
 from .config import EOS
-from .decoding import sample_steps
+from .decoding import Task, one_by_one
 from .model import GPT2
 from .sampling import check_sampling
 from .tokenizer import VOCAB_SIZE, decode, decode_pieces, encode
@@ -101,6 +104,40 @@ def stream(
     _check(max_new_tokens, temperature, top_k, seed)
     steps = sample_steps(_model(model, device, dtype), rows, max_new_tokens, temperature, top_k, seed, EOS)
     return decode_pieces(step[0] for step in steps)
+
+
+@torch.inference_mode()
+def sample_steps(
+    model: GPT2,
+    rows: list[list[int]],
+    max_new_tokens: int,
+    temperature: float,
+    top_k: int | None,
+    seed: int | None,
+    eos_token_id: int | None,
+) -> Iterator[dict[int, int]]:
+    """What `sample` and `stream` do, for arguments that are checked; appends to `rows`, none of which may be empty.
+
+    Yields, a step at a time, row number -> new token, for every row that goes on.
+    """
+    if not rows:
+        return
+    first = secrets.randbits(63) if seed is None else seed
+    generators = [random.Random(first + row) for row in range(len(rows))]
+    running = list(range(len(rows)))
+    task = Task(model, rows, running, max_new_tokens, temperature, top_k, generators)
+    for token_ids in loop_on(model.device)(task):
+        running[:] = [row for row in running if token_ids[row] != eos_token_id]
+        for row in running:
+            rows[row].append(token_ids[row])
+        if not running:
+            return
+        yield {row: token_ids[row] for row in running}
+
+
+def loop_on(device: torch.device) -> Callable[[Task], Iterator[list[int]]]:
+    """The faster of the two loops: the next token of each row, again and again."""
+    return ahead if device.type == "cuda" else one_by_one
 
 
 def _model(model: GPT2 | str | os.PathLike[str], device: torch.device | str | None, dtype: torch.dtype | None) -> GPT2:

@@ -8,12 +8,20 @@ import torch
 from hypothesis import settings
 from transformers import GPT2LMHeadModel
 
+from conformance import options
 from conformance.checkpoints import Tensors, blank, trained_like, write_checkpoint
 from gpt2ref import GPT2, GPT2Config, load_checkpoint
+from tests.smallest import CONFIG, TENSORS
 
 # No deadline: the machines are shared. Always the same examples: a failure seen once can be seen again.
 settings.register_profile("tests", deadline=None, derandomize=True, max_examples=60)
 settings.load_profile("tests")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """For tests of the suite's own tests, where the suite is not run besides."""
+    for marker in options.MARKERS:
+        config.addinivalue_line("markers", marker)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -87,3 +95,8 @@ def scripted(tmp_path: Path) -> Callable[[Sequence[int]], Path]:
         return write_checkpoint(tmp_path / "scripted", config, tensors)
 
     return write
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    return write_checkpoint(tmp_path / "checkpoint", CONFIG, TENSORS)

@@ -2,34 +2,20 @@
 
 import json
 import pickle
-import re
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
-from conformance.checkpoints import trained_like, write_checkpoint
-from gpt2ref import CheckpointError, GPT2Config, load_checkpoint
-
-CONFIG = GPT2Config(vocab_size=5, n_positions=3, n_embd=4, n_layer=1, n_head=2)
-TENSORS = trained_like(CONFIG, seed=0)
-
-
-@pytest.fixture
-def checkpoint(tmp_path):
-    return write_checkpoint(tmp_path / "checkpoint", CONFIG, TENSORS)
+from gpt2ref import CheckpointError, load_checkpoint
+from tests.smallest import CONFIG, TENSORS, named
 
 
 @pytest.fixture
 def no_weights(checkpoint):
     (checkpoint / "model.safetensors").unlink()
     return checkpoint
-
-
-def named(*names):
-    """A pattern of names that a message has, in this order, perhaps on several lines."""
-    return "(?s)" + ".*".join(re.escape(str(name)) for name in names)
 
 
 @pytest.mark.parametrize("path", ["/no/such/folder", "./gpt2", "a/b/c", "../checkpoint", "what a name", ""])

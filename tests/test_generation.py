@@ -11,7 +11,9 @@ from torch.testing import assert_close
 
 from conformance import textbook
 from gpt2ref import EOS, load_checkpoint, sample
-from gpt2ref.decoding import ahead, loop_on, one_by_one, prefill, uniform
+from gpt2ref.captured import ahead
+from gpt2ref.decoding import one_by_one, prefill, uniform
+from gpt2ref.generation import loop_on
 
 PROMPTS = [[1, 2, 3], [5], [], [7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18], list(range(20, 40))]
 

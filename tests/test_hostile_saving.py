@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from conformance.checkpoints import trained_like, write_checkpoint
-from gpt2ref import GPT2Config, checkpoint, load_checkpoint, save_checkpoint
+from gpt2ref import GPT2Config, load_checkpoint, save_checkpoint, saving
 
 # One shape, two meanings: the config of the one would load with the weights of the other, and say something else.
 FIRST = GPT2Config(vocab_size=5, n_positions=3, n_embd=4, n_layer=1, n_head=1)
@@ -67,7 +67,7 @@ def failing(function, error, *, at=0, after=False):
 
 
 FULL = OSError(errno.ENOSPC, "No space left on device")
-STEPS = {"weights": (checkpoint, "save_file"), "config": (Path, "write_text"), "rights": (Path, "chmod")}
+STEPS = {"weights": (saving, "save_file"), "config": (Path, "write_text"), "rights": (Path, "chmod")}
 
 
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
@@ -119,7 +119,7 @@ def test_ctrl_c_at_any_line_leaves_a_whole_checkpoint(old, new):
 
         def trace(frame, event, _):
             nonlocal left
-            if frame.f_code.co_filename != checkpoint.__file__:
+            if frame.f_code.co_filename != saving.__file__:
                 return None
             if event == "line":
                 left -= 1

@@ -8,7 +8,7 @@ from torch.testing import assert_close
 from transformers import GPT2LMHeadModel
 
 from conformance.checkpoints import write_checkpoint
-from gpt2ref import GPT2, GPT2Config, checkpoint, load_checkpoint, save_checkpoint
+from gpt2ref import GPT2, GPT2Config, load_checkpoint, save_checkpoint, saving
 
 TOKEN_IDS = torch.tensor([[15496, 995, 0, 50256, 198], [3, 1, 4, 1, 5]])
 
@@ -75,7 +75,7 @@ def half_written(_, path, **__):
 def test_a_full_disk_leaves_the_folder_as_it_was(model, tiny_folder, tmp_path, monkeypatch, fail):
     shutil.copytree(tiny_folder, tmp_path, dirs_exist_ok=True)
     before = contents(tmp_path)
-    monkeypatch.setattr(checkpoint, "save_file", fail)
+    monkeypatch.setattr(saving, "save_file", fail)
     with pytest.raises(OSError, match="No space left on device"):
         save_checkpoint(model, tmp_path)
     assert contents(tmp_path) == before
@@ -83,7 +83,7 @@ def test_a_full_disk_leaves_the_folder_as_it_was(model, tiny_folder, tmp_path, m
 
 
 def test_a_new_folder_that_could_not_be_filled_is_no_checkpoint(model, tmp_path, monkeypatch):
-    monkeypatch.setattr(checkpoint.json, "dumps", no_space)
+    monkeypatch.setattr(saving.json, "dumps", no_space)
     with pytest.raises(OSError, match="No space left on device"):
         save_checkpoint(model, tmp_path)
     assert contents(tmp_path) == {}

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from gpt2ref import load_checkpoint
-from gpt2ref.decoding import sample_steps
+from gpt2ref.generation import sample_steps
 from gpt2ref.sampling import next_token
 
 from ..sampling import Sampling

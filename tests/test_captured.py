@@ -1,4 +1,4 @@
-"""`decoding.ahead`, whose steps are captured on CUDA, and simply run elsewhere: its tokens are those of the plain loop."""
+"""`captured.ahead`, whose steps are captured on CUDA, and simply run elsewhere: its tokens are those of the plain loop."""
 
 import copy
 import gc
@@ -7,8 +7,10 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
-from gpt2ref import decoding, sample
-from gpt2ref.decoding import Decoder, ahead, one_by_one, sample_steps
+from gpt2ref import captured, generation, sample
+from gpt2ref.captured import Decoder, ahead
+from gpt2ref.decoding import one_by_one
+from gpt2ref.generation import sample_steps
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"))]
 
@@ -22,14 +24,14 @@ def model(request, tiny):
 @pytest.fixture(autouse=True, params=[0, 1, 8])
 def run_ahead(request, monkeypatch):
     """`sample` by `ahead`, with a few buckets in 13 positions."""
-    monkeypatch.setattr(decoding, "LAG", request.param)
-    monkeypatch.setattr(decoding, "BUCKET", 4)
-    monkeypatch.setattr(decoding, "loop_on", lambda _device: ahead)
+    monkeypatch.setattr(captured, "LAG", request.param)
+    monkeypatch.setattr(captured, "BUCKET", 4)
+    monkeypatch.setattr(generation, "loop_on", lambda _device: ahead)
 
 
 def plainly(model, prompts, **options):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(decoding, "loop_on", lambda _device: one_by_one)
+        patch.setattr(generation, "loop_on", lambda _device: one_by_one)
         return sample(model, prompts, **options)
 
 
@@ -80,7 +82,7 @@ def made(monkeypatch):
             decoders.append(self)
             super().__init__(*args)
 
-    monkeypatch.setattr(decoding, "Decoder", Counted)
+    monkeypatch.setattr(captured, "Decoder", Counted)
     return decoders
 
 
@@ -127,18 +129,18 @@ def test_abandoned_steps_give_their_decoder_back_and_few_are_kept(model, made):
     assert len(made) == 1
     for batch in range(1, 12):
         sample(model, [[1]] * batch, max_new_tokens=3, seed=0)
-    assert len(decoding._idle[model]) == decoding.KEPT
+    assert len(captured._idle[model]) == captured.KEPT
 
 
 def test_decoders_go_with_their_model(tiny):
     gc.collect()
-    before = len(decoding._idle)
+    before = len(captured._idle)
     model = copy.deepcopy(tiny)
     sample(model, [[1]], max_new_tokens=3, seed=0)
-    assert len(decoding._idle) == before + 1
+    assert len(captured._idle) == before + 1
     del model
     gc.collect()
-    assert len(decoding._idle) == before
+    assert len(captured._idle) == before
 
 
 def test_the_cache_is_read_in_buckets(monkeypatch, tiny):
