@@ -2,6 +2,9 @@
 
 >>> from gpt2ref import generate
 >>> print(generate("Once upon a time", max_new_tokens=50, temperature=0.8, top_k=40, seed=0))
+
+To read in this order: `config`, `model`, `conversion`, `sampling`, `decoding`, `generation`. Around them: `tokenizer`;
+`checkpoint`, with `pickled`, `tensorflow_checkpoint`, `hub` and `saving`, for files; `linear` and `captured` for speed; `cli`.
 """
 
 from .checkpoint import from_hugging_face, from_tensors, load_checkpoint
