@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
+from conformance.requirements import REQUIREMENTS
 from gpt2ref import load_checkpoint
+from tests.pages import blocks
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+MATRIX = json.loads((ROOT / "docs/kill-matrix.json").read_text(encoding="utf-8"))
+NOT_RUN = ("parity.given-checkpoint", "parity.published-sizes")
 PYTHON_BLOCKS = re.findall(r"```python\n(.*?)```", README, re.S)
 
 
@@ -33,10 +39,42 @@ def test_the_adapter_of_the_readme_is_judged(tmp_path: Path) -> None:
 
 def test_the_other_blocks_run(tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With a small checkpoint in place of the published one, which would be downloaded."""
-    blocks = [block for block in PYTHON_BLOCKS if "def load(" not in block]
-    assert blocks
+    others = [block for block in PYTHON_BLOCKS if "def load(" not in block]
+    assert others
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("gpt2ref.generation.load_checkpoint", lambda _name, **options: load_checkpoint(folder, **options))
     monkeypatch.setattr("gpt2ref.load_checkpoint", lambda _name, **options: load_checkpoint(folder, **options))
-    for block in blocks:
+    for block in others:
         exec(compile(block, "README.md", "exec"), {})
+
+
+def test_the_verdicts_that_it_shows_are_of_this_suite() -> None:
+    """The numbers add up to the requirements that there are, and the wrong GPT-2 fails what it did when it was measured."""
+    right, wrong = (block for block in blocks("README.md", "") if "requirements (not run: " in block)
+    families = Counter(name.split(".")[0] for name in REQUIREMENTS if name not in NOT_RUN)
+    assert re.findall(r"^([a-z-]+) +(\d+) passed$", right, re.M) == [(name, str(count)) for name, count in families.items()]
+    asked = f"{len(REQUIREMENTS) - 2} of {len(REQUIREMENTS)} requirements (not run: {', '.join(NOT_RUN)})"
+    assert f"{asked}: {len(REQUIREMENTS) - 2} passed." in right
+
+    (main,) = re.findall(r"^(\S+): FAILED$", wrong, re.M)
+    explained = re.search(r"explains (\d+) more failures: (.*?)\n\n", wrong, re.S)
+    others = re.findall(r"^    (\w+) (\d+): (.*)$", wrong, re.M)
+    assert explained
+    assert len(re.split(r",\s+", explained[2])) == int(explained[1])
+    assert all(len(names.split(", ")) == int(count) for _, count, names in others)
+    failed = {main, *re.split(r",\s+", explained[2])}
+    failed |= {f"{family}.{name}" for family, _, names in others for name in names.split(", ")}
+    assert failed <= REQUIREMENTS.keys()
+    assert f"{asked}: {len(REQUIREMENTS) - 2 - len(failed)} passed, {len(failed)} failed." in wrong
+    (measured,) = (entry["outcomes"] for entry in MATRIX["entries"] if entry["id"] == "gelu-erf")
+    assert {name for name, outcome in measured.items() if outcome == "failed"} <= failed
+    assert not {name for name, outcome in measured.items() if outcome == "passed"} & failed
+
+
+def test_what_it_says_of_the_catalogue_is_what_was_measured() -> None:
+    kinds = Counter(entry["kind"] == "defect" for entry in MATRIX["entries"])
+    assert f"All {kinds[True]} defects are\ncaught" in README
+    assert f"none of the {kinds[False]} that are no mistakes is flagged" in README
+    assert MATRIX["problems"] == []
+    assert f"| this suite | {kinds[True]} |" in README
+    assert f"| catches, of {kinds[True]} |" in README
