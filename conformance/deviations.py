@@ -1,4 +1,4 @@
-"""Known deviations: a file, owned by the implementer, of requirements that fail and why that is so.
+"""Known deviations: files, owned by the implementer, of requirements that fail and why that is so.
 
     [[deviation]]
     requirement = "sampling.top-k-ties"
@@ -38,9 +38,30 @@ class Deviation:
         return f"{self.reason} ({self.issue})" if self.issue else self.reason
 
 
-def read_deviations(path: str) -> dict[str, Deviation]:
-    """The file's entries by requirement. Raises pytest.UsageError, naming file and entry, for anything that is amiss."""
-    problem = f"--known-deviations {path}: "
+def read_deviations(*paths: str) -> dict[str, Deviation]:
+    """The files' entries by requirement. Raises pytest.UsageError, naming file and entry, for anything that is amiss."""
+    known: dict[str, Deviation] = {}
+    for path in paths:
+        problem = f"--known-deviations {path}: "
+        for number, entry in enumerate(_entries(path, problem), start=1):
+            where = f"{problem}entry {number}"
+            if not isinstance(entry, dict) or not all(isinstance(value, str) for value in entry.values()):
+                raise pytest.UsageError(f"{where}: expected a table of strings, found {entry!r}")
+            name = entry.get("requirement", "")
+            where += f" ({name or 'no requirement'}): "
+            if name not in REQUIREMENTS:
+                raise pytest.UsageError(f"{where}no such requirement; --list-requirements prints them all")
+            if name in known:
+                raise pytest.UsageError(f"{where}the requirement has an entry already")
+            if not entry.get("reason", "").strip():
+                raise pytest.UsageError(f"{where}has no reason")
+            if unknown := set(entry) - {"requirement", "reason", "issue"}:
+                raise pytest.UsageError(f"{where}{', '.join(sorted(unknown))} is neither requirement, reason nor issue")
+            known[name] = Deviation(name, entry["reason"].strip(), entry.get("issue"))
+    return known
+
+
+def _entries(path: str, problem: str) -> list[Any]:
     try:
         data: dict[str, Any] = tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:  # a TOMLDecodeError and a UnicodeDecodeError are ValueErrors
@@ -48,22 +69,7 @@ def read_deviations(path: str) -> dict[str, Deviation]:
     entries = data.pop("deviation", [])
     if data or not isinstance(entries, list):
         raise pytest.UsageError(f"{problem}expected [[deviation]] tables, found {', '.join(data) or type(entries).__name__}")
-    known: dict[str, Deviation] = {}
-    for number, entry in enumerate(entries, start=1):
-        if not isinstance(entry, dict) or not all(isinstance(value, str) for value in entry.values()):
-            raise pytest.UsageError(f"{problem}entry {number}: expected a table of strings, found {entry!r}")
-        name = entry.get("requirement", "")
-        where = f"{problem}entry {number} ({name or 'no requirement'}): "
-        if name not in REQUIREMENTS:
-            raise pytest.UsageError(f"{where}no such requirement; --list-requirements prints them all")
-        if name in known:
-            raise pytest.UsageError(f"{where}the requirement has an entry already")
-        if not entry.get("reason", "").strip():
-            raise pytest.UsageError(f"{where}has no reason")
-        if unknown := set(entry) - {"requirement", "reason", "issue"}:
-            raise pytest.UsageError(f"{where}{', '.join(sorted(unknown))} is neither requirement, reason nor issue")
-        known[name] = Deviation(name, entry["reason"].strip(), entry.get("issue"))
-    return known
+    return entries
 
 
 def write_deviations(path: str, deviations: Iterable[Deviation], heading: str) -> None:

@@ -36,7 +36,12 @@ def add(option: Callable[..., Any]) -> None:
         help="shape of the probes' checkpoints: small, or a published one for an implementation that has it built in",
     )
     option("--conformance-report", metavar="JSON", help=f"write all results there; python -m {__package__}.page reads it")
-    option("--known-deviations", metavar="TOML", help="what may fail, each entry with its reason, and may not pass")
+    option(
+        "--known-deviations",
+        action="append",
+        metavar="TOML",
+        help="what may fail, each entry with its reason, and may not pass; may be given several times",
+    )
     option("--write-known-deviations", metavar="TOML", help="write the present failures as such a file, a new one")
     option(
         "--defects",

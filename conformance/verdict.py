@@ -54,7 +54,7 @@ class Verdict:
                 check_writable(name, path)
         if option.write_known_deviations and Path(option.write_known_deviations).exists():
             raise pytest.UsageError(f"--write-known-deviations {option.write_known_deviations}: is there already, and stays")
-        known = read_deviations(option.known_deviations) if option.known_deviations else {}
+        known = read_deviations(*option.known_deviations or [])
         given = [(name, getattr(option, name)) for name, default in _OPTIONS.items() if getattr(option, name) != default]
         again = tuple(word for name, value in given for word in (f"--{name.replace('_', '-')}", value))
         self.judgements = {name: Judgement(name, known, again) for name in self.adapters}

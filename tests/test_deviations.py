@@ -120,6 +120,15 @@ def test_a_bad_file_is_a_usage_error_that_names_file_and_entry(tmp_path: Path, c
     assert message in str(error.value)
 
 
+def test_several_files_are_one_in_which_a_requirement_has_one_entry(tmp_path: Path) -> None:
+    paths = [str(tmp_path / name) for name in ("a.toml", "b.toml")]
+    write_deviations(paths[0], [Deviation("eos.middle", "x")], "one")
+    write_deviations(paths[1], [Deviation("eos.never", "y")], "two")
+    assert [entry.reason for entry in read_deviations(*paths).values()] == ["x", "y"]
+    with pytest.raises(pytest.UsageError, match=r"a\.toml: entry 1 \(eos\.middle\): the requirement has an entry already"):
+        read_deviations(*paths, paths[0])
+
+
 @pytest.mark.parametrize("text", ['quote " backslash \\ DEL \x7f', "line\nbreak, tab\t, bell \x07", "déviation 🙃"])
 def test_what_is_written_is_read_back(tmp_path: Path, text: str) -> None:
     path = str(tmp_path / "known.toml")

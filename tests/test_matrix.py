@@ -25,6 +25,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 WORKFLOW = (ROOT / ".github/workflows/ci.yml").read_text(encoding="utf-8")
 TOX = configparser.ConfigParser(interpolation=None)
 TOX.read(ROOT / "tox.ini", encoding="utf-8")
+SET_ENV = TOX["testenv"]["set_env"]
 JOBS: dict[str, Any] = yaml.safe_load(WORKFLOW)["jobs"]
 CHOSEN = re.compile(r"(torch|transformers)(\d[\d.]*)")
 
@@ -62,6 +63,15 @@ def test_the_versions_that_run_are_those_that_were_asked_for(capsys: pytest.Capt
 def test_an_environment_installs_what_its_name_says() -> None:
     pins = dict(re.findall(r"^(\S+): *(\S+==\S+)$", TOX["testenv"]["deps"], re.M))
     assert pins == {name + number: f"{name}=={number}" for name, number in CHOSEN.findall(" ".join(environments()))}
+
+
+def test_the_deviations_that_are_known_are_of_the_versions_that_their_files_name() -> None:
+    lines = re.findall(r"^(.*): KNOWN\w* = --known-deviations (\S+/(torch|transformers)-before-([\d.]+)\.toml)$", SET_ENV, re.M)
+    assert {path for _, path, _, _ in lines} == {str(path.relative_to(ROOT)) for path in ROOT.glob("tests/known_deviations/*")}
+    numbers = CHOSEN.findall(" ".join(environments()))
+    for conditions, _, package, end in lines:
+        before = {name + number for name, number in numbers if name == package and Version(number) < Version(end)}
+        assert set(conditions.split(", ")) == before | {"lowest"}
 
 
 def test_the_matrix_begins_where_pyproject_does() -> None:
