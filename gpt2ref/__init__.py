@@ -3,11 +3,12 @@
 >>> from gpt2ref import generate
 >>> print(generate("Once upon a time", max_new_tokens=50, temperature=0.8, top_k=40, seed=0))
 
-To read in this order: `config`, `model`, `conversion`, `sampling`, `decoding`, `generation`. Around them: `tokenizer`;
-`checkpoint`, with `pickled`, `tensorflow_checkpoint`, `hub` and `saving`, for files; `linear` and `captured` for speed; `cli`.
+To read in this order: `config`, `model`, `conversion`, `sampling`, `decoding`, `generation`. Around them: `tokenizer`; for
+files `checkpoint`, with `pickled`, `tensorflow_checkpoint`, `hub` and `saving`; for speed `linear`, `compiled` and `captured`.
 """
 
 from .checkpoint import from_hugging_face, from_tensors, load_checkpoint
+from .compiled import compile_products
 from .config import EOS, PUBLISHED_CONFIGS, GPT2Config
 from .conversion import CheckpointError
 from .generation import generate, sample, stream
@@ -24,6 +25,7 @@ __all__ = [
     "CheckpointError",
     "GPT2Config",
     "KVCache",
+    "compile_products",
     "decode",
     "encode",
     "from_hugging_face",

@@ -12,6 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from .compiled import row_by_matrix
+
 # The operators that torch.compile's own code calls. Without oneDNN in the build, or the instructions, there are none.
 _onednn = torch.ops.mkldnn
 _FLOAT32 = torch.backends.mkldnn.is_available() and hasattr(_onednn, "_linear_pointwise")
@@ -44,6 +46,8 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     differentiated = torch.is_grad_enabled() and (weight.requires_grad or x.requires_grad)
     plain = not (differentiated or torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling())
     if plain and weight.device.type == "cpu" and x.dtype == weight.dtype:
+        if (y := row_by_matrix(x, weight, bias)) is not None:
+            return y
         if _FLOAT32 and weight.dtype == torch.float32:
             return _onednn._linear_pointwise(x, weight, bias, "none", [], "")
         if _BFLOAT16 and weight.dtype == torch.bfloat16 and x.numel() <= _FEW * x.size(-1) and not weight.is_inference():

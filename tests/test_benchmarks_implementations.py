@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,12 +17,13 @@ from benchmarks.plan import SEED, random_prompts
 from benchmarks.sampling import Sampling
 from benchmarks.weights import Weights
 from conformance.checkpoints import Tensors, blank, trained_like, write_checkpoint
-from gpt2ref import EOS, GPT2, GPT2Config, sample
+from gpt2ref import EOS, GPT2, GPT2Config, compiled, linear, sample
 from tests.benchmark_fakes import CONFIG, CPU, GREEDY, NEW_TOKENS, SAMPLINGS, Clock, cell, generated, measurement
 
 HERE = [
     pytest.param(name, marks=pytest.mark.skipif(missing_package(name) is not None, reason="not installed"))
     for name in IMPLEMENTATIONS
+    if name != "gpt2ref-compiled" or shutil.which("cc")
 ]
 
 
@@ -100,6 +102,20 @@ def test_the_reference_is_timed_in_the_loop_that_sample_runs(weights: Weights) -
     )
     for name in ("gpt2ref", "gpt2ref-textbook"):
         assert generated(weights.peer(name).implementation, prompts, Sampling(0.7, 40)) == expected
+
+
+@pytest.mark.skipif(not shutil.which("cc"), reason="there is no C compiler")
+def test_products_are_compiled_in_the_turn_of_the_one_that_has_them(weights: Weights, monkeypatch: pytest.MonkeyPatch) -> None:
+    used: list[bool] = []
+    product = linear.row_by_matrix
+    monkeypatch.setattr(
+        linear, "row_by_matrix", lambda *operands: used.append(compiled.library is not None) or product(*operands)
+    )
+    for name in ("gpt2ref-compiled", "gpt2ref", "gpt2ref-compiled"):
+        used.clear()
+        generated(weights.peer(name).implementation, [[1, 2, 3]], GREEDY)
+        assert set(used) == {name == "gpt2ref-compiled"}
+    assert compiled.library is None
 
 
 @pytest.mark.parametrize(("name", "fed"), [("gpt2ref", [5, 1, 1, 1]), ("gpt2ref-textbook", [5, 6, 7, 8])])

@@ -1,12 +1,13 @@
 import io
 import os
+import shutil
 import subprocess
 import sys
 
 import pytest
 import torch
 
-from gpt2ref import EOS, cli, encode, generate, load_checkpoint, save_checkpoint
+from gpt2ref import EOS, cli, compiled, encode, generate, load_checkpoint, save_checkpoint
 from gpt2ref.cli import main
 
 PROMPT = "Once upon a time"
@@ -95,6 +96,22 @@ def test_a_device_that_is_not_there_is_bad_usage(folder, capsys):
     with pytest.raises(SystemExit, match=r"^2$"):
         main([PROMPT, "--model", str(folder), "--device", "cuda:99"])
     assert "device='cuda:99': " in capsys.readouterr().err
+
+
+def test_products_are_compiled_first_when_that_is_asked_for(folder, monkeypatch, capsys):
+    monkeypatch.setattr(compiled, "library", None)
+    options = [PROMPT, "--model", str(folder), "--device", "cpu", "--max-new-tokens", "8", "--temperature", "0"]
+    monkeypatch.setenv("CC", "no-such-compiler")
+    assert main([*options, "--compile"]) == 1
+    assert "no-such-compiler -O3" in capsys.readouterr().err
+    assert main(options) == 0
+    plain = capsys.readouterr().out
+    if not shutil.which("cc"):
+        pytest.skip("there is no C compiler")
+    monkeypatch.delenv("CC")
+    assert main([*options, "--compile"]) == 0
+    assert compiled.library
+    assert capsys.readouterr().out == plain
 
 
 def test_weights_that_choose_no_token_are_no_bad_usage(folder, tmp_path, capsys):

@@ -28,6 +28,7 @@ def test_the_public_names():
         "GPT2Config",
         "KVCache",
         "PUBLISHED_CONFIGS",
+        "compile_products",
         "decode",
         "encode",
         "from_hugging_face",

@@ -15,6 +15,7 @@ __all__ = ["DEFAULT", "IMPLEMENTATIONS", "Implementation", "TokenIds", "implemen
 # Name -> module of this package, and class in it. Imported when asked for, as not everything is installed everywhere.
 IMPLEMENTATIONS = {
     "gpt2ref": ("gpt2ref", "Reference"),
+    "gpt2ref-compiled": ("gpt2ref", "Compiled"),
     "gpt2ref-textbook": ("gpt2ref", "Textbook"),
     "huggingface": ("huggingface", "HuggingFace"),
     "huggingface-static": ("huggingface", "HuggingFaceStatic"),

@@ -1,14 +1,15 @@
-"""gpt2ref's loop, and the same model in the loop that the textbook shows."""
+"""gpt2ref's loop, with and without compiled products, and the same model in the loop that the textbook shows."""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from gpt2ref import load_checkpoint
+from gpt2ref import compile_products, compiled, load_checkpoint
 from gpt2ref.generation import sample_steps
 from gpt2ref.sampling import next_token
 
@@ -34,6 +35,22 @@ class Reference(Implementation):
         for _ in sample_steps(self.model, rows, max_new_tokens, temperature, top_k, seed, eos_token_id=None):
             on_step()
         return [row[len(prompt) :] for row, prompt in zip(rows, prompts, strict=True)]
+
+
+class Compiled(Reference):
+    """The same with its products compiled, while it has its turn."""
+
+    def __init__(self, checkpoint: Path, device: torch.device, dtype: torch.dtype) -> None:
+        super().__init__(checkpoint, device, dtype)
+        compile_products()
+        self.library, compiled.library = compiled.library, None
+
+    def generate(self, *arguments: Any, **options: Any) -> TokenIds:
+        compiled.library = self.library
+        try:
+            return super().generate(*arguments, **options)
+        finally:
+            compiled.library = None
 
 
 class Textbook(Reference):
