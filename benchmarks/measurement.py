@@ -13,7 +13,7 @@ import torch
 from gpt2ref import GPT2, GPT2Config
 
 from .implementations import TokenIds
-from .limits import bytes_per_step
+from .limits import Bandwidth, against_limit, bytes_per_step
 from .plan import SEED, Cell, random_prompts
 from .timing import Timing, figures, time_generation
 from .validity import Verdict, judge
@@ -33,6 +33,7 @@ class Measurement:
         new_tokens: int,
         *,
         synchronise: Callable[[], None],
+        bandwidth: Callable[[], Bandwidth],
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self.peer = peer
@@ -42,7 +43,9 @@ class Measurement:
         self.prompts = random_prompts(config.vocab_size, cell.batch, cell.prompt_length)
         self.synchronise = synchronise
         self.clock = clock
+        self.bandwidth = bandwidth
         self.timings: list[Timing] = []
+        self.bandwidths: list[Bandwidth] = []  # as measured just before each of them
         self.outputs: list[TokenIds] = []  # those that differ
         self.peak_memory: int | None = None  # bytes
         self.error: Exception | None = None  # what ended it
@@ -52,6 +55,7 @@ class Measurement:
         return self.timings[1:]
 
     def generate(self) -> None:
+        self.bandwidths.append(self.bandwidth())
         (timing, new), peak = self.peer.memory.run(self._timed)
         if self.peer.first_call_seconds is None:
             self.peer.first_call_seconds = timing.end_to_end_seconds
@@ -97,10 +101,11 @@ class Measurement:
         return next((verdict for verdict in verdicts if not verdict.valid), verdicts[0])
 
     def row(self, reference: GPT2) -> dict[str, Any]:
-        """What is known without the peers, the bandwidth and the environment. `row.Row` says what each figure is."""
+        """What is known without the peers and the environment. `row.Row` says what each figure is."""
         cell, itemsize = self.cell, reference.dtype.itemsize
+        rates = [timing.decode_tokens_per_second(cell.batch) for timing in self.rounds]
         shape = {"batch": cell.batch, "prompt_length": cell.prompt_length, "new_tokens": self.new_tokens}
-        return {
+        row = {
             "implementation": self.peer.name,
             "size": cell.size,
             "temperature": cell.sampling.temperature,
@@ -120,6 +125,7 @@ class Measurement:
             "warmup": self.timings[0].as_dict(),
             "samples": [timing.as_dict() for timing in self.rounds],
         }
+        return row | against_limit(row, rates, self.bandwidths[1:])
 
 
 def take_turns(measurements: Sequence[Measurement], rounds: int) -> None:

@@ -64,13 +64,12 @@ class Row(TypedDict):
 
     # Against the limit: see `limits.py`
     bytes_per_step: int  # what a decode step has to read at the mean depth
-    bandwidth_limit: float  # bytes/s: the larger of the next two
-    bandwidth_before: float  # bytes/s, measured before the rows
-    bandwidth_after: float  # bytes/s, measured after them
+    bandwidth_rounds: list[float]  # bytes/s, measured just before each round
+    bandwidth_limit: float  # their median
     bandwidth_method: str  # "sum", "dot": bytes read; "copy": bytes read and written
     ceiling_tokens_per_second: float  # batch x bandwidth_limit / bytes_per_step
-    bandwidth_percent: float  # 100 x decode rate / ceiling; above 100 where the weights stay in a processor's cache,
-    #                           or where they are read faster than torch's functions read
+    bandwidth_percent: float  # median over the rounds of 100 x decode rate / what the bandwidth before it allows; above 100
+    #                           where weights stay in a processor's cache, or are read faster than torch's functions read
 
     # Raw
     warmup: Sample  # the generation before the rounds, in the same shapes: what is compiled for them is in it

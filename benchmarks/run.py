@@ -1,4 +1,4 @@
-"""One run of the plan: cell by cell, all implementations in turns, between two measurements of the bandwidth."""
+"""One run of the plan: cell by cell, all implementations in turns."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from .card import card, format_bytes
-from .limits import Bandwidth, against_limit, measure_bandwidth
+from .limits import measure_bandwidth
 from .measurement import Measurement, synchronise_on, take_turns
 from .memory import free_memory, needed_memory, process_peak
 from .plan import DTYPES, Cell, Plan
@@ -18,6 +18,7 @@ from .timing import ratio
 from .weights import Weights
 
 BASE = "huggingface"  # what the others are compared with
+PASSES = 3  # before each round, over the buffer by which the bandwidth is measured
 
 
 @dataclass
@@ -38,8 +39,7 @@ class Run:
         self.tell = tell
         self.synchronise = synchronise_on(plan.device)
         self.free = free_memory(plan.device)
-        self.before = self._bandwidth()
-        for line in card(plan, self.before, self.free):
+        for line in card(plan, measure_bandwidth(plan.device, self.synchronise), self.free):
             tell(line)
         self.rows: list[dict[str, Any]] = []
         self._outcomes: dict[Cell, dict[str, Outcome]] = {}
@@ -63,16 +63,9 @@ class Run:
         return self._outcomes[cell][implementation]
 
     def finish(self) -> None:
-        """Measure the bandwidth again, and complete the rows, which are the caller's, with what is known only now."""
+        """Complete the rows, which are the caller's, with what is known only now."""
         self._forget_weights()
-        after = self._bandwidth()
-        best = max(self.before, after)
-        self.tell(f"read bandwidth: {_rate(self.before)} before the rows, {_rate(after)} after them; the larger counts")
         for row in self.rows:
-            row |= against_limit(row, best.bytes_per_second)
-            row["bandwidth_before"] = self.before.bytes_per_second
-            row["bandwidth_after"] = after.bytes_per_second
-            row["bandwidth_method"] = best.how
             if self.plan.device.type == "cpu":
                 row["peak_memory_bytes"] = process_peak()
 
@@ -86,7 +79,14 @@ class Run:
             except Exception as error:
                 failed[name] = Outcome(None, [], error)
             else:
-                measurements[name] = Measurement(peer, cell, cell.config, self.plan.new_tokens, synchronise=self.synchronise)
+                measurements[name] = Measurement(
+                    peer,
+                    cell,
+                    cell.config,
+                    self.plan.new_tokens,
+                    synchronise=self.synchronise,
+                    bandwidth=lambda: measure_bandwidth(self.plan.device, self.synchronise, repeats=PASSES),
+                )
         take_turns([*measurements.values()], self.plan.rounds)
         base = measurements.get(BASE)
         return failed | {name: self._outcome(own, base, weights) for name, own in measurements.items()}
@@ -119,13 +119,6 @@ class Run:
         if self._weights is not None:
             self._weights[1].free()
             self._weights = None
-
-    def _bandwidth(self) -> Bandwidth:
-        return measure_bandwidth(self.plan.device, self.synchronise)
-
-
-def _rate(bandwidth: Bandwidth) -> str:
-    return f"{bandwidth.bytes_per_second / 1e9:.1f} GB/s ({bandwidth.how})"
 
 
 def _rates(outcomes: dict[str, Outcome]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from statistics import median
 from typing import Any
 
 from .columns import aligned
@@ -42,7 +43,7 @@ def summary(rows: Sequence[AnyRow]) -> list[str]:
     unstable = [f"! unstable: the rounds' interquartile range is above {UNSTABLE:.0%} of their median"]
     return [
         _conditions(rows[0], varying),
-        _limit(rows[0]),
+        _limit(rows),
         "",
         *aligned(tuple(columns), cells, WORDS),
         *(unstable if any(row["unstable"] for row in rows) else []),
@@ -59,12 +60,10 @@ def _conditions(row: AnyRow, varying: dict[str, Callable[[AnyRow], str]]) -> str
     return f"{', '.join(told)}, {row['new_tokens']} new tokens, {row['rounds']} rounds in turns"
 
 
-def _limit(row: AnyRow) -> str:
-    before, after = row["bandwidth_before"] / 1e9, row["bandwidth_after"] / 1e9
-    return (
-        f"limit: {row['bandwidth_limit'] / 1e9:.1f} GB/s of memory bandwidth, measured before the rows ({before:.1f}) "
-        f"and after them ({after:.1f})"
-    )
+def _limit(rows: Sequence[AnyRow]) -> str:
+    measured = sorted(each / 1e9 for row in rows for each in row["bandwidth_rounds"])
+    spread = f"{measured[0]:.1f} to {measured[-1]:.1f}"
+    return f"limit: {median(measured):.1f} GB/s of memory bandwidth, measured before every round: {spread}"
 
 
 def _starts(rows: Sequence[AnyRow]) -> list[str]:

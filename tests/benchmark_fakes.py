@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from benchmarks.implementations import Implementation, TokenIds
+from benchmarks.limits import Bandwidth
 from benchmarks.measurement import Measurement
 from benchmarks.memory import Ledger
 from benchmarks.options import OPTIONS, read_plan
@@ -78,9 +79,17 @@ def cell(sampling: Sampling = GREEDY, *, batch: int = 1, prompt_length: int = 5)
     return Cell("tiny", "float32", batch, prompt_length, sampling)
 
 
-def measurement(implementation: Implementation, where: Cell, clock: Clock, new_tokens: int = NEW_TOKENS) -> Measurement:
+def measurement(implementation: Implementation | Peer, where: Cell, clock: Clock, new_tokens: int = NEW_TOKENS) -> Measurement:
     """With the small model's vocabulary, whatever the cell's size says."""
-    return Measurement(loaded(implementation), where, CONFIG, new_tokens, clock=clock, synchronise=clock.synchronise)
+    return Measurement(
+        implementation if isinstance(implementation, Peer) else loaded(implementation),
+        where,
+        CONFIG,
+        new_tokens,
+        clock=clock,
+        synchronise=clock.synchronise,
+        bandwidth=lambda: Bandwidth(10e9, "sum"),
+    )
 
 
 def generated(

@@ -41,13 +41,16 @@ def test_a_step_of_the_published_size() -> None:
     assert ceiling(step, 1, 25e9) == pytest.approx(50.19, abs=0.01)
 
 
-def test_a_row_against_the_limit() -> None:
-    row = {"bytes_per_step": 500, "batch": 4, "decode_tokens_per_second": 20.0}
-    # 5 steps a second, so 2500 bytes/s
-    assert against_limit(row, 10_000.0) == {
-        "bandwidth_limit": 10_000.0,
-        "ceiling_tokens_per_second": 80.0,
-        "bandwidth_percent": 25.0,
+def test_a_row_is_compared_with_the_limit_round_by_round() -> None:
+    row = {"bytes_per_step": 500, "batch": 4}
+    # A step is 4 tokens: 10, 5 and 40 steps a second, so 5000, 2500 and 20,000 bytes/s
+    rates, measured = [40.0, 20.0, 160.0], [Bandwidth(20_000.0, "sum"), Bandwidth(5_000.0, "dot"), Bandwidth(50_000.0, "sum")]
+    assert against_limit(row, rates, measured) == {
+        "bandwidth_limit": 20_000.0,
+        "bandwidth_rounds": [20_000.0, 5_000.0, 50_000.0],
+        "bandwidth_method": "sum",
+        "ceiling_tokens_per_second": 160.0,
+        "bandwidth_percent": 40.0,  # the median of 25, 50 and 40
     }
 
 
@@ -70,6 +73,8 @@ def test_bandwidth_is_the_best_of_several_passes() -> None:
         clock = Ticking(seconds)
         assert measure_bandwidth(CPU, clock.synchronise, buffer_bytes=4096, clock=clock) == Bandwidth(4 * 4096, found)
         assert clock.log == ["synchronise", "read"] * 4 * REPEATS
+    assert measure_bandwidth(CPU, clock.synchronise, repeats=1, buffer_bytes=4096).bytes_per_second > 0
+    assert len(clock.log) == (4 * REPEATS + 2) * 2
 
 
 class FakeCuda:

@@ -17,7 +17,7 @@ ROW: dict[str, Any] = {
     "device": "cpu", "device_name": "abacus", "dtype": "float32", "threads": 2, "batch": 1, "prompt_length": 32,
     "new_tokens": 8, "rounds": 3, "decode_tokens_per_second": 31.4, "decode_spread": 0.024, "unstable": False,
     "ratio_to_huggingface": 1.234, "bandwidth_percent": 62.6, "prefill_seconds": 0.25,
-    "ms_per_token": {"p50": 31.0, "p95": 40.0}, "bandwidth_limit": 25e9, "bandwidth_before": 25e9, "bandwidth_after": 20e9,
+    "ms_per_token": {"p50": 31.0, "p95": 40.0}, "bandwidth_limit": 25e9, "bandwidth_rounds": [25e9, 20e9, 30e9],
     "load_seconds": 0.125, "first_call_seconds": 1.5, "peak_memory_bytes": 1_234_000_000,
 }  # fmt: skip
 
@@ -26,7 +26,7 @@ def test_the_summary_is_aligned_and_says_why_a_row_is_invalid() -> None:
     bad = ROW | {"top_k": 1000, "valid": False, "reason": "said goodbye", "ratio_to_huggingface": None}
     conditions, limit, _, header, first, second, _, _, start, why = summary([ROW, bad])
     assert conditions == "cpu (abacus), 2 threads, gpt2, float32, batch 1, prompt 32, 8 new tokens, 3 rounds in turns"
-    assert limit == "limit: 25.0 GB/s of memory bandwidth, measured before the rows (25.0) and after them (20.0)"
+    assert limit == "limit: 25.0 GB/s of memory bandwidth, measured before every round: 20.0 to 30.0"
     assert first.split() == ["0.7", "-", "gpt2ref", "31.4", "2%", "1.23", "63", "250.0", "31.00", "40.00", "yes"]
     assert second.split()[1:6] == ["1000", "gpt2ref", "31.4", "2%", "-"]
     assert first.index("31.4") + 4 == second.index("31.4") + 4 == header.index("tok/s") + 5

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -20,7 +21,7 @@ from benchmarks.run import Run
 from benchmarks.test_generation import test_generation as run_row
 from conformance.checkpoints import trained_like
 from gpt2ref import GPT2, from_tensors, sample
-from tests.benchmark_fakes import CONFIG, CPU, GREEDY, NEW_TOKENS, Clock, Costly, cell, loaded, measurement, plan
+from tests.benchmark_fakes import CONFIG, CPU, GREEDY, NEW_TOKENS, Clock, Costly, cell, measurement, plan
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +84,7 @@ def test_a_slow_first_call_shows_in_the_warm_up_and_the_first_call_alone(referen
     assert (row["prefill_seconds"], row["decode_tokens_per_second"], row["end_to_end_seconds"]) == (0.5, 4.0, 4.25)
     assert row["valid"]
 
-    later = Measurement(own.peer, cell(), CONFIG, NEW_TOKENS, clock=clock, synchronise=clock.synchronise)
+    later = measurement(own.peer, cell(), clock)
     take_turns([later], rounds=1)
     assert later.row(reference)["first_call_seconds"] == 64.25  # of the loaded implementation, not of the cell
     assert later.row(reference)["warmup"]["prefill_seconds"] == 0.5
@@ -101,7 +102,7 @@ def test_sampling_is_timed_alone_where_it_can_be_had_alone() -> None:
             return torch.zeros(2)
 
     where = cell(GREEDY, batch=2)
-    sampler = Measurement(loaded(Sampler()), where, CONFIG, NEW_TOKENS, clock=clock, synchronise=clock.synchronise)
+    sampler = measurement(Sampler(), where, clock)
     assert sampler.sampling_seconds(CPU, torch.bfloat16) == 0.125
     assert set(map(str, calls)) == {
         str((torch.Size([2, 1000]), torch.bfloat16, torch.Size([2]), torch.float64, {"temperature": 0, "top_k": None}))
@@ -158,16 +159,10 @@ def test_a_row_that_cannot_be_judged_is_an_error_of_its_own(
 
 
 @pytest.fixture
-def bandwidths(monkeypatch: pytest.MonkeyPatch) -> list[Bandwidth]:
-    """What is found, measurement by measurement."""
-    found = [Bandwidth(10e9, "sum"), Bandwidth(20e9, "sum")]
-    monkeypatch.setattr(benchmarks.run, "measure_bandwidth", lambda *_: found.pop(0))
-    return found
-
-
-@pytest.fixture
-def run_of(bandwidths: list[Bandwidth]) -> Iterator[Callable[..., Run]]:
-    assert len(bandwidths) == 2
+def run_of(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Run]]:
+    """Of runs in which the bandwidth is 1, 2, 3, ... GB/s, measurement by measurement."""
+    found = itertools.count(1)
+    monkeypatch.setattr(benchmarks.run, "measure_bandwidth", lambda *_, **__: Bandwidth(next(found) * 1e9, "sum"))
     runs: list[Run] = []
 
     def make(told: list[str] | None = None, **changes: Any) -> Run:
@@ -204,15 +199,15 @@ def test_a_cell_is_measured_once_for_all_its_rows(run_of: Callable[..., Run], mo
     assert [line[:5] for line in told if line.startswith("[")] == ["[1/2]", "[2/2]"]
 
 
-def test_the_larger_bandwidth_counts_and_both_are_kept(run_of: Callable[..., Run]) -> None:
-    run = run_of(implementation=["gpt2ref"])
-    extra_info = row_of(run, run.plan.cells[0], "gpt2ref").extra_info
-    assert "bandwidth_limit" not in extra_info
+def test_the_bandwidth_is_measured_before_every_round(run_of: Callable[..., Run]) -> None:
+    """The first measurement is the card's, the next two are the warm-ups'; then the two take turns."""
+    run = run_of(implementation=["gpt2ref,huggingface"])
+    own, base = (row_of(run, run.plan.cells[0], name).extra_info for name in ("gpt2ref", "huggingface"))
+    assert (own["bandwidth_rounds"], base["bandwidth_rounds"]) == ([5e9, 6e9], [4e9, 7e9])
+    assert (own["bandwidth_limit"], own["bandwidth_method"]) == (5.5e9, "sum")
+    assert own["ceiling_tokens_per_second"] == pytest.approx(5.5e9 / own["bytes_per_step"])
     run.finish()
-    assert (extra_info["bandwidth_before"], extra_info["bandwidth_after"]) == (10e9, 20e9)
-    assert (extra_info["bandwidth_limit"], extra_info["bandwidth_method"]) == (20e9, "sum")
-    assert extra_info["ceiling_tokens_per_second"] == 20e9 / extra_info["bytes_per_step"]
-    assert extra_info["peak_memory_bytes"] > 10e6  # of the process, which has torch in it
+    assert own["peak_memory_bytes"] > 10e6  # of the process, which has torch in it
 
 
 def test_the_ratio_is_to_hugging_face_in_the_same_cell(run_of: Callable[..., Run]) -> None:
