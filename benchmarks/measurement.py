@@ -56,7 +56,8 @@ class Measurement:
 
     def generate(self) -> None:
         self.bandwidths.append(self.bandwidth())
-        (timing, new), peak = self.peer.memory.run(self._timed)
+        with self.peer.implementation.turn():
+            (timing, new), peak = self.peer.memory.run(self._timed)
         if self.peer.first_call_seconds is None:
             self.peer.first_call_seconds = timing.end_to_end_seconds
         self.timings.append(timing)

@@ -49,7 +49,9 @@ def compile_products() -> None:
 
 def row_by_matrix(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor | None:
     """x @ weight.T + bias, float32 [..., in] and [out, in] -> [..., out], where x is one row on the CPU; elsewhere None."""
-    if library is None or not _one_row(x, weight, bias):
+    if library is None or not (_is_vector(x, weight.size(1)) and (bias is None or _is_vector(bias, weight.size(0)))):
+        return None
+    if weight.dtype != torch.float32 or weight.device.type != "cpu":
         return None
     n_out, n_in = weight.shape
     n_threads = torch.get_num_threads()
@@ -65,12 +67,7 @@ def row_by_matrix(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor | No
     return y
 
 
-def _one_row(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
-    """What C can't check, and would read beyond."""
-    vectors = [x] if bias is None else [x, bias]
-    fits = x.numel() == x.size(-1) == weight.size(1) and (bias is None or bias.shape == weight.shape[:1])
-    return (
-        fits
-        and all(each.dtype == torch.float32 and each.device.type == "cpu" for each in [weight, *vectors])
-        and all(each.is_contiguous() for each in vectors)
-    )
+def _is_vector(x: Tensor, size: int) -> bool:
+    """Whether C, which can't check it, finds so many float32 numbers there, one after the other."""
+    in_memory = x.dtype == torch.float32 and x.device.type == "cpu" and x.is_contiguous()
+    return in_memory and x.size(-1) == size == x.numel()

@@ -19,7 +19,7 @@ void by_rows(const float *w, const float *x, const float *bias, float *y, int64_
 
 /* The matrix is stored [in, out]: each thread adds up all outputs over its share of the inputs, in its row of `sums`
    [n_threads, out]. Several inputs at once, so that the sums are loaded and stored less often than the matrix. */
-enum { AT_ONCE = 16 };
+enum { AT_ONCE = 8 };
 
 void by_columns(const float *w, const float *x, const float *bias, float *y, int64_t n_in, int64_t n_out, int n_threads,
                 float *sums) {
@@ -34,7 +34,7 @@ void by_columns(const float *w, const float *x, const float *bias, float *y, int
 #pragma omp simd
             for (int64_t o = 0; o < n_out; o++) {
                 float add = 0;
-#pragma GCC unroll 16
+#pragma GCC unroll 8
                 for (int j = 0; j < AT_ONCE; j++) add += rows[j * n_out + o] * x[i + j];
                 sum[o] += add;
             }

@@ -113,7 +113,9 @@ def test_products_are_compiled_in_the_turn_of_the_one_that_has_them(weights: Wei
     )
     for name in ("gpt2ref-compiled", "gpt2ref", "gpt2ref-compiled"):
         used.clear()
-        generated(weights.peer(name).implementation, [[1, 2, 3]], GREEDY)
+        implementation = weights.peer(name).implementation
+        with implementation.turn():
+            generated(implementation, [[1, 2, 3]], GREEDY)
         assert set(used) == {name == "gpt2ref-compiled"}
     assert compiled.library is None
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -45,10 +45,11 @@ class Compiled(Reference):
         compile_products()
         self.library, compiled.library = compiled.library, None
 
-    def generate(self, *arguments: Any, **options: Any) -> TokenIds:
+    @contextmanager
+    def turn(self) -> Iterator[None]:
         compiled.library = self.library
         try:
-            return super().generate(*arguments, **options)
+            yield
         finally:
             compiled.library = None
 

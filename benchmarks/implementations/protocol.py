@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import ClassVar
 
@@ -41,6 +42,10 @@ class Implementation(ABC):
         self, prompts: TokenIds, sampling: Sampling, *, max_new_tokens: int, seed: int, on_step: Callable[[], None]
     ) -> TokenIds:
         """The new ids of each row. EOS ends nothing. `on_step` is called when the ids of a step are on the host."""
+
+    def turn(self) -> AbstractContextManager[object]:
+        """Entered around each call of `generate`, outside the time: for what would disturb the others if it stayed."""
+        return nullcontext()
 
     @classmethod
     def convert(cls, checkpoint: Path, folder: Path) -> Path:  # noqa: ARG003 - for those that have a format of their own
