@@ -31,7 +31,7 @@ def compile_products() -> None:
     with the command and what came of it, if there is none or it fails; nothing is changed then.
     """
     global library
-    compiler = shlex.split(os.environ.get("CC", "cc"))
+    compiler = shlex.split(os.environ.get("CC") or "cc")
     with tempfile.TemporaryDirectory() as folder:
         path = str(Path(folder) / "row_by_matrix.so")
         command = [*compiler, *_FLAGS, "-o", path, str(_SOURCE)]

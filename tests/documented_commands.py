@@ -82,8 +82,16 @@ def _collecting(rest: list[str]) -> list[str]:
         return rest
     if "--defects" in rest and [*rest, "-"][rest.index("--defects") + 1].startswith("-"):
         rest = [word for each in rest for word in ([each, "gelu-erf"] if each == "--defects" else [each])]  # all take a minute
-    words = [os.devnull if before == "--benchmark-json" else word for before, word in itertools.pairwise(["", *rest])]
+    stand_ins = {"--benchmark-json": lambda _: os.devnull, "--bench-implementation": _installed}
+    words = [stand_ins.get(before, str)(word) for before, word in itertools.pairwise(["", *rest])]
     return [*words, "--collect-only", "-q", "-n0", "-p", "no:cacheprovider", "-W", "ignore:Not saving anything"]
+
+
+def _installed(names: str) -> str:
+    """Those of the implementations that need nothing more."""
+    from benchmarks.implementations import missing_package
+
+    return ",".join(name for name in names.split(",") if not missing_package(name))
 
 
 REPORTERS = ("conformance.page", "conformance.badge", "conformance.defects.page", "benchmarks.report")

@@ -27,6 +27,8 @@ def run_ahead(request, monkeypatch):
     monkeypatch.setattr(captured, "LAG", request.param)
     monkeypatch.setattr(captured, "BUCKET", 4)
     monkeypatch.setattr(generation, "loop_on", lambda _device: ahead)
+    yield
+    captured._idle.clear()  # of models that other tests go on using
 
 
 def plainly(model, prompts, **options):

@@ -3,6 +3,7 @@
 import importlib.metadata
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -141,6 +142,9 @@ def test_the_sdist_makes_the_same_wheel_and_has_the_tests(built: Path) -> None:
 def test_the_reference_alone_writes_text(alone: Path, outside: Path) -> None:
     code = "from gpt2ref import generate; print(generate('Once upon a time', max_new_tokens=8, seed=0))"
     assert run(alone / "python", "-c", code, cwd=outside).stdout.startswith("Once upon a time")
+    command = ("python", "-m", "gpt2ref", "Once upon a time", "--max-new-tokens", "8", "--dtype", "float32")
+    compiled = ["--compile"] if shutil.which("cc") else []
+    assert run(alone / command[0], *command[1:], *compiled, cwd=outside).stdout.startswith("Once upon a time")
 
 
 def test_the_suite_says_what_it_lacks(alone: Path, outside: Path) -> None:
