@@ -1,8 +1,7 @@
 """`python -m benchmarks.products`: how fast GPT-2's matrices are read by the products of a decode step, on the CPU.
 
 The matrices of the 124M shape, as checkpoints store them, by F.linear and by gpt2ref.linear, for batches of 1, 8 and 64
-rows: GB/s of weights, interleaved, the best of five; one row by float32 weights also by gpt2ref.compile_products. Beside them
-what plain reading gives, the sum of a large tensor.
+rows: GB/s of weights, interleaved, the best of five. Beside them what plain reading gives, the sum of a large tensor.
 """
 
 from __future__ import annotations
@@ -10,13 +9,11 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gpt2ref import compile_products, compiled
 from gpt2ref.linear import linear
 
 from .plan import DTYPES
@@ -55,32 +52,17 @@ def read_bandwidth(buffer: Tensor) -> float:
     return buffer.nbytes / (time.perf_counter() - start) / 1e9
 
 
-def compiled_linear(library: Any) -> Product:
-    def product(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        compiled.library = library
-        try:
-            return linear(x, weight, bias)
-        finally:
-            compiled.library = None
-
-    return product
-
-
 @torch.no_grad()
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
     dtype = DTYPES[parser.parse_args().dtype]
-    compile_products()
-    library, compiled.library = compiled.library, None
     buffer = torch.ones(128 << 20)
     print(f"reading: {max(read_bandwidth(buffer) for _ in range(5)):.1f} GB/s, {torch.get_num_threads()} threads, {dtype}")
     for name, (fan_in, fan_out) in MATRICES.items():
         matrices, bias = weights(name, dtype), torch.randn(fan_out).to(dtype)
         for rows in (1, 8, 64):
             products: dict[str, Product] = {"F.linear": F.linear, "gpt2ref": linear}
-            if rows == 1 and dtype == torch.float32:
-                products["compiled"] = compiled_linear(library)
             x = torch.randn(rows, fan_in).to(dtype)
             turns = [[gigabytes_per_second(each, x, bias, matrices) for each in products.values()] for _ in range(6)]
             best = [max(rates[1:]) for rates in zip(*turns, strict=True)]  # the first turn packs weights

@@ -8,7 +8,7 @@ files `checkpoint`, with `pickled`, `tensorflow_checkpoint`, `hub` and `saving`;
 """
 
 from .checkpoint import from_hugging_face, from_tensors, load_checkpoint
-from .compiled import compile_products
+from .compiled import compile_step
 from .config import EOS, PUBLISHED_CONFIGS, GPT2Config
 from .conversion import CheckpointError
 from .generation import generate, sample, stream
@@ -25,7 +25,7 @@ __all__ = [
     "CheckpointError",
     "GPT2Config",
     "KVCache",
-    "compile_products",
+    "compile_step",
     "decode",
     "encode",
     "from_hugging_face",

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
-from .compiled import compile_products
+from .compiled import compile_step
 from .conversion import CheckpointError
 from .generation import stream
 
@@ -29,11 +29,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, help="same seed, same text (default: a fresh one)")
     parser.add_argument("--device", help="cpu, cuda, ... (default: CUDA if there is one)")
     parser.add_argument("--dtype", choices=_DTYPES, help="(default: the checkpoint's own)")
-    parser.add_argument("--compile", action="store_true", help="with a C compiler: faster in float32 on the CPU")
+    parser.add_argument("--compile", action="store_true", help="with a C compiler: faster on the CPU, in float32 and bfloat16")
     options = parser.parse_args(arguments)
     try:
         if options.compile:
-            compile_products()
+            compile_step()
         for text in itertools.chain([options.prompt], _pieces(parser, options), ["\n"]):
             print(text, end="", flush=True)
     except BrokenPipeError:  # the reader has gone: nobody to write to, nothing to complain about

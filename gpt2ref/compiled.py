@@ -1,73 +1,131 @@
-"""The products of a decode step in C, compiled for this machine when that is asked for.
+"""The decode step in C, compiled for this machine when that is asked for: on a CPU it is then as fast as memory can be read.
 
-oneDNN reads float32 weights at about 80% of the speed at which the memory gives them, the few lines of row_by_matrix.c at
-95% (`python -m benchmarks.products`). With 124 million parameters, compiling takes as long as it saves in fifty tokens.
+Between the products of a step, which read the weights, torch's operators and Python take a fifth of the time: in step.c next
+to none. It is held against the model's own forward pass in tests/test_compiled.py, and by the conformance suite.
 """
 
 from __future__ import annotations
 
 import ctypes
 import os
+import platform
 import shlex
 import subprocess
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
-_SOURCE = Path(__file__).parent / "row_by_matrix.c"
-_FLAGS = ("-O3", "-march=native", "-fopenmp", "-shared", "-fPIC")
-_ARGUMENTS: list[Any] = [*[ctypes.c_void_p] * 4, ctypes.c_int64, ctypes.c_int64, ctypes.c_int]  # of by_rows
+from .config import GPT2Config
+from .conversion import PREFIX, shapes, to_hugging_face_tensors
+from .model import GPT2, KVCache
 
-library: ctypes.CDLL | None = None  # once it is compiled
+LARGEST_BATCH = {torch.float32: 32, torch.bfloat16: 4}  # rows, up to which it is the faster one
+
+_SOURCE = Path(__file__).parent / "step.c"
+_FLAGS = ["-O3", "-march=native", "-fopenmp", "-shared", "-fPIC"]
+if platform.machine() in ("x86_64", "AMD64"):
+    _FLAGS.append(
+        "-mprefer-vector-width=512"
+    )  # compilers that know of a processor with such vectors avoid them, which costs 8%
+_DEFINITIONS: dict[torch.dtype, list[str]] = {torch.float32: [], torch.bfloat16: ["-DBFLOAT16"]}
+
+libraries: dict[torch.dtype, ctypes.CDLL] = {}  # once they are compiled
 
 
-def compile_products() -> None:
-    """Compute decode steps by float32 weights on the CPU, one row at a time, in compiled C: in this process, from now on.
+def compile_step() -> None:
+    """Compute decode steps on the CPU, in float32 and bfloat16, in compiled C: in this process, from now on.
 
-    Needs a C compiler with OpenMP ($CC, or cc), as Linux has it. The logits are the same to rounding. Raises RuntimeError,
-    with the command and what came of it, if there is none or it fails; nothing is changed then.
+    Needs a C compiler with OpenMP ($CC, or cc), as Linux has it, and takes a second. The logits are the same to rounding; in
+    bfloat16 they are nearer to float32's, as only weights, keys and values are rounded. Raises RuntimeError, with the command
+    and what came of it, if there is no compiler or it fails; nothing is changed then.
     """
-    global library
+    with ThreadPoolExecutor() as threads:
+        libraries.update(zip(_DEFINITIONS, threads.map(_compile, _DEFINITIONS.values()), strict=True))
+
+
+def _compile(definitions: list[str]) -> ctypes.CDLL:
     compiler = shlex.split(os.environ.get("CC") or "cc")
     with tempfile.TemporaryDirectory() as folder:
-        path = str(Path(folder) / "row_by_matrix.so")
-        command = [*compiler, *_FLAGS, "-o", path, str(_SOURCE)]
+        path = str(Path(folder) / "step.so")
+        command = [*compiler, *_FLAGS, *definitions, "-o", path, str(_SOURCE), "-lm"]
         try:
             subprocess.run(command, capture_output=True, text=True, errors="replace", check=True)
-            loaded = ctypes.CDLL(path)
+            library = ctypes.CDLL(path)
         except subprocess.CalledProcessError as error:
             raise RuntimeError(f"{shlex.join(command)}\n{error.stderr}") from None
         except OSError as error:  # of the compiler, or of a file that can't be loaded
             raise RuntimeError(f"{shlex.join(command)}\n{error}") from None
-    loaded.by_rows.argtypes = _ARGUMENTS
-    loaded.by_columns.argtypes = [*_ARGUMENTS, ctypes.c_void_p]
-    library = loaded
+    library.step.argtypes = [ctypes.POINTER(_Arguments), *[ctypes.c_void_p] * 3]
+    library.step.restype = None
+    return library
 
 
-def row_by_matrix(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor | None:
-    """x @ weight.T + bias, float32 [..., in] and [out, in] -> [..., out], where x is one row on the CPU; elsewhere None."""
-    if library is None or not (_is_vector(x, weight.size(1)) and (bias is None or _is_vector(bias, weight.size(0)))):
+class _Arguments(ctypes.Structure):
+    """`Step` in step.c."""
+
+    _fields_ = (
+        ("weights", ctypes.POINTER(ctypes.c_void_p)),
+        *((name, ctypes.c_int64) for name in ("n_layer", "n_head", "n_embd", "n_inner")),
+        *((name, ctypes.c_int64) for name in ("vocab_size", "batch", "capacity", "n_threads")),
+        ("epsilon", ctypes.c_float),
+        *((name, ctypes.c_void_p) for name in ("keys", "values", "sums", "attended", "own")),
+    )
+
+
+class CompiledStep:
+    """One token more for each row of a cache. Computes with the model's weights as they are, and asks none of its modules."""
+
+    def __init__(self, library: ctypes.CDLL, weights: list[Tensor], config: GPT2Config, cache: KVCache) -> None:
+        batch, n_threads = len(cache.lengths), torch.get_num_threads()
+        widest = max(3 * config.n_embd, config.mlp_width)
+        own = batch * (2 * config.n_embd + widest) + config.n_head * cache.capacity
+        buffers = [torch.empty(size) for size in (4 * n_threads * batch * widest, batch * config.n_embd, n_threads * own)]
+        self.library, self.cache, self.vocab_size = library, cache, config.vocab_size
+        self.kept = weights, buffers  # as long as C has their addresses
+        self.arguments = _Arguments(
+            (ctypes.c_void_p * len(weights))(*(weight.data_ptr() for weight in weights)),
+            *(config.n_layer, config.n_head, config.n_embd, config.mlp_width, config.vocab_size),
+            *(batch, cache.capacity, n_threads, config.layer_norm_epsilon),
+            *(tensor.data_ptr() for tensor in (cache.keys, cache.values, *buffers)),
+        )
+
+    def __call__(self, token_ids: Tensor) -> Tensor:
+        """As `model(token_ids, cache)[:, -1]`: int64 [batch, 1] -> float32 [batch, vocab_size]."""
+        lengths, fed = self.cache.lengths, token_ids.flatten().contiguous()
+        # C does not check anything.
+        whole = fed.dtype == torch.int64 and len(fed) == len(lengths)
+        if not (whole and all(0 <= token_id < self.vocab_size for token_id in fed.tolist())):
+            raise ValueError(
+                f"token_ids: {fed.tolist()}, expected int64 from 0 to {self.vocab_size - 1} for {len(lengths)} rows"
+            )
+        if not 0 <= min(lengths) <= max(lengths) < self.cache.capacity:
+            raise ValueError(f"cache: rows of {lengths} tokens, expected less than its capacity of {self.cache.capacity}")
+        positions, logits = torch.tensor(lengths), torch.empty(len(lengths), self.vocab_size)
+        self.library.step(self.arguments, fed.data_ptr(), positions.data_ptr(), logits.data_ptr())
+        self.cache.lengths = [length + 1 for length in lengths]
+        return logits
+
+
+def compiled_step(model: GPT2, cache: KVCache) -> CompiledStep | None:
+    """What feeds each row one token in C; None where `compile_step` was not called, or it can't, or would be slower."""
+    config, library = model.config, libraries.get(model.dtype)
+    if library is None or len(cache.lengths) > LARGEST_BATCH[model.dtype]:
         return None
-    if weight.dtype != torch.float32 or weight.device.type != "cpu":
+    if model.dtype == torch.bfloat16 and (config.n_embd % 2 or config.mlp_width % 2):  # C reads two at once
         return None
-    n_out, n_in = weight.shape
-    n_threads = torch.get_num_threads()
-    y = x.new_empty(*x.shape[:-1], n_out)
-    addresses = (weight.data_ptr(), x.data_ptr(), None if bias is None else bias.data_ptr(), y.data_ptr())
-    if weight.is_contiguous():
-        library.by_rows(*addresses, n_in, n_out, n_threads)
-    elif weight.t().is_contiguous():
-        sums = x.new_empty(n_threads, n_out)
-        library.by_columns(*addresses, n_in, n_out, n_threads, sums.data_ptr())
-    else:
+    tensors = {key.removeprefix(PREFIX): tensor for key, tensor in to_hugging_face_tensors(model).items()}
+    if {key: tensor.shape for key, tensor in tensors.items()} != shapes(config):  # somebody has changed the modules
         return None
-    return y
+    if any(tensor.device.type != "cpu" or tensor.dtype != model.dtype for tensor in (*tensors.values(), cache.keys)):
+        return None
+    return CompiledStep(library, [tensors[key] for key in _in_order(config.n_layer)], config, cache)
 
 
-def _is_vector(x: Tensor, size: int) -> bool:
-    """Whether C, which can't check it, finds so many float32 numbers there, one after the other."""
-    in_memory = x.dtype == torch.float32 and x.device.type == "cpu" and x.is_contiguous()
-    return in_memory and x.size(-1) == size == x.numel()
+def _in_order(n_layer: int) -> list[str]:
+    """The names of the weights, as step.c numbers them."""
+    modules = ("ln_1", "attn.c_attn", "attn.c_proj", "ln_2", "mlp.c_fc", "mlp.c_proj")
+    blocks = [f"h.{layer}.{module}.{kind}" for layer in range(n_layer) for module in modules for kind in ("weight", "bias")]
+    return ["wte.weight", "wpe.weight", *blocks, "ln_f.weight", "ln_f.bias"]

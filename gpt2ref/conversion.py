@@ -84,10 +84,10 @@ def from_hugging_face_tensors(
         problems.append("lm_head.weight differs from wte.weight: GPT-2's head is its token embedding, one would be lost")
 
     layers = range(config.n_layer)
-    expected = _shapes(config)
+    expected = shapes(config)
     turned = {key.format(layer=layer) for key in TRANSPOSED for layer in layers}
-    shapes = [(found[key].shape, expected[key]) for key in turned & found.keys()]
-    told = [shape == theirs for shape, theirs in shapes if shape in (theirs, theirs[::-1]) and theirs != theirs[::-1]]
+    pairs = [(found[key].shape, expected[key]) for key in turned & found.keys()]
+    told = [shape == theirs for shape, theirs in pairs if shape in (theirs, theirs[::-1]) and theirs != theirs[::-1]]
     if told.count(False) > told.count(True):
         expected = expected | {key: expected[key][::-1] for key in turned}
         turned = set()
@@ -128,16 +128,16 @@ def to_hugging_face_tensors(model: GPT2) -> dict[str, Tensor]:
 
 
 @lru_cache(maxsize=8)
-def _shapes(config: GPT2Config) -> dict[str, torch.Size]:
+def shapes(config: GPT2Config) -> dict[str, torch.Size]:
     """Checkpoint key, without prefix -> shape in the checkpoint's orientation."""
     with torch.device("meta"):
         ours = GPT2(replace(config, n_layer=1)).state_dict()  # the layers are alike
-    shapes = {}
+    found = {}
     for key in COPIED + TRANSPOSED:
         for layer in range(config.n_layer) if "{layer}" in key else (0,):
             tensor = ours[PREFIX + key.format(layer=0)]
-            shapes[key.format(layer=layer)] = tensor.t().shape if key in TRANSPOSED else tensor.shape
-    return shapes
+            found[key.format(layer=layer)] = tensor.t().shape if key in TRANSPOSED else tensor.shape
+    return found
 
 
 def _without_prefix(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from .compiled import compiled_step
 from .model import GPT2, KVCache
 from .sampling import next_token
 
@@ -30,16 +31,18 @@ def one_by_one(task: Task) -> Iterator[list[int]]:
     """Feed, choose, look."""
     model, rows, n_positions = task.model, task.rows, task.model.config.n_positions
     cache: KVCache | None = None
+    feed: Callable[[Tensor], Tensor] | None = None
     for step in range(task.n_steps):
         overflowing = max(len(rows[row]) for row in task.running) > n_positions
         if cache is None or overflowing:
             capacity = min(n_positions, max(map(len, rows)) + task.n_steps - step)
             cache = model.make_cache(len(rows), capacity)
-            logits = prefill(model, [row[-n_positions:] for row in rows], cache)
+            logits, feed = prefill(model, [row[-n_positions:] for row in rows], cache), None
         else:
+            feed = feed or feeding(model, cache)
             # A row that has ended is fed its last token again and again, in the same place, and is not looked at.
             cache.lengths = [min(len(row), n_positions) - 1 for row in rows]
-            logits = model(torch.tensor([[row[-1]] for row in rows], device=model.device), cache)[:, -1]
+            logits = feed(torch.tensor([[row[-1]] for row in rows], device=model.device))
         numbers = uniform(task.generators, 1).to(logits.device)[:, 0]
         yield next_token(logits, numbers, temperature=task.temperature, top_k=task.top_k).tolist()
 
@@ -54,6 +57,11 @@ def prefill(model: GPT2, rows: list[list[int]], cache: KVCache) -> Tensor:
     cache.lengths = lengths
     last = torch.tensor(lengths, device=model.device) - 1
     return model.head(hidden[torch.arange(len(rows), device=model.device), last])
+
+
+def feeding(model: GPT2, cache: KVCache) -> Callable[[Tensor], Tensor]:
+    """What feeds each row one token, int64 [batch, 1], and gives the logits after it [batch, vocab]."""
+    return compiled_step(model, cache) or (lambda token_ids: model(token_ids, cache)[:, -1])
 
 
 def uniform(generators: list[random.Random], n_steps: int) -> Tensor:

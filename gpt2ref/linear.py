@@ -1,23 +1,34 @@
 """`nn.Linear` at the memory's speed: a decode step reads every weight once, for one row of numbers or a few.
 
-On the CPU products go to oneDNN instead of torch's own choice. `python -m benchmarks.products` compares them; on an AMD
-EPYC with two cores whose memory gives 48 GB/s, one row by float32 weights took 38 GB/s where MKL took 18, and many rows
-were twice as fast too. bfloat16 weights must be in oneDNN's own blocked order for that: 34 GB/s against 20.
+On the CPU products go to oneDNN instead of torch's own choice, which is MKL. `python -m benchmarks.products` compares them; on
+an AMD EPYC with two cores whose memory gives 48 GB/s, one row by float32 weights took 38 GB/s where MKL took 18, and many rows
+were twice as fast too. bfloat16 weights must be in oneDNN's own blocked order for that: 34 GB/s against 20. An Intel Xeon whose
+memory gives 31 GB/s is the other way round for float32 matrices in the order of a checkpoint: 17 and 30 GB/s.
 """
 
 from __future__ import annotations
+
+import platform
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from .compiled import row_by_matrix
-
 # The operators that torch.compile's own code calls. Without oneDNN in the build, or the instructions, there are none.
 _onednn = torch.ops.mkldnn
 _FLOAT32 = torch.backends.mkldnn.is_available() and hasattr(_onednn, "_linear_pointwise")
 _BFLOAT16 = _FLOAT32 and hasattr(_onednn, "_reorder_linear_weight") and _onednn._is_mkldnn_bf16_supported()
+
+
+def _made_by_intel() -> bool:
+    """Whether MKL, which is Intel's, takes its fast paths."""
+    cpuinfo = Path("/proc/cpuinfo")
+    return "GenuineIntel" in (cpuinfo.read_text(errors="replace") if cpuinfo.exists() else platform.processor())
+
+
+_MKL = torch.backends.mkl.is_available() and _made_by_intel()
 
 _FEW = 64  # rows, up to which it is the weights that take the time: more are not worth a copy of them
 
@@ -46,9 +57,8 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     differentiated = torch.is_grad_enabled() and (weight.requires_grad or x.requires_grad)
     plain = not (differentiated or torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling())
     if plain and weight.device.type == "cpu" and x.dtype == weight.dtype:
-        if (y := row_by_matrix(x, weight, bias)) is not None:
-            return y
-        if _FLOAT32 and weight.dtype == torch.float32:
+        in_out = weight.stride(0) == 1  # as a checkpoint stores it
+        if _FLOAT32 and weight.dtype == torch.float32 and not (_MKL and in_out):
             return _onednn._linear_pointwise(x, weight, bias, "none", [], "")
         if _BFLOAT16 and weight.dtype == torch.bfloat16 and x.numel() <= _FEW * x.size(-1) and not weight.is_inference():
             return _onednn._linear_pointwise(x, packed(weight), bias, "none", [], "")

@@ -44,11 +44,12 @@ def _choose_alone(logits: Tensor, uniform: float, temperature: float, top_k: int
     When all weights have just gone through the caches, each takes 10 to 100 us, and rows at once take longer than one by one.
     What top_k leaves is looked at by itself, which elsewhere would have to wait for how much that is.
     """
+    if temperature == 0:
+        found = logits.max(0)  # the first of equal ones
+        return int(found.indices) if math.isfinite(found.values) else -1
     largest = float(logits.amax())
     if not math.isfinite(largest):
         return -1
-    if temperature == 0:
-        return int(logits.argmax())
     if top_k is not None and top_k < len(logits):
         token_ids = _largest(logits, top_k)
         return int(token_ids[_choose_alone(logits[token_ids], uniform, temperature, None)])

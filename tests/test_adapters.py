@@ -17,7 +17,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 ALWAYS = ("gpt2ref:load_uncached", "huggingface:load_eager")
-COMPILED = ("huggingface:load_compiled",) if shutil.which("g++") else ()
+COMPILED = ("gpt2ref:load_compiled", "huggingface:load_compiled") if shutil.which("g++") else ()
 # Package -> the versions that have what the adapter uses, and the adapters.
 PEERS = {
     "ctranslate2": (range(4, 5), ["conformance.adapters.ctranslate2"]),

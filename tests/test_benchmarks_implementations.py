@@ -17,7 +17,8 @@ from benchmarks.plan import SEED, random_prompts
 from benchmarks.sampling import Sampling
 from benchmarks.weights import Weights
 from conformance.checkpoints import Tensors, blank, trained_like, write_checkpoint
-from gpt2ref import EOS, GPT2, GPT2Config, compiled, linear, sample
+from gpt2ref import EOS, GPT2, GPT2Config, compiled, decoding, sample
+from gpt2ref.compiled import CompiledStep, compiled_step
 from tests.benchmark_fakes import CONFIG, CPU, GREEDY, NEW_TOKENS, SAMPLINGS, Clock, cell, generated, measurement
 
 HERE = [
@@ -88,7 +89,7 @@ def test_a_step_is_told_while_the_generation_goes_on(weights: Weights, name: str
         if len(seen) == 3:
             raise StopError
 
-    with pytest.raises((StopError, RuntimeError)):  # CTranslate2 wraps what its callback raises
+    with implementation.turn(), pytest.raises((StopError, RuntimeError)):  # CTranslate2 wraps what its callback raises
         implementation.generate([[1, 2, 3]], GREEDY, max_new_tokens=NEW_TOKENS, seed=0, on_step=on_step)
     assert len(seen) == 3
 
@@ -105,19 +106,16 @@ def test_the_reference_is_timed_in_the_loop_that_sample_runs(weights: Weights) -
 
 
 @pytest.mark.skipif(not shutil.which("cc"), reason="there is no C compiler")
-def test_products_are_compiled_in_the_turn_of_the_one_that_has_them(weights: Weights, monkeypatch: pytest.MonkeyPatch) -> None:
-    used: list[bool] = []
-    product = linear.row_by_matrix
-    monkeypatch.setattr(
-        linear, "row_by_matrix", lambda *operands: used.append(compiled.library is not None) or product(*operands)
-    )
+def test_the_step_is_compiled_in_the_turn_of_the_one_that_has_it(weights: Weights, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps: list[object] = []
+    monkeypatch.setattr(decoding, "compiled_step", lambda *given: steps.append(compiled_step(*given)) or steps[-1])
     for name in ("gpt2ref-compiled", "gpt2ref", "gpt2ref-compiled"):
-        used.clear()
+        steps.clear()
         implementation = weights.peer(name).implementation
         with implementation.turn():
             generated(implementation, [[1, 2, 3]], GREEDY)
-        assert set(used) == {name == "gpt2ref-compiled"}
-    assert compiled.library is None
+        assert [type(step) for step in steps] == [CompiledStep if name == "gpt2ref-compiled" else type(None)]
+    assert not compiled.libraries
 
 
 @pytest.mark.parametrize(("name", "fed"), [("gpt2ref", [5, 1, 1, 1]), ("gpt2ref-textbook", [5, 6, 7, 8])])

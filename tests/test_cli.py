@@ -98,8 +98,8 @@ def test_a_device_that_is_not_there_is_bad_usage(folder, capsys):
     assert "device='cuda:99': " in capsys.readouterr().err
 
 
-def test_products_are_compiled_first_when_that_is_asked_for(folder, monkeypatch, capsys):
-    monkeypatch.setattr(compiled, "library", None)
+def test_the_step_is_compiled_first_when_that_is_asked_for(folder, monkeypatch, capsys):
+    monkeypatch.setattr(compiled, "libraries", {})
     options = [PROMPT, "--model", str(folder), "--device", "cpu", "--max-new-tokens", "8", "--temperature", "0"]
     monkeypatch.setenv("CC", "no-such-compiler")
     assert main([*options, "--compile"]) == 1
@@ -110,7 +110,7 @@ def test_products_are_compiled_first_when_that_is_asked_for(folder, monkeypatch,
         pytest.skip("there is no C compiler")
     monkeypatch.delenv("CC")
     assert main([*options, "--compile"]) == 0
-    assert compiled.library
+    assert compiled.libraries
     assert capsys.readouterr().out == plain
 
 

@@ -1,137 +1,264 @@
-"""The products in C, where they are asked for: right to rounding, and nothing else changes."""
+"""The decode step in C, where it is asked for: right to rounding, and nothing else changes."""
 
-import itertools
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from conformance import textbook
-from gpt2ref import compile_products, compiled, load_checkpoint, sample
-from gpt2ref.compiled import row_by_matrix
-from gpt2ref.linear import linear
-from tests.test_linear import assert_product, normal
+from conformance.checkpoints import trained_like
+from conformance.oracle import allowed_error
+from gpt2ref import GPT2, GPT2Config, compile_step, compiled, from_tensors, load_checkpoint, sample
+from gpt2ref.compiled import LARGEST_BATCH, CompiledStep, compiled_step
+from gpt2ref.decoding import prefill
+from tests.smallest import CONFIG, TENSORS
 
-SHAPES = [(1, 1), (3, 5), (33, 48), (48, 33), (7, 16), (64, 15), (5, 1000), (1000, 5), (768, 3072)]
-
-
-@pytest.fixture(autouse=True)
-def as_before(monkeypatch):
-    """No test leaves the products compiled."""
-    monkeypatch.setattr(compiled, "library", None)
+pytestmark = pytest.mark.skipif(not shutil.which("cc"), reason="there is no C compiler")
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True, scope="module")
 def in_c():
-    if not shutil.which("cc"):
-        pytest.skip("there is no C compiler")
-    compile_products()
+    """The step is compiled here, and is not when these tests have ended."""
+    compile_step()
+    yield
+    compiled.libraries.clear()
 
 
-def stored(n_out, n_in, order):
-    return normal(n_out, n_in, seed=1) if order == "out, in" else normal(n_in, n_out, seed=1).t()
+def filled(model, rows):
+    """A cache in which all tokens of the rows but the last ones are."""
+    cache = model.make_cache(len(rows), max(map(len, rows)))
+    prefill(model, [row[:-1] or [0] for row in rows], cache)
+    cache.lengths = [len(row) - 1 for row in rows]
+    return cache
 
 
-@pytest.mark.usefixtures("in_c")
-@pytest.mark.parametrize("n_threads", [1, 2, 5])
-@pytest.mark.parametrize("order", ["out, in", "in, out"])
-@pytest.mark.parametrize(("n_out", "n_in"), SHAPES)
-def test_it_is_the_product_in_either_storage_order(n_out, n_in, order, n_threads):
-    weight = stored(n_out, n_in, order)
+def last(rows):
+    return torch.tensor([[row[-1]] for row in rows])
+
+
+def furthest(logits, truth):
+    return float((logits.double() - truth).abs().max())
+
+
+@st.composite
+def shapes_and_rows(draw, multiple_of=1):
+    """Any shape, most of them none that C's loops come out even with, and rows of tokens of any lengths."""
+    n_head = draw(st.integers(1, 5))
+    config = GPT2Config(
+        vocab_size=draw(st.integers(2, 70)),
+        n_positions=draw(st.integers(1, 12)),
+        n_embd=multiple_of * n_head * draw(st.integers(1, 40)),
+        n_layer=draw(st.integers(1, 2)),
+        n_head=n_head,
+        n_inner=multiple_of * draw(st.integers(1, 200)),
+    )
+    row = st.lists(st.integers(0, config.vocab_size - 1), min_size=1, max_size=config.n_positions)
+    return config, draw(st.lists(row, min_size=1, max_size=9))
+
+
+LARGE = GPT2Config(n_positions=3, n_embd=768, n_layer=1, n_head=12), [[50256, 0], [5], [1, 2, 3], [7, 7], [9]]
+
+
+@given(shapes_and_rows(), st.integers(1, 5))
+@example(LARGE, 2)
+def test_logits_and_cache_are_the_models(case, n_threads):
+    config, rows = case
     torch.set_num_threads(n_threads)
-    for shape, bias in itertools.product([(n_in,), (1, n_in), (1, 1, n_in)], [None, normal(n_out, seed=2)]):
-        x = normal(*shape)
-        y = row_by_matrix(x, weight, bias)
-        assert y.shape == (*shape[:-1], n_out)
-        assert_product(y, x, weight, bias)
-        assert torch.equal(linear(x, weight, bias), y)
+    tensors = trained_like(config, seed=0)
+    model, exact = from_tensors(tensors, config), from_tensors(tensors, config, dtype=torch.float64)
+    cache, its_cache, exact_cache = (filled(each, rows) for each in (model, model, exact))
+    logits, its_logits, exact_logits = (
+        compiled_step(model, cache)(last(rows)),
+        model(last(rows), its_cache)[:, -1],
+        exact(last(rows), exact_cache)[:, -1],
+    )
+    for ours, its, truth in (
+        (logits, its_logits, exact_logits),
+        (cache.keys, its_cache.keys, exact_cache.keys),
+        (cache.values, its_cache.values, exact_cache.values),
+    ):
+        assert ours.shape == its.shape
+        assert ours.dtype == torch.float32
+        allowed = allowed_error(lambda _, its=its, truth=truth: furthest(its, truth), float(truth.abs().max()), torch.float32)
+        assert furthest(ours, truth) <= allowed
+    assert cache.lengths == its_cache.lengths
 
 
-@pytest.mark.usefixtures("in_c")
-@pytest.mark.parametrize("order", ["out, in", "in, out"])
-def test_numbers_that_are_none_come_through(order):
-    weight, x = stored(40, 20, order), normal(1, 20)
-    weight[7, 3], weight[8, 4] = float("nan"), float("inf")
-    y = row_by_matrix(x, weight, None)[0]
-    assert y.isnan().nonzero().tolist() == [[7]]
-    assert y.isinf().nonzero().tolist() == [[8]]
+@given(shapes_and_rows(multiple_of=2))
+@example(LARGE)
+def test_in_bfloat16_it_is_as_near_to_the_truth_as_torch(case):
+    """And nearer, but for chance where a model is small: it rounds keys and values to bfloat16, and torch everything."""
+    config, rows = case
+    rows = rows[: LARGEST_BATCH[torch.bfloat16]]
+    tensors = {key: tensor.bfloat16() for key, tensor in trained_like(config, seed=0).items()}
+    model, exact = from_tensors(tensors, config), from_tensors(tensors, config, dtype=torch.float64)
+    its, truth = model(last(rows), filled(model, rows))[:, -1], exact(last(rows), filled(exact, rows))[:, -1]
+    cache = filled(model, rows)
+    logits = compiled_step(model, cache)(last(rows))
+    assert logits.dtype == torch.float32
+    assert furthest(logits, truth) <= allowed_error(lambda _: furthest(its, truth), float(truth.abs().max()), torch.bfloat16)
+    assert cache.keys.dtype == torch.bfloat16
 
 
-@pytest.mark.usefixtures("in_c")
+@pytest.mark.parametrize("prompts", [[[1, 2, 3]], [[1], [4, 5, 6, 7], [], [8, 9]]], ids=["one row", "ragged"])
+@pytest.mark.parametrize(("temperature", "top_k"), [(0, None), (1.0, None), (0.7, 5)])
+def test_tokens_are_those_of_the_textbooks_loop(tiny_folder, monkeypatch, prompts, temperature, top_k):
+    """Past the context too, where nothing is left for a step to do."""
+    model, steps = load_checkpoint(tiny_folder), []
+    monkeypatch.setattr(CompiledStep, "__call__", lambda *given, call=CompiledStep.__call__: steps.append(1) or call(*given))
+    prompts = [prompt or [0] for prompt in prompts]
+    options = {"max_new_tokens": 15, "temperature": temperature, "top_k": top_k, "eos_token_id": 7}
+    new = sample(model, prompts, seed=3, **options)
+    n_positions = model.config.n_positions
+    assert new == [
+        textbook.generate(model, prompt, n_positions=n_positions, seed=3 + row, **options) for row, prompt in enumerate(prompts)
+    ]
+    assert len(steps) == n_positions - max(map(len, prompts))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_tokens_of_the_model_that_comes_with_the_package(monkeypatch, dtype):
+    model = load_checkpoint("tiny", dtype=dtype)
+    options = {"max_new_tokens": 60, "temperature": 0.8, "top_k": 40, "seed": 0}
+    in_c = sample(model, [[7454, 2402, 257, 640]], **options)
+    monkeypatch.setattr(compiled, "libraries", {})
+    plain = sample(model, [[7454, 2402, 257, 640]], **options)
+    assert in_c == plain if dtype == torch.float32 else in_c[0][:5] == plain[0][:5]  # one draw that differs, and all do
+
+
+def test_weights_that_no_checkpoint_stored():
+    """A new nn.Linear's matrices are [out, in]."""
+    torch.manual_seed(0)
+    model = GPT2(CONFIG).requires_grad_(False)
+    rows = [[1, 2], [3]]
+    expected = model(last(rows), filled(model, rows))[:, -1]
+    torch.testing.assert_close(compiled_step(model, filled(model, rows))(last(rows)), expected)
+
+
+def test_weights_that_have_changed_between_two_calls(tiny_folder):
+    model = load_checkpoint(tiny_folder)
+    options = {"max_new_tokens": 8, "temperature": 0.0, "eos_token_id": None}
+    before = sample(model, [[1, 2, 3]], **options)
+    for parameter in model.parameters():
+        parameter.neg_()
+    after = sample(model, [[1, 2, 3]], **options)
+    assert after != before
+    assert after == [textbook.generate(model, [1, 2, 3], n_positions=model.config.n_positions, **options)]
+
+
+def test_numbers_that_are_none_come_through():
+    for value in (float("nan"), float("inf")):
+        tensors = {**TENSORS, "wte.weight": TENSORS["wte.weight"].clone()}
+        tensors["wte.weight"][3, 1] = value
+        for dtype in (torch.float32, torch.bfloat16):
+            model = from_tensors(tensors, CONFIG, dtype=dtype)
+            logits = compiled_step(model, filled(model, [[1, 2]]))(last([[1, 2]]))
+            assert logits.isfinite().tolist() == [[True, True, True, False, True]]
+            with pytest.raises(ValueError, match="the largest one is not a finite number"):
+                sample(model, [[3]], max_new_tokens=2, temperature=0)
+
+
+def test_a_nan_in_the_cache_stays_one():
+    model = from_tensors({**TENSORS, "h.0.attn.c_attn.bias": torch.full((12,), float("nan"))}, CONFIG, dtype=torch.bfloat16)
+    cache = filled(model, [[1, 2]])
+    compiled_step(model, cache)(last([[1, 2]]))
+    assert cache.keys[0, 0, 1].isnan().all()
+    assert cache.values[0, 0, 1].isnan().all()
+
+
 @pytest.mark.parametrize(
-    ("x", "weight", "bias"),
+    ("dtype", "config", "batch"),
     [
-        (normal(2, 8), normal(3, 8), None),
-        (normal(1, 8, dtype=torch.float64), normal(3, 8, dtype=torch.float64), None),
-        (normal(1, 8, dtype=torch.bfloat16), normal(3, 8, dtype=torch.bfloat16), None),
-        (normal(1, 16)[:, ::2], normal(3, 8), None),
-        (normal(1, 8), normal(6, 16)[::2, ::2], None),
-        (normal(1, 8), normal(3, 8), normal(6)[::2]),
-        (normal(1, 8), normal(3, 8), normal(3, dtype=torch.float64)),
-        (normal(1, 8), normal(3, 8), normal(2)),
-        (normal(1, 7), normal(3, 8), None),
-        (normal(1, 8, dtype=torch.float64), normal(3, 8), None),
-        (normal(1, 8).to("meta"), normal(3, 8), None),
-        (normal(1, 0), normal(3, 8), None),
+        (torch.float64, {}, 1),
+        (torch.float16, {}, 1),
+        (torch.float32, {}, 33),
+        (torch.bfloat16, {}, 5),
+        (torch.bfloat16, {"n_embd": 5, "n_head": 5}, 1),
+        (torch.bfloat16, {"n_inner": 7}, 1),
     ],
     ids=str,
 )
-def test_what_it_is_not_made_for_is_left_to_others(x, weight, bias):
-    assert row_by_matrix(x, weight, bias) is None
+def test_what_it_is_not_made_for_is_left_to_torch(dtype, config, batch):
+    shape = replace(CONFIG, **config)
+    model = from_tensors(trained_like(shape, 0), shape, dtype=dtype)
+    assert compiled_step(model, model.make_cache(batch)) is None
+    assert sample(model, [[1]] * batch, max_new_tokens=2, seed=0)
 
 
-@pytest.mark.usefixtures("in_c")
-def test_gradients_go_past_it():
-    x = normal(1, 8).requires_grad_()
-    linear(x, normal(3, 8)).sum().backward()
-    assert x.grad is not None
+def test_a_model_whose_weights_are_of_two_kinds_is_left_to_torch():
+    model = from_tensors(TENSORS, CONFIG)
+    model.transformer.ln_f.bias.data = model.transformer.ln_f.bias.data.double()
+    assert compiled_step(model, model.make_cache(1)) is None
+    cache = from_tensors(TENSORS, CONFIG, dtype=torch.float64).make_cache(1)
+    assert compiled_step(from_tensors(TENSORS, CONFIG), cache) is None
+    assert compiled_step(from_tensors(TENSORS, CONFIG).to("meta"), model.make_cache(1)) is None
 
 
-@pytest.mark.usefixtures("in_c")
-@pytest.mark.parametrize(("temperature", "top_k"), [(0, None), (1.0, None), (0.7, 5)])
-def test_tokens_are_those_of_the_textbooks_loop(tiny_folder, monkeypatch, temperature, top_k):
-    """Whose products have many rows; the first step's, of one token, has one."""
-    model = load_checkpoint(tiny_folder)
-    calls = []
-    monkeypatch.setattr("gpt2ref.linear.row_by_matrix", lambda *operands: calls.append(1) or row_by_matrix(*operands))
-    options = {"max_new_tokens": 9, "temperature": temperature, "top_k": top_k, "seed": 3, "eos_token_id": None}
-    (new,) = sample(model, [[1, 2, 3]], **options)
-    assert calls
-    assert [new] == [textbook.generate(model, [1, 2, 3], n_positions=model.config.n_positions, **options)]
+@pytest.mark.parametrize("layer", [torch.nn.Linear(4, 17), torch.nn.Sequential(torch.nn.Linear(4, 16))], ids=["shape", "names"])
+def test_a_model_whose_modules_are_others_is_left_to_torch(layer):
+    model = from_tensors(TENSORS, CONFIG)
+    model.transformer.h[0].mlp.c_fc = layer.requires_grad_(False)
+    assert compiled_step(model, model.make_cache(1)) is None
 
 
-def test_it_is_not_used_unasked():
-    assert row_by_matrix(normal(1, 8), normal(3, 8), None) is None
+@pytest.mark.parametrize(
+    ("token_ids", "lengths", "message"),
+    [
+        ([[5]], [1], r"token_ids: \[5\], expected int64 from 0 to 4 for 1 rows"),
+        ([[-1]], [1], r"token_ids: \[-1\]"),
+        ([[1], [2]], [1], r"token_ids: \[1, 2\], .* for 1 rows"),
+        ([[1.0]], [1], r"token_ids: \[1.0\], expected int64"),
+        ([[1]], [3], r"cache: rows of \[3\] tokens, expected less than its capacity of 3"),
+        ([[1]], [-1], r"cache: rows of \[-1\]"),
+    ],
+)
+def test_what_c_could_not_see_is_refused(token_ids, lengths, message):
+    model = from_tensors(TENSORS, CONFIG)
+    cache = model.make_cache(1)
+    step = compiled_step(model, cache)
+    cache.lengths = lengths
+    with pytest.raises(ValueError, match=message):
+        step(torch.tensor(token_ids))
+    assert cache.lengths == lengths
+
+
+def test_it_is_not_used_unasked(monkeypatch, tiny_folder):
+    monkeypatch.setattr(compiled, "libraries", {})
+    monkeypatch.setattr(CompiledStep, "__init__", lambda *_: pytest.fail("nobody asked"))
+    assert sample(load_checkpoint(tiny_folder), [[1]], max_new_tokens=3, seed=0, eos_token_id=None)
 
 
 @pytest.mark.parametrize(
     ("compiler", "message"),
     [
-        ("no-such-compiler -m64", r"^no-such-compiler -m64 -O3 .*row_by_matrix\.c\n.*No such file"),
-        ("false", r"^false -O3 .*row_by_matrix\.c\n"),
-        ("true", r"^true -O3 .*\n.*row_by_matrix\.so"),  # writes no library
+        ("no-such-compiler -m64", r"^no-such-compiler -m64 -O3 .*step\.c -lm\n.*No such file"),
+        ("false", r"^false -O3 .*step\.c -lm\n"),
+        ("true", r"^true -O3 .*\n.*step\.so"),  # writes no library
     ],
 )
 def test_without_a_compiler_it_says_so_and_nothing_changes(monkeypatch, compiler, message):
+    monkeypatch.setattr(compiled, "libraries", {})
     monkeypatch.setenv("CC", compiler)
     with pytest.raises(RuntimeError, match=message):
-        compile_products()
-    assert compiled.library is None
+        compile_step()
+    assert not compiled.libraries
 
 
-@pytest.mark.usefixtures("in_c")
 def test_the_compilers_own_words_are_in_the_error(monkeypatch, tmp_path):
-    broken = tmp_path / "row_by_matrix.c"
+    before = dict(compiled.libraries)
+    broken = tmp_path / "step.c"
     broken.write_text("int main(void) { return nothing; }")
     monkeypatch.setattr(compiled, "_SOURCE", broken)
-    with pytest.raises(RuntimeError, match=r"(?s)^cc .*row_by_matrix\.c\n.*nothing"):
-        compile_products()
-    assert compiled.library is not None  # what was there goes on
+    with pytest.raises(RuntimeError, match=r"(?s)^cc .*step\.c -lm\n.*nothing"):
+        compile_step()
+    assert compiled.libraries == before  # what was there goes on
 
 
 def test_nothing_is_left_on_disk(monkeypatch, tmp_path):
-    if not shutil.which("cc"):
-        pytest.skip("there is no C compiler")
+    monkeypatch.setattr(compiled, "libraries", {})
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    compile_products()
+    compile_step()
     assert list(tmp_path.iterdir()) == []

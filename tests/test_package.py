@@ -28,7 +28,7 @@ def test_the_public_names():
         "GPT2Config",
         "KVCache",
         "PUBLISHED_CONFIGS",
-        "compile_products",
+        "compile_step",
         "decode",
         "encode",
         "from_hugging_face",

@@ -1,4 +1,4 @@
-"""gpt2ref's loop, with and without compiled products, and the same model in the loop that the textbook shows."""
+"""gpt2ref's loop, with and without its step compiled, and the same model in the loop that the textbook shows."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from gpt2ref import compile_products, compiled, load_checkpoint
+from gpt2ref import compile_step, compiled, load_checkpoint
 from gpt2ref.generation import sample_steps
 from gpt2ref.sampling import next_token
 
@@ -38,20 +38,21 @@ class Reference(Implementation):
 
 
 class Compiled(Reference):
-    """The same with its products compiled, while it has its turn."""
+    """The same with its step compiled, while it has its turn."""
 
     def __init__(self, checkpoint: Path, device: torch.device, dtype: torch.dtype) -> None:
         super().__init__(checkpoint, device, dtype)
-        compile_products()
-        self.library, compiled.library = compiled.library, None
+        compile_step()
+        self.libraries = dict(compiled.libraries)
+        compiled.libraries.clear()
 
     @contextmanager
     def turn(self) -> Iterator[None]:
-        compiled.library = self.library
+        compiled.libraries.update(self.libraries)
         try:
             yield
         finally:
-            compiled.library = None
+            compiled.libraries.clear()
 
 
 class Textbook(Reference):

@@ -10,6 +10,7 @@ from torch import Tensor
 
 import gpt2ref
 from gpt2ref.conversion import to_hugging_face_tensors
+from gpt2ref.decoding import feeding
 
 from .. import textbook
 
@@ -45,6 +46,26 @@ class Reference:
 
 def load(checkpoint: str, *, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Reference:
     return Reference(gpt2ref.load_checkpoint(checkpoint, device=device, dtype=dtype))
+
+
+class Stepwise(Reference):
+    """The same model, which reads everything token by token, in the step that `sample` takes."""
+
+    @torch.inference_mode()
+    def logits(self, token_ids: Tensor) -> Tensor:
+        return self.prefill(token_ids)[0]
+
+    @torch.inference_mode()
+    def step(self, token_ids: Tensor, cache: gpt2ref.KVCache) -> tuple[Tensor, gpt2ref.KVCache]:
+        cache = copy.deepcopy(cache)
+        feed = feeding(self.model, cache)
+        return torch.stack([feed(each) for each in token_ids.split(1, dim=1)], dim=1), cache
+
+
+def load_compiled(checkpoint: str, *, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Stepwise:
+    """With the step compiled, which needs a C compiler, and is for float32 and bfloat16 on the CPU."""
+    gpt2ref.compile_step()
+    return Stepwise(gpt2ref.load_checkpoint(checkpoint, device=device, dtype=dtype))
 
 
 class Uncached:
