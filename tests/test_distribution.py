@@ -85,10 +85,10 @@ def files_of(distribution: importlib.metadata.Distribution) -> Iterator[Path]:
 
 
 def environment(folder: Path, wheel: Path, *extras: str) -> Path:
-    """A new virtual environment with the wheel and its requirements, and nothing else: its folder of programs."""
-    run(sys.executable, "-m", "venv", "--without-pip", folder)
+    """A new virtual environment with pip, the wheel and its requirements, and nothing else: its folder of programs."""
+    run(sys.executable, "-m", "venv", folder)
     programs = folder / ("Scripts" if os.name == "nt" else "bin")
-    run(sys.executable, "-m", "pip", "--python", programs / "python", "install", "-q", "--no-deps", "--no-index", wheel)
+    run(programs / "python", "-m", "pip", "install", "-q", "--no-deps", "--no-index", wheel)  # uv's environments have no pip
     (packages,) = folder.glob("**/site-packages")
     met: dict[str, importlib.metadata.Distribution] = {}
     asked_for("gpt2ref", frozenset(extras), met)
