@@ -47,26 +47,35 @@ def _choose_alone(logits: Tensor, uniform: float, temperature: float, top_k: int
     if temperature == 0:
         found = logits.max(0)  # the first of equal ones
         return int(found.indices) if math.isfinite(found.values) else -1
+    if top_k is not None and top_k < len(logits):
+        token_ids = _largest(logits, top_k)
+        place = _choose_alone(logits[token_ids], uniform, temperature, None)
+        return place if place < 0 else int(token_ids[place])
     largest = float(logits.amax())
     if not math.isfinite(largest):
         return -1
-    if top_k is not None and top_k < len(logits):
-        token_ids = _largest(logits, top_k)
-        return int(token_ids[_choose_alone(logits[token_ids], uniform, temperature, None)])
     cumulative = logits.to(torch.float64, copy=True).sub_(largest).div_(temperature).exp_().cumsum_(0)
     return int(torch.searchsorted(cumulative, uniform * float(cumulative[-1]), right=True))
 
 
 def _largest(logits: Tensor, k: int) -> Tensor:
-    """The places of the k largest of [vocab] and of those tied with the last, in order.
+    """The places of the k largest of [vocab] and of those tied with the last, in order; a NaN counts as the largest.
 
-    To sort a thousand out of all takes longer than a step can wait; the k-th largest of a few is a bound for that of all.
+    To look for a thousand among all takes longer than a step can wait; the k-th largest of a few is a bound for that of all.
     """
     some = logits[: len(logits) // 16 * 16].view(16, -1).amax(0)
-    bound = some.topk(k).values[-1] if k <= len(some) else logits.amin()
-    places = (logits >= bound).nonzero()[:, 0]
+    bound = _kth_largest(some, k) if k <= len(some) else logits.amin()
+    places = _not_below(logits, bound).nonzero()[:, 0]
     logits = logits[places]
-    return places[logits >= logits.topk(k).values[-1]]
+    return places[_not_below(logits, _kth_largest(logits, k))]
+
+
+def _kth_largest(logits: Tensor, k: int) -> Tensor:
+    return logits.topk(k, sorted=False).values.amin()  # to sort them takes as long again
+
+
+def _not_below(logits: Tensor, bound: Tensor) -> Tensor:
+    return (logits < bound).logical_not_()  # nor is NaN
 
 
 def refuse(rows: list[int]) -> None:

@@ -100,7 +100,12 @@ def test_in_bfloat16_it_is_as_near_to_the_truth_as_torch(case):
     logits = compiled_step(model, cache)(last(rows))
     assert logits.dtype == torch.float32
     assert furthest(logits, truth) <= allowed_error(lambda _: furthest(its, truth), float(truth.abs().max()), torch.bfloat16)
-    assert cache.keys.dtype == torch.bfloat16
+    # The first block's are those of weights that are the same in both: what they are off is their own rounding, by half a step.
+    keys, exact_cache = cache.keys[0], filled(exact, rows)
+    exact(last(rows), exact_cache)
+    for row, position in enumerate(len(each) - 1 for each in rows):
+        ours, truth = keys[row, position].double(), exact_cache.keys[0, row, position]
+        assert ((ours - truth).abs() <= torch.finfo(torch.bfloat16).eps / 2 * truth.abs() * 1.01 + 1e-5).all()
 
 
 @pytest.mark.parametrize("prompts", [[[1, 2, 3]], [[1], [4, 5, 6, 7], [], [8, 9]]], ids=["one row", "ragged"])
