@@ -32,7 +32,7 @@ static inline float load(number n) {
 static inline number rounded(float value) {
 #ifdef BFLOAT16 /* to the nearest, and from the middle between two to the even one */
     word w = (bits){.value = value}.w;
-    return isnan(value) ? 0x7fc0 : (w + 0x7fff + (w >> 16 & 1)) >> 16;
+    return (w + 0x7fff + (w >> 16 & 1)) >> 16;
 #else
     return value;
 #endif

@@ -1,6 +1,9 @@
 """The decode step in C, where it is asked for: right to rounding, and nothing else changes."""
 
+import os
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -164,6 +167,39 @@ def test_numbers_that_are_none_come_through():
             assert logits.isfinite().tolist() == [[True, True, True, False, True]]
             with pytest.raises(ValueError, match="the largest one is not a finite number"):
                 sample(model, [[3]], max_new_tokens=2, temperature=0)
+
+
+def test_numbers_in_the_middle_of_two_are_rounded_to_the_even_one():
+    """Keys that are a product of two bfloat16, which is exact in float32."""
+    gain = [1 + n / 128 for n in range(4)]
+    tensors = {**TENSORS, "h.0.ln_1.weight": torch.zeros(4), "h.0.ln_1.bias": torch.tensor(gain)}
+    tensors["h.0.attn.c_attn.bias"] = torch.zeros(12)
+    tensors["h.0.attn.c_attn.weight"] = torch.cat([torch.zeros(4, 4), 1.5 * torch.eye(4), -1.5 * torch.eye(4)], dim=1)
+    model = from_tensors(tensors, CONFIG, dtype=torch.bfloat16)
+    cache = filled(model, [[1, 2]])
+    compiled_step(model, cache)(last([[1, 2]]))
+    expected = (1.5 * torch.tensor(gain)).bfloat16()
+    assert cache.keys[0, 0, 1].flatten().tolist() == expected.tolist()
+    assert cache.values[0, 0, 1].flatten().tolist() == (-expected).tolist()
+
+
+def test_scores_may_be_large():
+    """Larger than what an exponential can be of."""
+    tensors = {key: 40 * tensor if "c_attn.weight" in key else tensor for key, tensor in TENSORS.items()}
+    model, rows = from_tensors(tensors, CONFIG), [[1, 2, 3]]
+    expected = model(last(rows), filled(model, rows))[:, -1]
+    torch.testing.assert_close(compiled_step(model, filled(model, rows))(last(rows)), expected)
+
+
+def test_openmp_may_give_fewer_threads_than_asked_for():
+    command = [sys.executable, "-m", "gpt2ref", "Once", "--dtype", "float32", "--temperature", "0", "--max-new-tokens", "20"]
+    said = [
+        subprocess.run(
+            [*command, *options], env=os.environ | limit, capture_output=True, text=True, timeout=120, check=True
+        ).stdout
+        for options, limit in (([], {}), (["--compile"], {"OMP_THREAD_LIMIT": "1", "OMP_NUM_THREADS": "3"}))
+    ]
+    assert said[0] == said[1]
 
 
 def test_a_nan_in_the_cache_stays_one():
