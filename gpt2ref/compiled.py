@@ -25,7 +25,7 @@ from .model import GPT2, KVCache
 LARGEST_BATCH = {torch.float32: 32, torch.bfloat16: 4}  # rows, up to which it is the faster one
 
 _SOURCE = Path(__file__).parent / "step.c"
-_FLAGS = ["-O3", "-march=native", "-fopenmp", "-shared", "-fPIC"]
+_FLAGS = ["-O3", "-march=native", "-fopenmp", "-fno-strict-aliasing", "-shared", "-fPIC"]  # numbers are read as words
 if platform.machine() in ("x86_64", "AMD64"):
     _FLAGS.append(
         "-mprefer-vector-width=512"
@@ -114,7 +114,7 @@ def compiled_step(model: GPT2, cache: KVCache) -> CompiledStep | None:
     config, library = model.config, libraries.get(model.dtype)
     if library is None or len(cache.lengths) > LARGEST_BATCH[model.dtype]:
         return None
-    if model.dtype == torch.bfloat16 and (config.n_embd % 2 or config.mlp_width % 2):  # C reads two at once
+    if model.dtype == torch.bfloat16 and (config.head_width % 2 or config.mlp_width % 2):  # C reads two at once
         return None
     tensors = {key.removeprefix(PREFIX): tensor for key, tensor in to_hugging_face_tensors(model).items()}
     if {key: tensor.shape for key, tensor in tensors.items()} != shapes(config):  # somebody has changed the modules

@@ -9,7 +9,8 @@
 #include <stdint.h>
 #include <string.h>
 
-/* A number of the checkpoint. Matrices are read in words of 32 bits, which hold one float or, as lanes, two bfloat16. */
+/* A number of the checkpoint. Matrices are read in words of 32 bits, which hold one float or, as lanes, two bfloat16. What is
+   computed of the one and of the other lane stays apart, [LANES, words] instead of [words, LANES], until it is needed in order. */
 typedef uint32_t word;
 #ifdef BFLOAT16 /* the upper half of a float */
 typedef uint16_t number;
@@ -19,7 +20,10 @@ typedef float number;
 enum { LANES = sizeof(word) / sizeof(number) };
 #define LANE(w, k) (LANES == 1 ? (w) : (k) ? (w) & 0xffff0000 : (w) << 16) /* the float's bits, of a word or a vector of them */
 
-typedef union { word w; float value; } bits;
+typedef union {
+    word w;
+    float value;
+} bits;
 
 static inline float load(number n) {
 #ifdef BFLOAT16
@@ -60,9 +64,11 @@ typedef struct {
 
 enum { PLACES = 4, ROWS = 4, TILE = 256 }; /* places to read in, rows of the batch, words: what is worked on at once */
 
-/* y += x w for one row of w in each of so many places, and some rows of the batch. x [.., n_in], y [.., LANES, words] */
-static inline __attribute__((always_inline)) void add_rows(const word *w, int64_t words, int64_t apart, const float *x, int64_t n_in,
-                                                           float *y, int64_t from, int64_t to, const int places, const int rows) {
+/* y += x w for so many rows of w, which lie `stride` words apart, and as many of x's columns; and for some rows of the batch.
+   x [.., n_in], y [.., LANES, words], of which it takes the words from `from` to `to` */
+static inline __attribute__((always_inline)) void add_rows(const word *w, int64_t stride, const float *x, int64_t apart,
+                                                           int64_t n_in, float *y, int64_t words, int64_t from, int64_t to,
+                                                           const int places, const int rows) {
 #pragma omp simd
     for (int64_t o = from; o < to; o++)
 #pragma GCC unroll 4
@@ -71,35 +77,39 @@ static inline __attribute__((always_inline)) void add_rows(const word *w, int64_
             for (int k = 0; k < LANES; k++) {
                 float sum = 0;
 #pragma GCC unroll 4
-                for (int p = 0; p < places; p++) sum += (bits){.w = LANE(w[p * apart * words + o], k)}.value * x[r * n_in + p * apart];
+                for (int p = 0; p < places; p++) sum += (bits){.w = LANE(w[p * stride + o], k)}.value * x[r * n_in + p * apart];
                 y[(r * LANES + k) * words + o] += sum;
             }
 }
 
 /* y = x w, as far as rows `begin` to `end` of w go. x [batch, n_in], w [n_in, n_out], y [batch, LANES, n_out / LANES] */
-static void product(const word *w, const float *x, float *y, int64_t begin, int64_t end, int64_t n_in, int64_t n_out, int64_t batch) {
+static void product(const word *w, const float *x, float *y, int64_t begin, int64_t end, int64_t n_in, int64_t n_out,
+                    int64_t batch) {
     int64_t words = n_out / LANES, tile = batch < ROWS ? words : TILE, apart = (end - begin) / PLACES;
     memset(y, 0, batch * n_out * sizeof(float));
     for (int64_t i = begin; i < begin + apart; i++)
         for (int64_t from = 0; from < words; from += tile) {
             int64_t to = from + tile < words ? from + tile : words, row = 0;
             for (; row + ROWS <= batch; row += ROWS)
-                add_rows(w + i * words, words, apart, x + row * n_in + i, n_in, y + row * n_out, from, to, PLACES, ROWS);
+                add_rows(w + i * words, apart * words, x + row * n_in + i, apart, n_in, y + row * n_out, words, from, to,
+                         PLACES, ROWS);
             for (; row < batch; row++)
-                add_rows(w + i * words, words, apart, x + row * n_in + i, n_in, y + row * n_out, from, to, PLACES, 1);
+                add_rows(w + i * words, apart * words, x + row * n_in + i, apart, n_in, y + row * n_out, words, from, to,
+                         PLACES, 1);
         }
     for (int64_t i = begin + apart * PLACES; i < end; i++)
         for (int64_t row = 0; row < batch; row++)
-            add_rows(w + i * words, words, 0, x + row * n_in + i, n_in, y + row * n_out, 0, words, 1, 1);
+            add_rows(w + i * words, 0, x + row * n_in + i, 0, n_in, y + row * n_out, words, 0, words, 1, 1);
 }
 
 enum { VECTOR = 16 };
 typedef float vector __attribute__((vector_size(4 * VECTOR)));
 typedef word word_vector __attribute__((vector_size(4 * VECTOR)));
 
-/* y = x w^T for one row of w in each of so many places, and some rows of the batch. x [.., LANES, words], y [.., n_out] */
-static inline __attribute__((always_inline)) void dots(const word *w, int64_t words, int64_t apart, const float *x, float *y,
-                                                       int64_t n_out, const int places, const int rows) {
+/* y = x w^T for so many rows of w, which lie `stride` words apart, and as many of y's columns; and for some rows of the batch.
+   x [.., LANES, words], y [.., n_out] */
+static inline __attribute__((always_inline)) void dots(const word *w, int64_t stride, const float *x, int64_t words, float *y,
+                                                       int64_t apart, int64_t n_out, const int places, const int rows) {
     vector sum[PLACES][ROWS], v, u;
     word_vector read;
     int64_t i = 0;
@@ -107,7 +117,7 @@ static inline __attribute__((always_inline)) void dots(const word *w, int64_t wo
     for (; i + VECTOR <= words; i += VECTOR)
 #pragma GCC unroll 4
         for (int p = 0; p < places; p++) {
-            memcpy(&read, w + p * apart * words + i, sizeof read);
+            memcpy(&read, w + p * stride + i, sizeof read);
 #pragma GCC unroll 2
             for (int k = 0; k < LANES; k++) {
                 v = (vector)LANE(read, k);
@@ -127,22 +137,25 @@ static inline __attribute__((always_inline)) void dots(const word *w, int64_t wo
             for (int j = 0; j < VECTOR; j++) all += sum[p][r][j];
             for (int64_t rest = i; rest < words; rest++)
                 for (int k = 0; k < LANES; k++)
-                    all += (bits){.w = LANE(w[p * apart * words + rest], k)}.value * x[(r * LANES + k) * words + rest];
+                    all += (bits){.w = LANE(w[p * stride + rest], k)}.value * x[(r * LANES + k) * words + rest];
             y[r * n_out + p * apart] = all;
         }
 }
 
 /* y = x w^T, outputs `begin` to `end`. x [batch, LANES, n_in / LANES], w [n_out, n_in], y [batch, n_out] */
-static void head(const word *w, const float *x, float *y, int64_t begin, int64_t end, int64_t n_in, int64_t n_out, int64_t batch) {
+static void head(const word *w, const float *x, float *y, int64_t begin, int64_t end, int64_t n_in, int64_t n_out,
+                 int64_t batch) {
     int64_t words = n_in / LANES, apart = (end - begin) / PLACES;
     for (int64_t o = begin; o < begin + apart; o++) {
         int64_t row = 0;
         for (; row + ROWS <= batch; row += ROWS)
-            dots(w + o * words, words, apart, x + row * n_in, y + row * n_out + o, n_out, PLACES, ROWS);
-        for (; row < batch; row++) dots(w + o * words, words, apart, x + row * n_in, y + row * n_out + o, n_out, PLACES, 1);
+            dots(w + o * words, apart * words, x + row * n_in, words, y + row * n_out + o, apart, n_out, PLACES, ROWS);
+        for (; row < batch; row++)
+            dots(w + o * words, apart * words, x + row * n_in, words, y + row * n_out + o, apart, n_out, PLACES, 1);
     }
     for (int64_t o = begin + apart * PLACES; o < end; o++)
-        for (int64_t row = 0; row < batch; row++) dots(w + o * words, words, 0, x + row * n_in, y + row * n_out + o, n_out, 1, 1);
+        for (int64_t row = 0; row < batch; row++)
+            dots(w + o * words, 0, x + row * n_in, words, y + row * n_out + o, 0, n_out, 1, 1);
 }
 
 static void layer_norm(const float *x, const number *weight, const number *bias, float *y, int64_t n, float epsilon) {
@@ -162,37 +175,42 @@ static inline float gelu(float x) { /* in the tanh form: x (1 + tanh z) / 2 is x
 }
 
 /* Outputs `begin` to `end` of a product, for one row of the batch: the bias, and what all threads have. */
-static void total(const Step *s, const float *sums, const number *bias, int64_t row, int64_t n_out, float *y, int64_t begin, int64_t end) {
+static void total(const Step *s, const float *sums, const number *bias, int64_t row, int64_t n_out, float *y, int64_t begin,
+                  int64_t end) {
 #pragma omp simd
     for (int64_t o = begin; o < end; o++) y[o] = load(bias[o]);
     for (int64_t thread = 0; thread < s->n_threads; thread++)
         for (int k = 0; k < LANES; k++) {
             const float *part = sums + ((thread * s->batch + row) * LANES + k) * (n_out / LANES);
-            int64_t first = (begin - k + LANES - 1) / LANES, last = (end - k + LANES - 1) / LANES; /* words with an output there */
+            int64_t first = (begin - k + LANES - 1) / LANES, last = (end - k + LANES - 1) / LANES; /* words with such a lane */
 #pragma omp simd
             for (int64_t o = first; o < last; o++) y[o * LANES + k] += part[o];
         }
 }
 
-/* Heads `first` to `last` of a row whose new token stands at `position`. qkv [3 n_embd]; keys, values [capacity, n_embd];
-   scores [n_head, capacity]; y [n_embd] */
+/* Heads `first` to `last` of a row whose new token stands at `position`. keys, values [capacity, n_embd]; scores [n_head,
+   capacity]; y [n_embd]. qkv [3 n_embd] is used up: its keys and values, once stored, make room for what has its lanes apart. */
 static void attention(const Step *s, float *qkv, number *keys, number *values, int64_t position, int64_t first, int64_t last,
                       float *scores, float *y) {
-    int64_t n_embd = s->n_embd, width = n_embd / s->n_head;
-    float scale = 1 / sqrtf(width);
+    int64_t n_embd = s->n_embd, width = n_embd / s->n_head, words = width / LANES, stride = n_embd / LANES;
+    float *query = qkv + n_embd, *mixed = qkv + 2 * n_embd, scale = 1 / sqrtf(width);
     for (int64_t i = first * width; i < last * width; i++) {
         keys[position * n_embd + i] = rounded(qkv[n_embd + i]);
         values[position * n_embd + i] = rounded(qkv[2 * n_embd + i]);
-        qkv[i] *= scale;
-        y[i] = 0;
     }
-    for (int64_t seen = 0; seen <= position; seen++)
+    for (int64_t head = first; head < last; head++)
+        for (int64_t i = 0; i < width; i++) {
+            query[head * width + i % LANES * words + i / LANES] = qkv[head * width + i] * scale;
+            mixed[head * width + i] = 0;
+        }
+    for (int64_t seen = 0; seen <= position; seen += seen + PLACES <= position + 1 ? PLACES : 1)
         for (int64_t head = first; head < last; head++) {
-            const number *key = keys + seen * n_embd + head * width;
-            float dot = 0;
-#pragma omp simd reduction(+ : dot)
-            for (int64_t i = 0; i < width; i++) dot += qkv[head * width + i] * load(key[i]);
-            scores[head * s->capacity + seen] = dot;
+            const word *key = (const word *)(keys + seen * n_embd + head * width);
+            float *score = scores + head * s->capacity + seen;
+            if (seen + PLACES <= position + 1)
+                dots(key, stride, query + head * width, words, score, 1, 0, PLACES, 1);
+            else
+                dots(key, stride, query + head * width, words, score, 1, 0, 1, 1);
         }
     for (int64_t head = first; head < last; head++) { /* softmax */
         float *score = scores + head * s->capacity, largest = score[0], sum = 0;
@@ -203,13 +221,17 @@ static void attention(const Step *s, float *qkv, number *keys, number *values, i
 #pragma omp simd
         for (int64_t seen = 0; seen <= position; seen++) score[seen] /= sum;
     }
-    for (int64_t seen = 0; seen <= position; seen++)
+    for (int64_t seen = 0; seen <= position; seen += seen + PLACES <= position + 1 ? PLACES : 1)
         for (int64_t head = first; head < last; head++) {
-            const number *value = values + seen * n_embd;
-            float weight = scores[head * s->capacity + seen];
-#pragma omp simd
-            for (int64_t i = head * width; i < (head + 1) * width; i++) y[i] += weight * load(value[i]);
+            const word *value = (const word *)(values + seen * n_embd + head * width);
+            const float *score = scores + head * s->capacity + seen;
+            if (seen + PLACES <= position + 1)
+                add_rows(value, stride, score, 1, 0, mixed + head * width, words, 0, words, PLACES, 1);
+            else
+                add_rows(value, stride, score, 1, 0, mixed + head * width, words, 0, words, 1, 1);
         }
+    for (int64_t head = first; head < last; head++)
+        for (int64_t i = 0; i < width; i++) y[head * width + i] = mixed[head * width + i % LANES * words + i / LANES];
 }
 
 /* What one thread does. token_ids, positions: int64 [batch]; logits [batch, vocab_size].
@@ -242,7 +264,8 @@ static void run(const Step *s, const int64_t *token_ids, const int64_t *position
             int64_t cached = (layer * batch + row) * s->capacity * n_embd;
             for (int64_t part = 0; part < 3 * n_embd; part += n_embd) /* queries, keys, values of these heads */
                 total(s, qkv, w[ATTN_BIAS], row, 3 * n_embd, wide, part + first * width, part + last * width);
-            attention(s, wide, s->keys + cached, s->values + cached, positions[row], first, last, scores, s->attended + row * n_embd);
+            attention(s, wide, s->keys + cached, s->values + cached, positions[row], first, last, scores,
+                      s->attended + row * n_embd);
         }
 #pragma omp barrier
         product(w[PROJ], s->attended, projected + thread * batch * n_embd, begin, end, n_embd, n_embd, batch);
@@ -271,7 +294,8 @@ static void run(const Step *s, const int64_t *token_ids, const int64_t *position
         layer_norm(x + row * n_embd, w[0], w[1], normed, n_embd, s->epsilon);
         for (int64_t i = 0; i < n_embd; i++) wide[row * n_embd + i % LANES * (n_embd / LANES) + i / LANES] = normed[i];
     }
-    head(s->weights[WTE], wide, logits, thread * s->vocab_size / n, (thread + 1) * s->vocab_size / n, n_embd, s->vocab_size, batch);
+    head(s->weights[WTE], wide, logits, thread * s->vocab_size / n, (thread + 1) * s->vocab_size / n, n_embd, s->vocab_size,
+         batch);
 }
 
 void step(const Step *given, const int64_t *token_ids, const int64_t *positions, float *logits) {
