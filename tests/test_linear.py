@@ -39,7 +39,9 @@ def assert_product(actual, x, weight, bias=None, *, inputs_rounded_to=None):
 @pytest.mark.parametrize("shape", [(48,), (1, 48), (7, 1, 48), (2, 3, 48), (300, 48)])
 @pytest.mark.parametrize("stored", ["out, in", "in, out"])
 @pytest.mark.parametrize("biased", [True, False])
-def test_it_is_the_product_in_either_storage_order(dtype, shape, stored, biased):
+@pytest.mark.parametrize("mkl", [True, False])
+def test_it_is_the_product_in_either_storage_order(monkeypatch, dtype, shape, stored, biased, mkl):
+    monkeypatch.setattr(module, "_MKL", mkl)
     x, bias = normal(*shape, dtype=dtype), normal(33, dtype=dtype, seed=2) if biased else None
     weight = normal(33, 48, dtype=dtype, seed=1) if stored == "out, in" else normal(48, 33, dtype=dtype, seed=1).t()
     assert_product(linear(x, weight, bias), x, weight, bias)
