@@ -70,16 +70,20 @@ static inline __attribute__((always_inline)) void add_rows(const word *w, int64_
                                                            int64_t n_in, float *y, int64_t words, int64_t from, int64_t to,
                                                            const int places, const int rows) {
 #pragma omp simd
-    for (int64_t o = from; o < to; o++)
+    for (int64_t o = from; o < to; o++) {
+        word read[PLACES]; /* once, whatever y may be */
+#pragma GCC unroll 4
+        for (int p = 0; p < places; p++) read[p] = w[p * stride + o];
 #pragma GCC unroll 4
         for (int r = 0; r < rows; r++)
 #pragma GCC unroll 2
             for (int k = 0; k < LANES; k++) {
                 float sum = 0;
 #pragma GCC unroll 4
-                for (int p = 0; p < places; p++) sum += (bits){.w = LANE(w[p * stride + o], k)}.value * x[r * n_in + p * apart];
+                for (int p = 0; p < places; p++) sum += (bits){.w = LANE(read[p], k)}.value * x[r * n_in + p * apart];
                 y[(r * LANES + k) * words + o] += sum;
             }
+    }
 }
 
 /* y = x w, as far as rows `begin` to `end` of w go. x [batch, n_in], w [n_in, n_out], y [batch, LANES, n_out / LANES] */
