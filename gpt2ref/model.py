@@ -63,15 +63,18 @@ class Place:
             positions = torch.arange(first, seen, device=device)
             if time == 1:  # sees all there is
                 return cls(positions, (slice(None), slice(first, seen)), seen, None)
-            return cls(positions, (slice(None), slice(first, seen)), seen, visible(positions, seen))
+            return cls(positions, (slice(None), slice(first, seen)), seen, visible(positions[None], seen))
         rows = torch.arange(len(lengths), device=device)[:, None]
         positions = torch.tensor(lengths, device=device)[:, None] + torch.arange(time, device=device)
         return cls(positions, (rows, positions), seen, visible(positions, seen))
 
 
 def visible(positions: Tensor, seen: int) -> Tensor:
-    """A query sees the keys up to its own position: int64 [..., time] -> bool [..., 1, time, seen]."""
-    return torch.arange(seen, device=positions.device) <= positions[..., None, :, None]
+    """A query sees the keys up to its own position: int64 [batch or 1, time] -> bool [batch or 1, 1, time, seen].
+
+    Four dimensions, as torch takes its slow way to attend to a thousand tokens where a mask has three.
+    """
+    return torch.arange(seen, device=positions.device) <= positions[:, None, :, None]
 
 
 class CausalSelfAttention(nn.Module):

@@ -72,7 +72,7 @@ def masked_by(layer: int, change: Callable[[Tensor], Tensor]) -> Callable[[GPT2]
 
     def changed(_module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
         x, place, past = args
-        return x, replace(place, mask=change(place.mask[None].clone())), past
+        return x, replace(place, mask=change(place.mask.clone())), past
 
     def register(model: GPT2) -> None:
         attention = model.transformer.h[layer].attn
