@@ -84,6 +84,7 @@ class CompiledStep:
         own = batch * (2 * config.n_embd + widest) + config.n_head * cache.capacity
         buffers = [torch.empty(size) for size in (4 * n_threads * batch * widest, batch * config.n_embd, n_threads * own)]
         self.library, self.cache, self.vocab_size = library, cache, config.vocab_size
+        self.ids = ctypes.c_int64 * batch
         self.kept = weights, buffers  # as long as C has their addresses
         self.arguments = _Arguments(
             (ctypes.c_void_p * len(weights))(*(weight.data_ptr() for weight in weights)),
@@ -92,19 +93,16 @@ class CompiledStep:
             *(tensor.data_ptr() for tensor in (cache.keys, cache.values, *buffers)),
         )
 
-    def __call__(self, token_ids: Tensor) -> Tensor:
-        """As `model(token_ids, cache)[:, -1]`: int64 [batch, 1] -> float32 [batch, vocab_size]."""
-        lengths, fed = self.cache.lengths, token_ids.flatten().contiguous()
+    def __call__(self, token_ids: list[int]) -> Tensor:
+        """Logits of the token after the one that each row is fed: [batch] -> float32 [batch, vocab_size]."""
+        lengths = self.cache.lengths
         # C does not check anything.
-        whole = fed.dtype == torch.int64 and len(fed) == len(lengths)
-        if not (whole and all(0 <= token_id < self.vocab_size for token_id in fed.tolist())):
-            raise ValueError(
-                f"token_ids: {fed.tolist()}, expected int64 from 0 to {self.vocab_size - 1} for {len(lengths)} rows"
-            )
+        if len(token_ids) != len(lengths) or not 0 <= min(token_ids) <= max(token_ids) < self.vocab_size:
+            raise ValueError(f"token_ids: {token_ids}, expected 0 to {self.vocab_size - 1} for each of {len(lengths)} rows")
         if not 0 <= min(lengths) <= max(lengths) < self.cache.capacity:
             raise ValueError(f"cache: rows of {lengths} tokens, expected less than its capacity of {self.cache.capacity}")
-        positions, logits = torch.tensor(lengths), torch.empty(len(lengths), self.vocab_size)
-        self.library.step(self.arguments, fed.data_ptr(), positions.data_ptr(), logits.data_ptr())
+        logits = torch.empty(len(lengths), self.vocab_size)
+        self.library.step(self.arguments, self.ids(*token_ids), self.ids(*lengths), logits.data_ptr())
         self.cache.lengths = [length + 1 for length in lengths]
         return logits
 

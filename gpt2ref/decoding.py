@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .compiled import compiled_step
 from .model import GPT2, KVCache
-from .sampling import next_token
+from .sampling import choose, refuse
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ def one_by_one(task: Task) -> Iterator[list[int]]:
     """Feed, choose, look."""
     model, rows, n_positions = task.model, task.rows, task.model.config.n_positions
     cache: KVCache | None = None
-    feed: Callable[[Tensor], Tensor] | None = None
+    feed: Callable[[list[int]], Tensor] | None = None
     for step in range(task.n_steps):
         overflowing = max(len(rows[row]) for row in task.running) > n_positions
         if cache is None or overflowing:
@@ -42,9 +42,11 @@ def one_by_one(task: Task) -> Iterator[list[int]]:
             feed = feed or feeding(model, cache)
             # A row that has ended is fed its last token again and again, in the same place, and is not looked at.
             cache.lengths = [min(len(row), n_positions) - 1 for row in rows]
-            logits = feed(torch.tensor([[row[-1]] for row in rows], device=model.device))
+            logits = feed([row[-1] for row in rows])
         numbers = uniform(task.generators, 1).to(logits.device)[:, 0]
-        yield next_token(logits, numbers, temperature=task.temperature, top_k=task.top_k).tolist()
+        token_ids: list[int] = choose(logits, numbers, temperature=task.temperature, top_k=task.top_k).tolist()
+        refuse([row for row, token_id in enumerate(token_ids) if token_id < 0])
+        yield token_ids
 
 
 def prefill(model: GPT2, rows: list[list[int]], cache: KVCache) -> Tensor:
@@ -59,9 +61,9 @@ def prefill(model: GPT2, rows: list[list[int]], cache: KVCache) -> Tensor:
     return model.head(hidden[torch.arange(len(rows), device=model.device), last])
 
 
-def feeding(model: GPT2, cache: KVCache) -> Callable[[Tensor], Tensor]:
-    """What feeds each row one token, int64 [batch, 1], and gives the logits after it [batch, vocab]."""
-    return compiled_step(model, cache) or (lambda token_ids: model(token_ids, cache)[:, -1])
+def feeding(model: GPT2, cache: KVCache) -> Callable[[list[int]], Tensor]:
+    """What feeds each row one token, [batch], and gives the logits after it, [batch, vocab]."""
+    return compiled_step(model, cache) or (lambda ids: model(torch.tensor(ids, device=model.device)[:, None], cache)[:, -1])
 
 
 def uniform(generators: list[random.Random], n_steps: int) -> Tensor:

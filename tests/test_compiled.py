@@ -39,7 +39,12 @@ def filled(model, rows):
 
 
 def last(rows):
-    return torch.tensor([[row[-1]] for row in rows])
+    return [row[-1] for row in rows]
+
+
+def logits_of(model, rows, cache=None):
+    """As the model itself computes them, after the last token of each row."""
+    return model(torch.tensor(last(rows))[:, None], filled(model, rows) if cache is None else cache)[:, -1]
 
 
 def furthest(logits, truth):
@@ -51,7 +56,7 @@ def shapes_and_rows(draw, multiple_of=1):
     """Any shape, most of them none that C's loops come out even with, and rows of tokens of any lengths."""
     n_head = draw(st.integers(1, 5))
     config = GPT2Config(
-        vocab_size=draw(st.integers(2, 70)),
+        vocab_size=draw(st.integers(30, 70)),
         n_positions=draw(st.integers(1, 12)),
         n_embd=multiple_of * n_head * draw(st.integers(1, 40)),
         n_layer=draw(st.integers(1, 2)),
@@ -65,6 +70,23 @@ def shapes_and_rows(draw, multiple_of=1):
 LARGE = GPT2Config(n_positions=3, n_embd=768, n_layer=1, n_head=12), [[50256, 0], [5], [1, 2, 3], [7, 7], [9]]
 
 
+def of_a_batch(model):
+    """Logits, keys and values of 32 rows of random tokens, by torch."""
+    shape = 32, model.config.n_positions
+    token_ids = torch.randint(model.config.vocab_size, shape, generator=torch.Generator().manual_seed(0))
+    cache = model.make_cache(len(token_ids))
+    return model(token_ids, cache), cache.keys, cache.values
+
+
+def allowed_errors(model, exact):
+    """The suite's policy, from the errors that torch makes in all of a batch: those of one token may happen to be tiny."""
+    pairs = zip(of_a_batch(model), of_a_batch(exact), strict=True)
+    return [
+        allowed_error(lambda _, its=its, truth=truth: furthest(its, truth), float(truth.abs().max()), model.dtype)
+        for its, truth in pairs
+    ]
+
+
 @given(shapes_and_rows(), st.integers(1, 5))
 @example(LARGE, 2)
 def test_logits_and_cache_are_the_models(case, n_threads):
@@ -72,42 +94,30 @@ def test_logits_and_cache_are_the_models(case, n_threads):
     torch.set_num_threads(n_threads)
     tensors = trained_like(config, seed=0)
     model, exact = from_tensors(tensors, config), from_tensors(tensors, config, dtype=torch.float64)
-    cache, its_cache, exact_cache = (filled(each, rows) for each in (model, model, exact))
-    logits, its_logits, exact_logits = (
-        compiled_step(model, cache)(last(rows)),
-        model(last(rows), its_cache)[:, -1],
-        exact(last(rows), exact_cache)[:, -1],
-    )
-    for ours, its, truth in (
-        (logits, its_logits, exact_logits),
-        (cache.keys, its_cache.keys, exact_cache.keys),
-        (cache.values, its_cache.values, exact_cache.values),
-    ):
-        assert ours.shape == its.shape
+    cache, exact_cache = filled(model, rows), filled(exact, rows)
+    found = [compiled_step(model, cache)(last(rows)), cache.keys, cache.values]
+    truths = [logits_of(exact, rows, exact_cache), exact_cache.keys, exact_cache.values]
+    for ours, truth, allowed in zip(found, truths, allowed_errors(model, exact), strict=True):
+        assert ours.shape == truth.shape
         assert ours.dtype == torch.float32
-        allowed = allowed_error(lambda _, its=its, truth=truth: furthest(its, truth), float(truth.abs().max()), torch.float32)
         assert furthest(ours, truth) <= allowed
-    assert cache.lengths == its_cache.lengths
+    assert cache.lengths == exact_cache.lengths
 
 
 @given(shapes_and_rows(multiple_of=2))
 @example(LARGE)
 def test_in_bfloat16_it_is_as_near_to_the_truth_as_torch(case):
-    """And nearer, but for chance where a model is small: it rounds keys and values to bfloat16, and torch everything."""
     config, rows = case
     rows = rows[: LARGEST_BATCH[torch.bfloat16]]
     tensors = {key: tensor.bfloat16() for key, tensor in trained_like(config, seed=0).items()}
     model, exact = from_tensors(tensors, config), from_tensors(tensors, config, dtype=torch.float64)
-    its, truth = model(last(rows), filled(model, rows))[:, -1], exact(last(rows), filled(exact, rows))[:, -1]
-    cache = filled(model, rows)
-    logits = compiled_step(model, cache)(last(rows))
+    cache, exact_cache = filled(model, rows), filled(exact, rows)
+    logits, truth = compiled_step(model, cache)(last(rows)), logits_of(exact, rows, exact_cache)
     assert logits.dtype == torch.float32
-    assert furthest(logits, truth) <= allowed_error(lambda _: furthest(its, truth), float(truth.abs().max()), torch.bfloat16)
-    # The first block's are those of weights that are the same in both: what they are off is their own rounding, by half a step.
-    keys, exact_cache = cache.keys[0], filled(exact, rows)
-    exact(last(rows), exact_cache)
+    assert furthest(logits, truth) <= allowed_errors(model, exact)[0]
+    # What the first block's keys are made of is the same in both, so all that they are off is their own rounding: half a step.
     for row, position in enumerate(len(each) - 1 for each in rows):
-        ours, truth = keys[row, position].double(), exact_cache.keys[0, row, position]
+        ours, truth = cache.keys[0, row, position].double(), exact_cache.keys[0, row, position]
         assert ((ours - truth).abs() <= torch.finfo(torch.bfloat16).eps / 2 * truth.abs() * 1.01 + 1e-5).all()
 
 
@@ -142,7 +152,7 @@ def test_weights_that_no_checkpoint_stored():
     torch.manual_seed(0)
     model = GPT2(CONFIG).requires_grad_(False)
     rows = [[1, 2], [3]]
-    expected = model(last(rows), filled(model, rows))[:, -1]
+    expected = logits_of(model, rows)
     torch.testing.assert_close(compiled_step(model, filled(model, rows))(last(rows)), expected)
 
 
@@ -187,7 +197,7 @@ def test_scores_may_be_large():
     """Larger than what an exponential can be of."""
     tensors = {key: 40 * tensor if "c_attn.weight" in key else tensor for key, tensor in TENSORS.items()}
     model, rows = from_tensors(tensors, CONFIG), [[1, 2, 3]]
-    expected = model(last(rows), filled(model, rows))[:, -1]
+    expected = logits_of(model, rows)
     torch.testing.assert_close(compiled_step(model, filled(model, rows))(last(rows)), expected)
 
 
@@ -248,12 +258,11 @@ def test_a_model_whose_modules_are_others_is_left_to_torch(layer):
 @pytest.mark.parametrize(
     ("token_ids", "lengths", "message"),
     [
-        ([[5]], [1], r"token_ids: \[5\], expected int64 from 0 to 4 for 1 rows"),
-        ([[-1]], [1], r"token_ids: \[-1\]"),
-        ([[1], [2]], [1], r"token_ids: \[1, 2\], .* for 1 rows"),
-        ([[1.0]], [1], r"token_ids: \[1.0\], expected int64"),
-        ([[1]], [3], r"cache: rows of \[3\] tokens, expected less than its capacity of 3"),
-        ([[1]], [-1], r"cache: rows of \[-1\]"),
+        ([5], [1], r"token_ids: \[5\], expected 0 to 4 for each of 1 rows"),
+        ([-1], [1], r"token_ids: \[-1\]"),
+        ([1, 2], [1], r"token_ids: \[1, 2\], .* each of 1 rows"),
+        ([1], [3], r"cache: rows of \[3\] tokens, expected less than its capacity of 3"),
+        ([1], [-1], r"cache: rows of \[-1\]"),
     ],
 )
 def test_what_c_could_not_see_is_refused(token_ids, lengths, message):
@@ -262,7 +271,7 @@ def test_what_c_could_not_see_is_refused(token_ids, lengths, message):
     step = compiled_step(model, cache)
     cache.lengths = lengths
     with pytest.raises(ValueError, match=message):
-        step(torch.tensor(token_ids))
+        step(token_ids)
     assert cache.lengths == lengths
 
 

@@ -59,7 +59,7 @@ class Stepwise(Reference):
     def step(self, token_ids: Tensor, cache: gpt2ref.KVCache) -> tuple[Tensor, gpt2ref.KVCache]:
         cache = copy.deepcopy(cache)
         feed = feeding(self.model, cache)
-        return torch.stack([feed(each) for each in token_ids.split(1, dim=1)], dim=1), cache
+        return torch.stack([feed(each.tolist()) for each in token_ids.unbind(1)], dim=1), cache
 
 
 def load_compiled(checkpoint: str, *, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Stepwise:
