@@ -297,6 +297,17 @@ def test_without_a_compiler_it_says_so_and_nothing_changes(monkeypatch, compiler
     assert not compiled.libraries
 
 
+def test_both_dtypes_are_compiled_or_none(monkeypatch, tmp_path):
+    compiler = tmp_path / "compiler"
+    compiler.write_text('#!/bin/sh\ncase "$*" in *BFLOAT16*) exit 1;; esac\nexec cc "$@"\n')
+    compiler.chmod(0o755)
+    monkeypatch.setattr(compiled, "libraries", {})
+    monkeypatch.setenv("CC", str(compiler))
+    with pytest.raises(RuntimeError, match="-DBFLOAT16"):
+        compile_step()
+    assert not compiled.libraries
+
+
 def test_the_compilers_own_words_are_in_the_error(monkeypatch, tmp_path):
     before = dict(compiled.libraries)
     broken = tmp_path / "step.c"
