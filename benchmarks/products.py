@@ -1,7 +1,8 @@
 """`python -m benchmarks.products`: how fast GPT-2's matrices are read by the products of a decode step, on the CPU.
 
-The matrices of the 124M shape, as checkpoints store them, by F.linear and by gpt2ref.linear, for batches of 1, 8 and 64
-rows: GB/s of weights, interleaved, the best of five. Beside them what plain reading gives, the sum of a large tensor.
+The matrices of the 124M shape, as checkpoints store them, by F.linear, which is MKL's product in float32, by oneDNN's, and by
+gpt2ref.linear, which takes one of them, for batches of 1, 8 and 64 rows: GB/s of weights, interleaved, the best of five. Beside
+them what plain reading gives, the sum of a large tensor.
 """
 
 from __future__ import annotations
@@ -45,6 +46,10 @@ def gigabytes_per_second(product: Product, x: Tensor, bias: Tensor, weights: Seq
     return sum(weight.nbytes for weight in weights) / (time.perf_counter() - start) / 1e9
 
 
+def onednn(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+
+
 def read_bandwidth(buffer: Tensor) -> float:
     """GB/s of summing a large float32 tensor up."""
     start = time.perf_counter()
@@ -62,7 +67,7 @@ def main() -> None:
     for name, (fan_in, fan_out) in MATRICES.items():
         matrices, bias = weights(name, dtype), torch.randn(fan_out).to(dtype)
         for rows in (1, 8, 64):
-            products: dict[str, Product] = {"F.linear": F.linear, "gpt2ref": linear}
+            products: dict[str, Product] = {"F.linear": F.linear, "oneDNN": onednn, "gpt2ref": linear}
             x = torch.randn(rows, fan_in).to(dtype)
             turns = [[gigabytes_per_second(each, x, bias, matrices) for each in products.values()] for _ in range(6)]
             best = [max(rates[1:]) for rates in zip(*turns, strict=True)]  # the first turn packs weights

@@ -1,4 +1,5 @@
-"""The decode step in C, compiled for this machine when that is asked for: on a CPU it is then as fast as memory can be read.
+"""The decode step in C, compiled for this machine when that is asked for: on a CPU, where a row by itself takes as long as
+reading the weights does.
 
 Between the products of a step, which read the weights, torch's operators and Python take a fifth of the time: in step.c next
 to none. It is held against the model's own forward pass in tests/test_compiled.py, and by the conformance suite.
@@ -34,11 +35,13 @@ libraries: dict[torch.dtype, ctypes.CDLL] = {}  # once they are compiled
 
 
 def compile_step() -> None:
-    """Compute decode steps on the CPU, in float32 and bfloat16, in compiled C: in this process, from now on.
+    """Let `sample`, `generate` and `stream` compute their steps in compiled C: on the CPU, in this process, from now on.
 
-    Needs a C compiler with OpenMP ($CC, or cc), as Linux has it, and takes a second. The logits are the same to rounding; in
-    bfloat16 they are nearer to float32's, as only weights, keys and values are rounded. Raises RuntimeError, with the command
-    and what came of it, if there is no compiler or it fails; nothing is changed then.
+    Needs a C compiler with OpenMP ($CC, or cc), as Linux has it, and takes a second. It is for up to 32 rows in float32 and 8
+    in bfloat16, and for weights that are stored as in Hugging Face's checkpoints; other steps are left to torch. It computes
+    with the weights alone: hooks of modules are not called, and autocast changes nothing. The logits are the same to rounding;
+    in bfloat16 they are nearer to float32's, as only weights, keys and values are rounded. Raises RuntimeError, with the
+    command and what came of it, if there is no compiler or it fails; nothing is changed then.
     """
     with ThreadPoolExecutor() as threads:
         made = dict(zip(_DEFINITIONS, threads.map(_compile, _DEFINITIONS.values()), strict=True))
@@ -81,10 +84,11 @@ class CompiledStep:
         batch, n_threads = len(cache.lengths), torch.get_num_threads()
         widest = max(3 * config.n_embd, config.mlp_width)
         own = batch * (2 * config.n_embd + widest) + config.n_head * cache.capacity
-        buffers = [torch.empty(size) for size in (4 * n_threads * batch * widest, batch * config.n_embd, n_threads * own)]
-        self.library, self.cache, self.vocab_size = library, cache, config.vocab_size
+        sizes = 2 * n_threads * batch * widest, batch * config.n_embd, n_threads * own
+        buffers = [_float32(size) for size in sizes]
+        self.library, self.cache, self.batch, self.vocab_size = library, cache, batch, config.vocab_size
         self.ids = ctypes.c_int64 * batch
-        self.kept = weights, buffers  # as long as C has their addresses
+        self.kept = weights, buffers, cache.keys, cache.values  # as long as C has their addresses
         self.arguments = _Arguments(
             (ctypes.c_void_p * len(weights))(*(weight.data_ptr() for weight in weights)),
             *(config.n_layer, config.n_head, config.n_embd, config.mlp_width, config.vocab_size),
@@ -96,11 +100,13 @@ class CompiledStep:
         """Logits of the token after the one that each row is fed: [batch] -> float32 [batch, vocab_size]."""
         lengths = self.cache.lengths
         # C does not check anything.
-        if len(token_ids) != len(lengths) or not 0 <= min(token_ids) <= max(token_ids) < self.vocab_size:
-            raise ValueError(f"token_ids: {token_ids}, expected 0 to {self.vocab_size - 1} for each of {len(lengths)} rows")
-        if not 0 <= min(lengths) <= max(lengths) < self.cache.capacity:
-            raise ValueError(f"cache: rows of {lengths} tokens, expected less than its capacity of {self.cache.capacity}")
-        logits = torch.empty(len(lengths), self.vocab_size)
+        if len(token_ids) != self.batch or not 0 <= min(token_ids) <= max(token_ids) < self.vocab_size:
+            raise ValueError(f"token_ids: {token_ids}, expected 0 to {self.vocab_size - 1} for each of {self.batch} rows")
+        if len(lengths) != self.batch or not 0 <= min(lengths) <= max(lengths) < self.arguments.capacity:
+            raise ValueError(
+                f"cache.lengths: {lengths}, expected 0 to {self.arguments.capacity - 1} for each of {self.batch} rows"
+            )
+        logits = _float32(self.batch, self.vocab_size)
         self.library.step(self.arguments, self.ids(*token_ids), self.ids(*lengths), logits.data_ptr())
         self.cache.lengths = [length + 1 for length in lengths]
         return logits
@@ -113,12 +119,19 @@ def compiled_step(model: GPT2, cache: KVCache) -> CompiledStep | None:
         return None
     if model.dtype == torch.bfloat16 and (config.head_width % 2 or config.mlp_width % 2):  # C reads two at once
         return None
+    parameters = {parameter.data_ptr() for parameter in model.parameters()}
     tensors = {key.removeprefix(PREFIX): tensor for key, tensor in to_hugging_face_tensors(model).items()}
     if {key: tensor.shape for key, tensor in tensors.items()} != shapes(config):  # somebody has changed the modules
         return None
     if any(tensor.device.type != "cpu" or tensor.dtype != model.dtype for tensor in (*tensors.values(), cache.keys)):
         return None
+    if any(tensor.data_ptr() not in parameters for tensor in tensors.values()):  # a copy, in the order that C reads
+        return None
     return CompiledStep(library, [tensors[key] for key in _in_order(config.n_layer)], config, cache)
+
+
+def _float32(*shape: int) -> Tensor:
+    return torch.empty(shape, dtype=torch.float32, device="cpu")  # whatever torch's defaults are
 
 
 def _in_order(n_layer: int) -> list[str]:

@@ -1,6 +1,6 @@
 /* A decode step of GPT-2 on the CPU: each row of a batch is fed one token, and gets the logits of the next one.
 
-   It takes as long as reading the weights does, and everything is arranged for that. Each thread multiplies a part of every
+   With one row it takes as long as reading the weights does, and everything is arranged for that. Each thread multiplies a part of every
    matrix, which lies in one piece in memory, and reads it in several places at once, as that is faster. What comes between two
    products is little: a thread computes what it needs of it for itself. */
 
@@ -57,7 +57,7 @@ typedef struct {
     int64_t n_layer, n_head, n_embd, n_inner, vocab_size, batch, capacity, n_threads;
     float epsilon;
     number *keys, *values; /* [n_layer, batch, capacity, n_embd] */
-    float *sums;           /* [4, n_threads, batch, widest]: what each thread has of the four products of a block */
+    float *sums;           /* [2, n_threads, batch, widest]: what each thread has of a product, and of the one before */
     float *attended;       /* [batch, n_embd] */
     float *own;            /* [n_threads, batch * (2 n_embd + widest) + n_head * capacity], see run */
 } Step;
@@ -239,7 +239,7 @@ static void attention(const Step *s, float *qkv, number *keys, number *values, i
 }
 
 /* What one thread does. token_ids, positions: int64 [batch]; logits [batch, vocab_size].
-   The residual stream x is everybody's own, and so is a barrier needed only where the others' sums are. */
+   The residual stream x is everybody's own, so a barrier is needed only for the others' sums, and for what they attended to. */
 static void run(const Step *s, const int64_t *token_ids, const int64_t *positions, float *logits, int64_t thread) {
     int64_t batch = s->batch, n_embd = s->n_embd, n_inner = s->n_inner, n = s->n_threads;
     int64_t widest = 3 * n_embd > n_inner ? 3 * n_embd : n_inner, width = n_embd / s->n_head;
@@ -250,8 +250,7 @@ static void run(const Step *s, const int64_t *token_ids, const int64_t *position
     float *normed = x + batch * n_embd;                                                     /* [batch, n_embd] */
     float *wide = normed + batch * n_embd;                                                  /* [batch, widest] */
     float *scores = wide + batch * widest;                                                  /* [n_head, capacity] */
-    float *qkv = s->sums, *projected = qkv + n * batch * widest, *hidden = projected + n * batch * widest,
-          *mlp_projected = hidden + n * batch * widest;
+    float *wide_sums = s->sums, *sums = s->sums + n * batch * widest; /* in turns, as the others may be at the one before */
     const void *const *w = s->weights + BLOCKS;
 
     for (int64_t row = 0; row < batch; row++) {
@@ -262,35 +261,35 @@ static void run(const Step *s, const int64_t *token_ids, const int64_t *position
     for (int64_t layer = 0; layer < s->n_layer; layer++, w += OF_A_BLOCK) {
         for (int64_t row = 0; row < batch; row++)
             layer_norm(x + row * n_embd, w[LN_1], w[LN_1_BIAS], normed + row * n_embd, n_embd, s->epsilon);
-        product(w[ATTN], normed, qkv + thread * batch * 3 * n_embd, begin, end, n_embd, 3 * n_embd, batch);
+        product(w[ATTN], normed, wide_sums + thread * batch * 3 * n_embd, begin, end, n_embd, 3 * n_embd, batch);
 #pragma omp barrier
         for (int64_t row = 0; row < batch; row++) {
             int64_t cached = (layer * batch + row) * s->capacity * n_embd;
             for (int64_t part = 0; part < 3 * n_embd; part += n_embd) /* queries, keys, values of these heads */
-                total(s, qkv, w[ATTN_BIAS], row, 3 * n_embd, wide, part + first * width, part + last * width);
+                total(s, wide_sums, w[ATTN_BIAS], row, 3 * n_embd, wide, part + first * width, part + last * width);
             attention(s, wide, s->keys + cached, s->values + cached, positions[row], first, last, scores,
                       s->attended + row * n_embd);
         }
 #pragma omp barrier
-        product(w[PROJ], s->attended, projected + thread * batch * n_embd, begin, end, n_embd, n_embd, batch);
+        product(w[PROJ], s->attended, sums + thread * batch * n_embd, begin, end, n_embd, n_embd, batch);
 #pragma omp barrier
         for (int64_t row = 0; row < batch; row++) {
-            total(s, projected, w[PROJ_BIAS], row, n_embd, wide, 0, n_embd);
+            total(s, sums, w[PROJ_BIAS], row, n_embd, wide, 0, n_embd);
             for (int64_t i = 0; i < n_embd; i++) x[row * n_embd + i] += wide[i];
             layer_norm(x + row * n_embd, w[LN_2], w[LN_2_BIAS], normed + row * n_embd, n_embd, s->epsilon);
         }
-        product(w[FC], normed, hidden + thread * batch * n_inner, begin, end, n_embd, n_inner, batch);
+        product(w[FC], normed, wide_sums + thread * batch * n_inner, begin, end, n_embd, n_inner, batch);
 #pragma omp barrier
         for (int64_t row = 0; row < batch; row++) {
             float *activated = wide + row * n_inner;
-            total(s, hidden, w[FC_BIAS], row, n_inner, activated, inner_begin, inner_end);
+            total(s, wide_sums, w[FC_BIAS], row, n_inner, activated, inner_begin, inner_end);
 #pragma omp simd
             for (int64_t i = inner_begin; i < inner_end; i++) activated[i] = gelu(activated[i]);
         }
-        product(w[MLP_PROJ], wide, mlp_projected + thread * batch * n_embd, inner_begin, inner_end, n_inner, n_embd, batch);
+        product(w[MLP_PROJ], wide, sums + thread * batch * n_embd, inner_begin, inner_end, n_inner, n_embd, batch);
 #pragma omp barrier
         for (int64_t row = 0; row < batch; row++) {
-            total(s, mlp_projected, w[MLP_PROJ_BIAS], row, n_embd, wide, 0, n_embd);
+            total(s, sums, w[MLP_PROJ_BIAS], row, n_embd, wide, 0, n_embd);
             for (int64_t i = 0; i < n_embd; i++) x[row * n_embd + i] += wide[i];
         }
     }

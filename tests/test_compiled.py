@@ -89,6 +89,7 @@ def allowed_errors(model, exact):
 
 @given(shapes_and_rows(), st.integers(1, 5))
 @example(LARGE, 2)
+@example((LARGE[0], [[row, 2 * row] for row in range(32)]), 3)
 def test_logits_and_cache_are_the_models(case, n_threads):
     config, rows = case
     torch.set_num_threads(n_threads)
@@ -104,10 +105,11 @@ def test_logits_and_cache_are_the_models(case, n_threads):
     assert cache.lengths == exact_cache.lengths
 
 
-@given(shapes_and_rows(multiple_of=2))
-@example(LARGE)
-def test_in_bfloat16_it_is_as_near_to_the_truth_as_torch(case):
+@given(shapes_and_rows(multiple_of=2), st.integers(1, 5))
+@example(LARGE, 2)
+def test_in_bfloat16_it_is_as_near_to_the_truth_as_torch(case, n_threads):
     config, rows = case
+    torch.set_num_threads(n_threads)
     rows = rows[: LARGEST_BATCH[torch.bfloat16]]
     tensors = {key: tensor.bfloat16() for key, tensor in trained_like(config, seed=0).items()}
     model, exact = from_tensors(tensors, config), from_tensors(tensors, config, dtype=torch.float64)
@@ -147,13 +149,23 @@ def test_tokens_of_the_model_that_comes_with_the_package(monkeypatch, dtype):
     assert in_c == plain if dtype == torch.float32 else in_c[0][:5] == plain[0][:5]  # one draw that differs, and all do
 
 
-def test_weights_that_no_checkpoint_stored():
-    """A new nn.Linear's matrices are [out, in]."""
-    torch.manual_seed(0)
+def test_weights_that_would_have_to_be_copied_are_left_to_torch():
+    """A new nn.Linear's matrices, and nanoGPT's, are [out, in]."""
     model = GPT2(CONFIG).requires_grad_(False)
-    rows = [[1, 2], [3]]
-    expected = logits_of(model, rows)
-    torch.testing.assert_close(compiled_step(model, filled(model, rows))(last(rows)), expected)
+    assert compiled_step(model, model.make_cache(1)) is None
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_torchs_default_dtype_changes_nothing(tiny_folder, dtype):
+    model = load_checkpoint(tiny_folder)
+    options = {"max_new_tokens": 8, "temperature": 0.0, "eos_token_id": None}
+    expected = sample(model, [[1, 2, 3]], **options)
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        assert sample(model, [[1, 2, 3]], **options) == expected
+    finally:
+        torch.set_default_dtype(before)
 
 
 def test_weights_that_have_changed_between_two_calls(tiny_folder):
@@ -261,8 +273,10 @@ def test_a_model_whose_modules_are_others_is_left_to_torch(layer):
         ([5], [1], r"token_ids: \[5\], expected 0 to 4 for each of 1 rows"),
         ([-1], [1], r"token_ids: \[-1\]"),
         ([1, 2], [1], r"token_ids: \[1, 2\], .* each of 1 rows"),
-        ([1], [3], r"cache: rows of \[3\] tokens, expected less than its capacity of 3"),
-        ([1], [-1], r"cache: rows of \[-1\]"),
+        ([1], [3], r"cache.lengths: \[3\], expected 0 to 2 for each of 1 rows"),
+        ([1], [-1], r"cache.lengths: \[-1\]"),
+        ([1], [1, 1], r"cache.lengths: \[1, 1\], .* each of 1 rows"),
+        ([1], [], r"cache.lengths: \[\]"),
     ],
 )
 def test_what_c_could_not_see_is_refused(token_ids, lengths, message):
