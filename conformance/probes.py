@@ -194,11 +194,15 @@ class Experiment:
     def allowed(self) -> float:
         return self.allowed_in(self.dtype)
 
-    def allowed_in(self, dtype: torch.dtype) -> float:
-        """As for parity (see `oracle`), with the plain forward pass of `facts` as the sound implementation."""
+    def allowed_in(self, dtype: torch.dtype, constants: Mapping[str, float] | None = None) -> float:
+        """As for parity (see `oracle`), with the plain forward pass of `facts` as the sound implementation.
+
+        Of other `constants` than GPT-2's it is another: scores that are eight times as large are rounded more coarsely.
+        """
+        truth = self.forward(constants=constants) if constants else self.truth
         return allowed_error(
-            lambda run_in: float(error(self.forward(dtype=run_in).double(), self.truth).max()),
-            float(self.truth.abs().max()),
+            lambda run_in: float(error(self.forward(dtype=run_in, constants=constants).double(), truth).max()),
+            float(truth.abs().max()),
             dtype,
         )
 
@@ -249,7 +253,7 @@ class Experiment:
         """The constant that explains these logits best, between a ten-thousandth and ten thousand times GPT-2's.
 
         Its distance is looked at on a grid, then by golden section, down to float32's rounding: the logits of the
-        constant that is read must be within what is allowed.
+        constant that is read must be within what is allowed with it.
         """
         known = self.constant(name)
 

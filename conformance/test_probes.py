@@ -119,7 +119,7 @@ def test_constant(observe: Observe, reading: Reading, name: str, design: Design)
     one_percent = experiment.effect(constants={name: 1.01 * right})
     assert one_percent > 2 * experiment.allowed or experiment.dtype.itemsize < 4, "the probe would not see one per cent"
     read = experiment.read(name, logits)
-    readable = experiment.distance(logits, constants={name: read}) <= experiment.allowed
+    readable = experiment.distance(logits, constants={name: read}) <= experiment.allowed_in(experiment.dtype, {name: read})
     if readable:
         reading(name, read, right)
     if experiment.distance(logits) <= experiment.allowed:
