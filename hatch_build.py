@@ -6,7 +6,9 @@ from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-PACKAGE = '"""The suite of a working tree, as `gpt2ref_conformance`."""\n\n__path__ = [{folder!r}]\n'
+PACKAGE = (
+    '"""The suite of a working tree, as `gpt2ref_conformance`."""\n\n__path__ = [{folder!r}]\n'
+)
 
 
 class EditableSuite(BuildHookInterface):
@@ -15,7 +17,9 @@ class EditableSuite(BuildHookInterface):
         if version == "editable":
             self.made = TemporaryDirectory()
             module = Path(self.made.name) / "__init__.py"
-            module.write_text(PACKAGE.format(folder=str(Path(self.root) / "conformance")), encoding="utf-8")
+            module.write_text(
+                PACKAGE.format(folder=str(Path(self.root) / "conformance")), encoding="utf-8"
+            )
             build_data["force_include_editable"][str(module)] = "gpt2ref_conformance/__init__.py"
 
     def finalize(self, version: str, *_: object) -> None:

@@ -16,7 +16,9 @@ def cuda_devices() -> int:
     except OSError:
         return 0
     count = ctypes.c_int()
-    return count.value if driver.cuInit(0) == driver.cuDeviceGetCount(ctypes.byref(count)) == 0 else 0
+    return (
+        count.value if driver.cuInit(0) == driver.cuDeviceGetCount(ctypes.byref(count)) == 0 else 0
+    )
 
 
 def skip_without_cuda(tox_env: ToxEnv) -> None:

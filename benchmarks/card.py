@@ -7,7 +7,18 @@ from .limits import Bandwidth, bytes_per_step, ceiling, parameters
 from .memory import needed_memory
 from .plan import DTYPES, Cell, Plan
 
-COLUMNS = ("size", "dtype", "batch", "prompt", "parameters", "weights", "bytes/step", "ceiling tok/s", "memory needed", "fits")
+COLUMNS = (
+    "size",
+    "dtype",
+    "batch",
+    "prompt",
+    "parameters",
+    "weights",
+    "bytes/step",
+    "ceiling tok/s",
+    "memory needed",
+    "fits",
+)
 WORDS = ("size", "dtype", "fits")
 
 
@@ -25,7 +36,11 @@ def card(plan: Plan, bandwidth: Bandwidth, free: int | None) -> list[str]:
 def _line(plan: Plan, cell: Cell, bandwidth: Bandwidth, free: int | None) -> tuple[str, ...]:
     itemsize, needed = DTYPES[cell.dtype].itemsize, needed_memory(plan, cell)
     step = bytes_per_step(
-        cell.config, itemsize=itemsize, batch=cell.batch, prompt_length=cell.prompt_length, new_tokens=plan.new_tokens
+        cell.config,
+        itemsize=itemsize,
+        batch=cell.batch,
+        prompt_length=cell.prompt_length,
+        new_tokens=plan.new_tokens,
     )
     return (
         cell.size,

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 
 
-def aligned(columns: Sequence[str], rows: Sequence[Sequence[str]], words: Collection[str]) -> list[str]:
+def aligned(
+    columns: Sequence[str], rows: Sequence[Sequence[str]], words: Collection[str]
+) -> list[str]:
     """A line of column names, then a line for each row. The columns named in `words` go to the left, the others right."""
     lines = [columns, *rows]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]

@@ -47,13 +47,17 @@ class Comparison:
     new: Sequence[Result]
     old: Sequence[Result]
     pairs: Sequence[Pair]
-    unmatched: Sequence[tuple[Result, str]]  # rows that are in one file only, or not valid in both, and why
+    unmatched: Sequence[
+        tuple[Result, str]
+    ]  # rows that are in one file only, or not valid in both, and why
 
     @property
     def legend(self) -> str:
         """How to read the findings, and how often one of them is chance."""
         told = "Faster and slower are where every round of one run is faster than every round of the other."
-        several = [pair.chance for pair in self.pairs if min(len(pair.new.rates), len(pair.old.rates)) > 1]
+        several = [
+            pair.chance for pair in self.pairs if min(len(pair.new.rates), len(pair.old.rates)) > 1
+        ]
         if not several:
             return f"{told} With one round nothing can be told."
         return (
@@ -67,7 +71,9 @@ def compare(new: Sequence[Result], old: Sequence[Result]) -> Comparison:
     for name in PROPERTIES:
         ours, theirs = ({str(result.row[name]) for result in results} for results in (new, old))
         if ours != theirs:
-            raise ResultsError(f"not comparable: {name} is {_listed(ours)} here and {_listed(theirs)} in the baseline")
+            raise ResultsError(
+                f"not comparable: {name} is {_listed(ours)} here and {_listed(theirs)} in the baseline"
+            )
     before = {result.key: result for result in old}
     pairs, unmatched = [], []
     for result in new:

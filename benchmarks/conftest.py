@@ -28,12 +28,18 @@ def pytest_configure(config: pytest.Config) -> None:
     # Without values if this file was found only after the command line had been read, as in `pytest .`
     names = [name.replace("-", "_") for name in OPTIONS]
     try:
-        config.stash[PLAN] = read_plan({name: config.getoption(f"bench_{name}", None) for name in names})
+        config.stash[PLAN] = read_plan(
+            {name: config.getoption(f"bench_{name}", None) for name in names}
+        )
     except ValueError as error:
         raise pytest.UsageError(str(error)) from None
     if config.option.benchmark_cprofile:
-        raise pytest.UsageError("--benchmark-cprofile: the tests replay recorded times, so there is nothing to profile in them")
-    if not config.option.benchmark_columns:  # pytest-benchmark's table in a terminal's width; the JSON has everything
+        raise pytest.UsageError(
+            "--benchmark-cprofile: the tests replay recorded times, so there is nothing to profile in them"
+        )
+    if (
+        not config.option.benchmark_columns
+    ):  # pytest-benchmark's table in a terminal's width; the JSON has everything
         config.option.benchmark_columns = ["min", "median", "max", "rounds"]
 
 
@@ -44,12 +50,18 @@ def pytest_report_header(config: pytest.Config) -> str:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if {"cell", "implementation"} <= set(metafunc.fixturenames):
         plan = metafunc.config.stash[PLAN]
-        rows = [(cell, implementation) for cell in plan.cells for implementation in plan.implementations]
-        metafunc.parametrize(("cell", "implementation"), rows, ids=[f"{cell}-{name}" for cell, name in rows])
+        rows = [
+            (cell, implementation) for cell in plan.cells for implementation in plan.implementations
+        ]
+        metafunc.parametrize(
+            ("cell", "implementation"), rows, ids=[f"{cell}-{name}" for cell, name in rows]
+        )
 
 
 @pytest.hookimpl(trylast=True)  # after pytest-benchmark's table
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
     if rows := config.stash.get(ROWS, []):
         terminalreporter.section("generation")
         for line in summary(rows):

@@ -14,7 +14,12 @@ import transformers
 import gpt2ref
 
 PROJECT = Path(__file__).parents[1]
-MEASURED = ("gpt2ref", "benchmarks", "conformance", "pyproject.toml")  # what the commit must hold for a row to be repeatable
+MEASURED = (
+    "gpt2ref",
+    "benchmarks",
+    "conformance",
+    "pyproject.toml",
+)  # what the commit must hold for a row to be repeatable
 
 
 def environment(device: torch.device) -> dict[str, Any]:
@@ -39,7 +44,10 @@ def commit(project: Path) -> dict[str, Any]:
     """The commit checked out, and whether what is measured differs from it (new files included)."""
     identifier = _output("git", "-C", str(project), "rev-parse", "HEAD")
     changes = _output("git", "-C", str(project), "status", "--porcelain", "--", *MEASURED)
-    return {"commit": identifier, "dirty": None if identifier is None or changes is None else bool(changes)}
+    return {
+        "commit": identifier,
+        "dirty": None if identifier is None or changes is None else bool(changes),
+    }
 
 
 def _driver(device: torch.device) -> str | None:
@@ -66,6 +74,8 @@ def _version(package: str) -> str | None:
 def _output(*command: str) -> str | None:
     """What the command prints, stripped; None if it is not there or fails."""
     try:
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout.strip()
+        return subprocess.run(
+            command, capture_output=True, text=True, check=True, timeout=30
+        ).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return None

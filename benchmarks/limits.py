@@ -15,7 +15,10 @@ import torch
 
 from gpt2ref import GPT2Config
 
-BUFFER_BYTES = {"cpu": 512 * 2**20, "cuda": 4 * 2**30}  # many times any cache, and milliseconds at the least
+BUFFER_BYTES = {
+    "cpu": 512 * 2**20,
+    "cuda": 4 * 2**30,
+}  # many times any cache, and milliseconds at the least
 REPEATS = 10  # passes over it, of which the best counts
 
 
@@ -31,11 +34,19 @@ def parameters(config: GPT2Config) -> int:
     ln_1 and ln_2 4 C, c_attn 3 C^2 + 3 C, attn.c_proj C^2 + C, c_fc C I + I, mlp.c_proj I C + C.
     """
     width, inner = config.n_embd, config.mlp_width
-    layer = 4 * width + (3 * width**2 + 3 * width) + (width**2 + width) + (width * inner + inner) + (inner * width + width)
+    layer = (
+        4 * width
+        + (3 * width**2 + 3 * width)
+        + (width**2 + width)
+        + (width * inner + inner)
+        + (inner * width + width)
+    )
     return (config.vocab_size + config.n_positions) * width + 2 * width + config.n_layer * layer
 
 
-def bytes_per_step(config: GPT2Config, *, itemsize: int, batch: int, prompt_length: int, new_tokens: int) -> int:
+def bytes_per_step(
+    config: GPT2Config, *, itemsize: int, batch: int, prompt_length: int, new_tokens: int
+) -> int:
     """What a decode step with a cache can't help reading, in bytes, at the mean depth of the steps that are timed.
 
     Weights: every one, once for all rows. All parameters but wpe: of wpe a step looks up one row, which is nothing. wte
@@ -58,7 +69,9 @@ def ceiling(step_bytes: int, batch: int, bandwidth: float) -> float:
     return batch * bandwidth / step_bytes
 
 
-def against_limit(row: dict[str, Any], rates: Sequence[float], bandwidths: Sequence[Bandwidth]) -> dict[str, Any]:
+def against_limit(
+    row: dict[str, Any], rates: Sequence[float], bandwidths: Sequence[Bandwidth]
+) -> dict[str, Any]:
     """The figures of a row that depend on the bandwidth: that before each round, and the round's decode tokens/s."""
     measured = [bandwidth.bytes_per_second for bandwidth in bandwidths]
     ceilings = [ceiling(row["bytes_per_step"], row["batch"], each) for each in measured]
@@ -67,7 +80,8 @@ def against_limit(row: dict[str, Any], rates: Sequence[float], bandwidths: Seque
         "bandwidth_rounds": measured,
         "bandwidth_method": max(bandwidths).how,
         "ceiling_tokens_per_second": median(ceilings),
-        "bandwidth_percent": 100 * median(rate / limit for rate, limit in zip(rates, ceilings, strict=True)),
+        "bandwidth_percent": 100
+        * median(rate / limit for rate, limit in zip(rates, ceilings, strict=True)),
     }
 
 
@@ -88,7 +102,9 @@ def measure_bandwidth(
     size = buffer_bytes or BUFFER_BYTES[device.type]
     if device.type == "cuda":
         size = min(size, torch.cuda.mem_get_info(device)[0] // 4)
-    buffer = torch.ones(size // 4, dtype=torch.float32, device=device)  # written, or it might not be there
+    buffer = torch.ones(
+        size // 4, dtype=torch.float32, device=device
+    )  # written, or it might not be there
     read = buffer.numel() * buffer.element_size()
 
     def best(run: Callable[[], object]) -> float:

@@ -69,7 +69,11 @@ class Measurement:
     def _timed(self) -> tuple[Timing, TokenIds]:
         return time_generation(
             lambda on_step: self.peer.implementation.generate(
-                self.prompts, self.cell.sampling, max_new_tokens=self.new_tokens, seed=SEED, on_step=on_step
+                self.prompts,
+                self.cell.sampling,
+                max_new_tokens=self.new_tokens,
+                seed=SEED,
+                on_step=on_step,
             ),
             batch=self.cell.batch,
             new_tokens=self.new_tokens,
@@ -90,7 +94,12 @@ class Measurement:
         for _ in range(3 + SAMPLING_STEPS):
             self.synchronise()
             start = self.clock()
-            next_token(logits, uniform, temperature=self.cell.sampling.temperature, top_k=self.cell.sampling.top_k)
+            next_token(
+                logits,
+                uniform,
+                temperature=self.cell.sampling.temperature,
+                top_k=self.cell.sampling.top_k,
+            )
             self.synchronise()
             seconds.append(self.clock() - start)
         return median(seconds[3:])
@@ -98,14 +107,20 @@ class Measurement:
     def verdict(self, reference: GPT2) -> Verdict:
         """On all that was generated, warm-up included. Same seed, same tokens: there is mostly one output to judge."""
         seed = SEED if self.peer.implementation.foretold else None
-        verdicts = [judge(reference, self.prompts, new, self.cell.sampling, seed) for new in self.outputs]
+        verdicts = [
+            judge(reference, self.prompts, new, self.cell.sampling, seed) for new in self.outputs
+        ]
         return next((verdict for verdict in verdicts if not verdict.valid), verdicts[0])
 
     def row(self, reference: GPT2) -> dict[str, Any]:
         """What is known without the peers and the environment. `row.Row` says what each figure is."""
         cell, itemsize = self.cell, reference.dtype.itemsize
         rates = [timing.decode_tokens_per_second(cell.batch) for timing in self.rounds]
-        shape = {"batch": cell.batch, "prompt_length": cell.prompt_length, "new_tokens": self.new_tokens}
+        shape = {
+            "batch": cell.batch,
+            "prompt_length": cell.prompt_length,
+            "new_tokens": self.new_tokens,
+        }
         row = {
             "implementation": self.peer.name,
             "size": cell.size,
@@ -141,7 +156,9 @@ def take_turns(measurements: Sequence[Measurement], rounds: int) -> None:
                 try:
                     measurement.generate()
                 except Exception as error:
-                    traceback.clear_frames(error.__traceback__)  # which hold what may have been too big for the memory
+                    traceback.clear_frames(
+                        error.__traceback__
+                    )  # which hold what may have been too big for the memory
                     measurement.error = error
 
 

@@ -43,7 +43,9 @@ def needed_memory(plan: Plan, cell: Cell) -> int:
     """
     config, itemsize = cell.config, DTYPES[cell.dtype].itemsize
     on_cpu = plan.device.type == "cpu"
-    copies = 1 + sum(not (on_cpu and implementation_class(name).mapped) for name in plan.implementations)
+    copies = 1 + sum(
+        not (on_cpu and implementation_class(name).mapped) for name in plan.implementations
+    )
     cache = 2 * config.n_layer * config.n_embd * (cell.prompt_length + plan.new_tokens) * cell.batch
     return itemsize * (copies * parameters(config) + cache)
 

@@ -19,7 +19,11 @@ LARGEST_TOP_K = min(config.vocab_size for config in SIZES.values())
 
 
 def _axis(help: str) -> dict[str, Any]:
-    return {"action": "append", "metavar": "VALUE[,VALUE...]", "help": f"{help}; several with commas, or given again"}
+    return {
+        "action": "append",
+        "metavar": "VALUE[,VALUE...]",
+        "help": f"{help}; several with commas, or given again",
+    }
 
 
 # Name -> what argparse is told. The prefix keeps them apart from the conformance suite's --device and the like.
@@ -28,15 +32,21 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "implementation": _axis(f"{', '.join(IMPLEMENTATIONS)} (default: {', '.join(DEFAULT)})"),
     "dtype": _axis(f"{', '.join(DTYPES)} (default: float32)"),
     "batch": _axis("rows generated at once (default: 1)"),
-    "prompt-length": _axis("tokens of the prompt, the depth at which decoding is timed (default: 32)"),
-    "temperature": _axis("numbers from 0, which is greedy (default: 0,1, or all four of the full grid)"),
+    "prompt-length": _axis(
+        "tokens of the prompt, the depth at which decoding is timed (default: 32)"
+    ),
+    "temperature": _axis(
+        "numbers from 0, which is greedy (default: 0,1, or all four of the full grid)"
+    ),
     "top-k": _axis("numbers from 1, or none (default: none,40, or all five of the full grid)"),
     "full-grid": {
         "action": argparse.BooleanOptionalAction,
         "help": "all 20 cells of temperature x top-k instead of 4 (default: on CUDA)",
     },
     "device": {"help": "cpu, cuda or cuda:N (default: CUDA if there is one)"},
-    "new-tokens": {"help": "tokens generated in each row, at least 2 (default: 128 on CUDA, 32 on the CPU)"},
+    "new-tokens": {
+        "help": "tokens generated in each row, at least 2 (default: 128 on CUDA, 32 on the CPU)"
+    },
     "rounds": {"help": "timed generations of each row (default: 10 on CUDA, 5 on the CPU)"},
 }
 
@@ -50,8 +60,14 @@ def read_plan(options: Mapping[str, Any]) -> Plan:
     on_cuda = device.type == "cuda"
     full = on_cuda if options["full_grid"] is None else options["full_grid"]
 
-    def axis(name: str, default: Sequence[Value], read: Callable[[str, str], Value]) -> tuple[Value, ...]:
-        texts = [text.strip() for given in options[name.replace("-", "_")] or [] for text in given.split(",")]
+    def axis(
+        name: str, default: Sequence[Value], read: Callable[[str, str], Value]
+    ) -> tuple[Value, ...]:
+        texts = [
+            text.strip()
+            for given in options[name.replace("-", "_")] or []
+            for text in given.split(",")
+        ]
         return tuple(dict.fromkeys([read(name, text) for text in texts] or default))
 
     def count(name: str, default: int, at_least: int) -> int:
@@ -63,7 +79,9 @@ def read_plan(options: Mapping[str, Any]) -> Plan:
         dtypes=axis("dtype", ["float32"], _one_of(DTYPES)),
         batches=axis("batch", [1], _count),
         prompt_lengths=tuple(sorted(axis("prompt-length", [32], _count))),
-        temperatures=axis("temperature", FULL_TEMPERATURES if full else SHORT_TEMPERATURES, _temperature),
+        temperatures=axis(
+            "temperature", FULL_TEMPERATURES if full else SHORT_TEMPERATURES, _temperature
+        ),
         top_ks=axis("top-k", FULL_TOP_KS if full else SHORT_TOP_KS, _top_k),
         implementations=axis("implementation", DEFAULT, _implementation),
         device=device,
@@ -72,7 +90,9 @@ def read_plan(options: Mapping[str, Any]) -> Plan:
         rounds=count("rounds", 10 if on_cuda else 5, at_least=1),
     )
     if options["full_grid"] and options["temperature"] and options["top_k"]:
-        raise ValueError("--bench-full-grid with --bench-temperature and --bench-top-k: expected one of the two at most")
+        raise ValueError(
+            "--bench-full-grid with --bench-temperature and --bench-top-k: expected one of the two at most"
+        )
     _check_context(plan)
     _check_dtypes(plan)
     return plan
@@ -93,7 +113,9 @@ def _check_dtypes(plan: Plan) -> None:
     for name in plan.implementations:
         for dtype in plan.dtypes:
             if reason := implementation_class(name).refusal(plan.device, DTYPES[dtype]):
-                raise ValueError(f"--bench-implementation={name} with --bench-dtype={dtype}: {reason}")
+                raise ValueError(
+                    f"--bench-implementation={name} with --bench-dtype={dtype}: {reason}"
+                )
 
 
 def _device(name: str | None) -> torch.device:
@@ -107,7 +129,9 @@ def _device(name: str | None) -> torch.device:
     if device is None or device.type not in ("cpu", "cuda"):
         raise ValueError(f"--bench-device={name}: expected cpu, cuda or cuda:N")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ValueError(f"--bench-device={name}: torch finds {torch.cuda.device_count()} CUDA devices here")
+        raise ValueError(
+            f"--bench-device={name}: torch finds {torch.cuda.device_count()} CUDA devices here"
+        )
     return device
 
 
@@ -123,7 +147,9 @@ def _one_of(allowed: Mapping[str, object]) -> Callable[[str, str], str]:
 def _implementation(option: str, text: str) -> str:
     name = _one_of(IMPLEMENTATIONS)(option, text)
     if package := missing_package(name):
-        raise ValueError(f"--bench-{option}={name}: needs what is not installed: pip install {package}")
+        raise ValueError(
+            f"--bench-{option}={name}: needs what is not installed: pip install {package}"
+        )
     return name
 
 
@@ -147,5 +173,7 @@ def _top_k(option: str, text: str) -> TopK:
     if text == "none":
         return None
     if not (text.isascii() and text.isdecimal() and 1 <= int(text) <= LARGEST_TOP_K):
-        raise ValueError(f"--bench-{option}={text}: expected none or an integer from 1 to {LARGEST_TOP_K}")
+        raise ValueError(
+            f"--bench-{option}={text}: expected none or an integer from 1 to {LARGEST_TOP_K}"
+        )
     return int(text)

@@ -27,7 +27,9 @@ class Cell:
     size: str
     dtype: str
     batch: int  # rows generated at once
-    prompt_length: int  # tokens, the same in every row: how deep the context is when decoding begins
+    prompt_length: (
+        int  # tokens, the same in every row: how deep the context is when decoding begins
+    )
     sampling: Sampling
 
     @property
@@ -64,8 +66,12 @@ class Plan:
     @property
     def cells(self) -> tuple[Cell, ...]:
         """Weights by weights, as they are loaded once, then shape by shape."""
-        samplings = [Sampling(*setting) for setting in itertools.product(self.temperatures, self.top_ks)]
-        axes = itertools.product(self.sizes, self.dtypes, self.batches, self.prompt_lengths, samplings)
+        samplings = [
+            Sampling(*setting) for setting in itertools.product(self.temperatures, self.top_ks)
+        ]
+        axes = itertools.product(
+            self.sizes, self.dtypes, self.batches, self.prompt_lengths, samplings
+        )
         return tuple(Cell(*values) for values in axes)
 
     def __str__(self) -> str:

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gpt2ref.linear import linear
+from gpt2ref.fast.products import linear
 
 from .plan import DTYPES
 
@@ -39,7 +39,9 @@ def weights(name: str, dtype: torch.dtype) -> list[Tensor]:
     return [weight.t().contiguous() if name == "head" else weight.t() for weight in stored]
 
 
-def gigabytes_per_second(product: Product, x: Tensor, bias: Tensor, weights: Sequence[Tensor]) -> float:
+def gigabytes_per_second(
+    product: Product, x: Tensor, bias: Tensor, weights: Sequence[Tensor]
+) -> float:
     start = time.perf_counter()
     for weight in weights:
         product(x, weight, bias)
@@ -59,18 +61,31 @@ def read_bandwidth(buffer: Tensor) -> float:
 
 @torch.no_grad()
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
     dtype = DTYPES[parser.parse_args().dtype]
     buffer = torch.ones(128 << 20)
-    print(f"reading: {max(read_bandwidth(buffer) for _ in range(5)):.1f} GB/s, {torch.get_num_threads()} threads, {dtype}")
+    print(
+        f"reading: {max(read_bandwidth(buffer) for _ in range(5)):.1f} GB/s, {torch.get_num_threads()} threads, {dtype}"
+    )
     for name, (fan_in, fan_out) in MATRICES.items():
         matrices, bias = weights(name, dtype), torch.randn(fan_out).to(dtype)
         for rows in (1, 8, 64):
-            products: dict[str, Product] = {"F.linear": F.linear, "oneDNN": onednn, "gpt2ref": linear}
+            products: dict[str, Product] = {
+                "F.linear": F.linear,
+                "oneDNN": onednn,
+                "gpt2ref": linear,
+            }
             x = torch.randn(rows, fan_in).to(dtype)
-            turns = [[gigabytes_per_second(each, x, bias, matrices) for each in products.values()] for _ in range(6)]
-            best = [max(rates[1:]) for rates in zip(*turns, strict=True)]  # the first turn packs weights
+            turns = [
+                [gigabytes_per_second(each, x, bias, matrices) for each in products.values()]
+                for _ in range(6)
+            ]
+            best = [
+                max(rates[1:]) for rates in zip(*turns, strict=True)
+            ]  # the first turn packs weights
             told = (f"{each} {rate:5.1f}" for each, rate in zip(products, best, strict=True))
             print(f"{name:12} {rows:3} rows, GB/s: {', '.join(told)}")
 

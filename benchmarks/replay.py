@@ -20,7 +20,9 @@ class RecordedTimer:
     def __call__(self) -> float:
         return self.now
 
-    def replay(self, benchmark: BenchmarkFixture, seconds: Sequence[float], error: Exception | None = None) -> None:
+    def replay(
+        self, benchmark: BenchmarkFixture, seconds: Sequence[float], error: Exception | None = None
+    ) -> None:
         """Let a fixture marked with this timer see rounds of so many seconds each, or the error that ended them."""
         recorded = iter(seconds)
 

@@ -22,7 +22,9 @@ from .tables import Table, all_rows, compared, conditions, grid, problems, slowe
 
 
 def markdown(results: Sequence[Result], comparison: Comparison | None = None) -> str:
-    return "\n".join([*_summary(results), *(_comparison(comparison) if comparison else ()), *_speeds(results)])
+    return "\n".join(
+        [*_summary(results), *(_comparison(comparison) if comparison else ()), *_speeds(results)]
+    )
 
 
 def _summary(results: Sequence[Result]) -> Iterator[str]:
@@ -37,7 +39,10 @@ def _comparison(comparison: Comparison) -> Iterator[str]:
     if comparison.pairs:
         yield table(compared(comparison))
     if comparison.unmatched:
-        rows = [f"- {row.implementation}, {row.shape}, {row.cell}: {why}" for row, why in comparison.unmatched]
+        rows = [
+            f"- {row.implementation}, {row.shape}, {row.cell}: {why}"
+            for row, why in comparison.unmatched
+        ]
         yield "Not compared:\n\n" + "\n".join(map(plain, rows)) + "\n"
 
 
@@ -63,9 +68,15 @@ def table(made: Table) -> str:
     """Words to the left, numbers to the right; padded, so that it reads as it is too."""
     cells = [[plain(value) for value in line] for line in (made.heading, *made.rows)]
     widths = [max(3, *map(len, column)) for column in zip(*cells, strict=True)]
-    rule = ["-" * width if column < made.words else "-" * (width - 1) + ":" for column, width in enumerate(widths)]
+    rule = [
+        "-" * width if column < made.words else "-" * (width - 1) + ":"
+        for column, width in enumerate(widths)
+    ]
     lines = [
-        [value.ljust(width) if column < made.words else value.rjust(width) for column, (value, width) in enumerate(pairs)]
+        [
+            value.ljust(width) if column < made.words else value.rjust(width)
+            for column, (value, width) in enumerate(pairs)
+        ]
         for pairs in (zip(line, widths, strict=True) for line in cells)
     ]
     return "\n".join(f"| {' | '.join(line)} |" for line in (lines[0], rule, *lines[1:])) + "\n"
@@ -78,12 +89,24 @@ def plain(value: str) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.report", description="How fast GPT-2 generated.")
-    parser.add_argument("results", metavar="out.json", help="written by pytest benchmarks/ --benchmark-json")
-    parser.add_argument("baseline", nargs="?", metavar="baseline.json", help="an earlier run, to compare with")
-    parser.add_argument("-o", "--output", metavar="report.md", help="Markdown (default: to standard output)")
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.report", description="How fast GPT-2 generated."
+    )
+    parser.add_argument(
+        "results", metavar="out.json", help="written by pytest benchmarks/ --benchmark-json"
+    )
+    parser.add_argument(
+        "baseline", nargs="?", metavar="baseline.json", help="an earlier run, to compare with"
+    )
+    parser.add_argument(
+        "-o", "--output", metavar="report.md", help="Markdown (default: to standard output)"
+    )
     parser.add_argument("--html", metavar="report.html", help="a page with pictures")
-    parser.add_argument("--svg", metavar="speeds.svg", help="one of them by itself: the implementations beside each other")
+    parser.add_argument(
+        "--svg",
+        metavar="speeds.svg",
+        help="one of them by itself: the implementations beside each other",
+    )
     options = parser.parse_args(arguments)
     try:
         results = read(options.results)

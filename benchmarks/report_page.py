@@ -9,8 +9,8 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-import conformance.page
-from conformance.page import text
+import conformance.pages.report_page
+from conformance.pages.report_page import text
 
 from .chart import bars_svg, heat_svg, sweep_svg
 from .comparison import FASTER, NO_DIFFERENCE, SLOWER, Comparison
@@ -19,13 +19,24 @@ from .tables import Table, all_rows, ceilings, commit, compared, conditions, pro
 
 TITLE = "GPT-2 generation speed"
 SERIES = 6  # colours of report_page.css
-SWEEPS = {"batch": "batch", "prompt_length": "depth of context"}  # fields of Shape that are drawn along an axis
+SWEEPS = {
+    "batch": "batch",
+    "prompt_length": "depth of context",
+}  # fields of Shape that are drawn along an axis
 
-TONES = {"INVALID": "invalid", "unstable": "unstable", FASTER: "faster", SLOWER: "slower"}  # how a cell begins -> its class
+TONES = {
+    "INVALID": "invalid",
+    "unstable": "unstable",
+    FASTER: "faster",
+    SLOWER: "slower",
+}  # how a cell begins -> its class
 
 
 def style() -> str:
-    files = Path(conformance.page.__file__).with_name("page.css"), Path(__file__).with_name("report_page.css")
+    files = (
+        Path(conformance.pages.report_page.__file__).with_name("report_page.css"),
+        Path(__file__).with_name("report_page.css"),
+    )
     return "".join(path.read_text(encoding="utf-8") for path in files)
 
 
@@ -67,10 +78,17 @@ def page(results: Sequence[Result], comparison: Comparison | None = None) -> str
 def _summary(results: Sequence[Result]) -> Iterator[str]:
     yield f"<header><h1>{TITLE}</h1><p class='lead'>Decode tokens per second: each row's tokens after its first, over the time "
     yield "they took. Neither loading nor prefill is in them.</p></header>"
-    invalid, unstable = (sum(each) for each in zip(*((not r.valid, r.valid and r.unstable) for r in results), strict=True))
+    invalid, unstable = (
+        sum(each)
+        for each in zip(*((not r.valid, r.valid and r.unstable) for r in results), strict=True)
+    )
     yield f"<section class='verdict {'failed' if invalid else 'passed'}'>"
     total = len(results)
-    state = f"{invalid} of {total} rows do not count" if invalid else f"{total} of {total} rows made the right tokens"
+    state = (
+        f"{invalid} of {total} rows do not count"
+        if invalid
+        else f"{total} of {total} rows made the right tokens"
+    )
     yield f"<p class='state'>{state}{f'; {unstable} unstable' if unstable else ''}</p>"
     if told := problems(results):
         yield f"<ul class='problems'>{''.join(f'<li>{text(problem)}</li>' for problem in told)}</ul>"
@@ -79,17 +97,27 @@ def _summary(results: Sequence[Result]) -> Iterator[str]:
 
 
 def _comparison(comparison: Comparison) -> Iterator[str]:
-    sides = [", ".join(sorted({*map(commit, side)} - {""})) or "unknown" for side in (comparison.old, comparison.new)]
+    sides = [
+        ", ".join(sorted({*map(commit, side)} - {""})) or "unknown"
+        for side in (comparison.old, comparison.new)
+    ]
     yield f"<h2>Compared with the baseline</h2><p class='lead'>From commit <code>{text(sides[0])}</code> to "
     yield f"<code>{text(sides[1])}</code>, on the same machine and libraries. {text(comparison.legend)}</p>"
     if comparison.pairs:
         counts = Counter(pair.finding for pair in comparison.pairs)
-        told = ", ".join(f"{counts[finding]} {finding}" for finding in (FASTER, SLOWER, NO_DIFFERENCE) if counts[finding])
+        told = ", ".join(
+            f"{counts[finding]} {finding}"
+            for finding in (FASTER, SLOWER, NO_DIFFERENCE)
+            if counts[finding]
+        )
         yield f"<details open class='shape'><summary>{told}</summary>"
         yield from _table(compared(comparison))
         yield "</details>"
     if comparison.unmatched:
-        rows = [f"{row.implementation}, {row.shape}, {row.cell}: {why}" for row, why in comparison.unmatched]
+        rows = [
+            f"{row.implementation}, {row.shape}, {row.cell}: {why}"
+            for row, why in comparison.unmatched
+        ]
         yield f"<p>Not compared:</p><ul>{''.join(f'<li>{text(row)}</li>' for row in rows)}</ul>"
 
 
@@ -107,7 +135,10 @@ def _sweeps(results: Sequence[Result], series: Mapping[str, int]) -> Iterator[st
         if ceilings(group, field):
             yield "<li><span class='swatch limit'></span>bandwidth limit</li>"
         yield "</ul></figcaption>"
-        yield sweep_svg(group, field, series, f"tokens per second by {SWEEPS[field]}: {caption}") + "</figure>"
+        yield (
+            sweep_svg(group, field, series, f"tokens per second by {SWEEPS[field]}: {caption}")
+            + "</figure>"
+        )
     yield "</div>"
 
 
@@ -122,7 +153,10 @@ def _shapes(results: Sequence[Result], series: Mapping[str, int]) -> Iterator[st
             yield "<div class='heats'>"
             for name, own in by_implementation(group).items():
                 yield f"<figure><figcaption><b>{text(name)}</b><br><span class='soft'>{text(slowest(own))}</span></figcaption>"
-                yield heat_svg(own, f"{name}: tokens per second by temperature and top-k, {shape}") + "</figure>"
+                yield (
+                    heat_svg(own, f"{name}: tokens per second by temperature and top-k, {shape}")
+                    + "</figure>"
+                )
             yield "</div>"
         plain = plain_cell(group)
         yield _bars(group, plain, series)
@@ -132,7 +166,9 @@ def _shapes(results: Sequence[Result], series: Mapping[str, int]) -> Iterator[st
         yield "</details>"
 
 
-def _bars(group: Sequence[Result], cell: tuple[float, int | None], series: Mapping[str, int]) -> str:
+def _bars(
+    group: Sequence[Result], cell: tuple[float, int | None], series: Mapping[str, int]
+) -> str:
     rows = [result for result in group if result.cell == cell]
     label = f"{rows[0].cell}"
     drawn = bars_svg(rows, series, f"tokens per second at {label}, {rows[0].shape}")
@@ -142,8 +178,13 @@ def _bars(group: Sequence[Result], cell: tuple[float, int | None], series: Mappi
 def _table(table: Table) -> Iterator[str]:
     yield "<div class='scroll'><table class='report'><thead><tr>"
     kinds = ["word" if column < table.words else "figure" for column in range(len(table.heading))]
-    heads = [text(head).replace("-", "&#8209;") for head in table.heading]  # a hyphen where no line is broken
-    yield "".join(f"<th scope='col' class='{kind}'>{head}</th>" for kind, head in zip(kinds, heads, strict=True))
+    heads = [
+        text(head).replace("-", "&#8209;") for head in table.heading
+    ]  # a hyphen where no line is broken
+    yield "".join(
+        f"<th scope='col' class='{kind}'>{head}</th>"
+        for kind, head in zip(kinds, heads, strict=True)
+    )
     yield "</tr></thead><tbody>"
     for row in table.rows:
         yield "<tr>"

@@ -112,7 +112,10 @@ def by_implementation(results: Iterable[Result]) -> dict[str, list[Result]]:
 
 def cells(results: Iterable[Result]) -> list[Cell]:
     """Those there are, from greedy on; no restriction comes after every top-k, being the widest of them."""
-    return sorted({result.cell for result in results}, key=lambda cell: (cell.temperature, cell.top_k or math.inf))
+    return sorted(
+        {result.cell for result in results},
+        key=lambda cell: (cell.temperature, cell.top_k or math.inf),
+    )
 
 
 def plain_cell(results: Iterable[Result]) -> Cell:
@@ -127,7 +130,10 @@ def sweeps(results: Iterable[Result], field: str) -> list[list[Result]]:
     for result in results:
         if result.valid:
             groups.setdefault(result.shape.without(field), []).append(result)
-    plain = [[result for result in group if result.cell == plain_cell(group)] for group in groups.values()]
+    plain = [
+        [result for result in group if result.cell == plain_cell(group)]
+        for group in groups.values()
+    ]
     return [group for group in plain if len({getattr(result.shape, field) for result in group}) > 1]
 
 
@@ -145,7 +151,16 @@ _COUNT: _Check = (_is_count, "an integer of at least 1")
 _RATE: _Check = (lambda value: _is_number(value) and value > 0, "a number above 0")
 
 # Field -> what it must be. Other fields may be missing: older files lack them.
-_NAMED = ("implementation", "size", "dtype", "device", "device_name", "python", "torch", "transformers")
+_NAMED = (
+    "implementation",
+    "size",
+    "dtype",
+    "device",
+    "device_name",
+    "python",
+    "torch",
+    "transformers",
+)
 _REQUIRED: dict[str, _Check] = {
     **dict.fromkeys(_NAMED, _TEXT),
     **dict.fromkeys(("batch", "prompt_length", "new_tokens", "rounds", "threads"), _COUNT),
@@ -160,18 +175,28 @@ _REQUIRED_OF_VALID: dict[str, _Check] = {
 
 
 def _results(data: Any) -> list[Result]:
-    if not (isinstance(data, dict) and isinstance(data.get("benchmarks"), list) and isinstance(data.get("version"), str)):
-        raise ResultsError("not written by pytest --benchmark-json: expected an object with `benchmarks` and `version`")
+    if not (
+        isinstance(data, dict)
+        and isinstance(data.get("benchmarks"), list)
+        and isinstance(data.get("version"), str)
+    ):
+        raise ResultsError(
+            "not written by pytest --benchmark-json: expected an object with `benchmarks` and `version`"
+        )
     major = data["version"].partition(".")[0]
     if not major.isdecimal() or int(major) > NEWEST:
-        raise ResultsError(f"written by pytest-benchmark {data['version']!r}: expected {NEWEST} at most")
+        raise ResultsError(
+            f"written by pytest-benchmark {data['version']!r}: expected {NEWEST} at most"
+        )
     if not data["benchmarks"]:
         raise ResultsError("no rows: no benchmark was run")
     results = [_result(benchmark, number) for number, benchmark in enumerate(data["benchmarks"], 1)]
     seen = set()
     for result in results:
         if result.key in seen:
-            raise ResultsError(f"two rows for {result.implementation}, {result.shape}, {result.cell}")
+            raise ResultsError(
+                f"two rows for {result.implementation}, {result.shape}, {result.cell}"
+            )
         seen.add(result.key)
     return results
 
@@ -187,7 +212,14 @@ def _result(benchmark: Any, number: int) -> Result:
         _check(row, _REQUIRED_OF_VALID, where)
         rates = [_rate(sample, row["batch"], where) for sample in row["samples"]]
     shape = Shape(*(row[name] for name in Shape._fields))
-    return Result(row["implementation"], shape, Cell(float(row["temperature"]), row["top_k"]), row["valid"], tuple(rates), row)
+    return Result(
+        row["implementation"],
+        shape,
+        Cell(float(row["temperature"]), row["top_k"]),
+        row["valid"],
+        tuple(rates),
+        row,
+    )
 
 
 def _check(row: dict[str, Any], fields: dict[str, _Check], where: str) -> None:
@@ -201,7 +233,9 @@ def _check(row: dict[str, Any], fields: dict[str, _Check], where: str) -> None:
 def _rate(sample: Any, batch: int, where: str) -> float:
     seconds = sample.get("decode_seconds") if isinstance(sample, dict) else None
     if not (isinstance(seconds, list) and all(map(_is_number, seconds)) and sum(seconds) > 0):
-        raise ResultsError(f"{where}: a round of samples has decode_seconds {_short(seconds)}: expected seconds of each step")
+        raise ResultsError(
+            f"{where}: a round of samples has decode_seconds {_short(seconds)}: expected seconds of each step"
+        )
     return batch * len(seconds) / sum(seconds)
 
 

@@ -50,16 +50,24 @@ class Row(TypedDict):
     decode_tokens_per_second: float  # prefill's time and token are not in it
     decode_spread: float  # interquartile range of the rounds' decode rates, over their median
     unstable: bool  # decode_spread above 0.10
-    ratio_to_huggingface: float | None  # median over the rounds of this decode rate / huggingface's; None if it wasn't run
+    ratio_to_huggingface: (
+        float | None
+    )  # median over the rounds of this decode rate / huggingface's; None if it wasn't run
     ms_per_token: Percentiles  # wait of a row for its next token, over the decode steps of all rounds, in milliseconds
     prefill_seconds: float  # time to first token
     end_to_end_tokens_per_second: float
     end_to_end_seconds: float
-    sampling_seconds: float | None  # median of the sampling step alone, of all rows; None where it can't be had alone
+    sampling_seconds: (
+        float | None
+    )  # median of the sampling step alone, of all rows; None where it can't be had alone
     load_seconds: float  # weights from file cache to device; imports and conversion to another format are not in it
     loaded_from: str  # "checkpoint" (Hugging Face's layout, on disk), or what else it reads
-    first_call_seconds: float | None  # end to end, the first generation after loading, in whichever cell it was
-    peak_memory_bytes: int | None  # CUDA: this implementation's alone. CPU: the process's resident set, so of all peers
+    first_call_seconds: (
+        float | None
+    )  # end to end, the first generation after loading, in whichever cell it was
+    peak_memory_bytes: (
+        int | None
+    )  # CUDA: this implementation's alone. CPU: the process's resident set, so of all peers
     #                                and everything else in the process, and the same in all rows
 
     # Against the limit: see `limits.py`
@@ -73,7 +81,9 @@ class Row(TypedDict):
 
     # Raw
     warmup: Sample  # the generation before the rounds, in the same shapes: what is compiled for them is in it
-    samples: list[Sample]  # the rounds, in order: round i of every implementation of a cell was run in the same turn
+    samples: list[
+        Sample
+    ]  # the rounds, in order: round i of every implementation of a cell was run in the same turn
 
     # On what
     device: str  # cpu or cuda

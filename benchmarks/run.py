@@ -85,11 +85,15 @@ class Run:
                     cell.config,
                     self.plan.new_tokens,
                     synchronise=self.synchronise,
-                    bandwidth=lambda: measure_bandwidth(self.plan.device, self.synchronise, repeats=PASSES),
+                    bandwidth=lambda: measure_bandwidth(
+                        self.plan.device, self.synchronise, repeats=PASSES
+                    ),
                 )
         take_turns([*measurements.values()], self.plan.rounds)
         base = measurements.get(BASE)
-        return failed | {name: self._outcome(own, base, weights) for name, own in measurements.items()}
+        return failed | {
+            name: self._outcome(own, base, weights) for name, own in measurements.items()
+        }
 
     def _outcome(self, own: Measurement, base: Measurement | None, weights: Weights) -> Outcome:
         if own.error is not None:
@@ -99,7 +103,9 @@ class Run:
             row = own.row(weights.judge) | self.conditions
         except Exception as error:
             return Outcome(None, [], error)
-        row["ratio_to_huggingface"] = ratio(own.rounds, base.rounds) if base is not None and comparable else None
+        row["ratio_to_huggingface"] = (
+            ratio(own.rounds, base.rounds) if base is not None and comparable else None
+        )
         return Outcome(row, [timing.end_to_end_seconds for timing in own.rounds], None)
 
     def _load(self, cell: Cell) -> Weights:
@@ -111,7 +117,9 @@ class Run:
         if self._weights is None or self._weights[0] != cell.weights:
             self._forget_weights()
             self.tell(f"weights of {cell.size} in {cell.dtype}: writing a checkpoint")
-            weights = Weights(cell.config, self.plan.device, DTYPES[cell.dtype], synchronise=self.synchronise)
+            weights = Weights(
+                cell.config, self.plan.device, DTYPES[cell.dtype], synchronise=self.synchronise
+            )
             self._weights = cell.weights, weights
         return self._weights[1]
 

@@ -28,7 +28,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from conformance.checkpoints import trained_like
+from conformance.checkpoints.tensors import trained_like
 from gpt2ref import from_tensors
 from gpt2ref.generation import sample_steps
 from gpt2ref.sampling import check_sampling
@@ -59,7 +59,9 @@ class Place:
     def device(self, kind: str) -> torch.device:
         """Raises ValueError if the machine has too few CUDA devices."""
         if kind == "cuda" and self.local_rank >= torch.cuda.device_count():
-            raise ValueError(f"local rank {self.local_rank}: torch finds {torch.cuda.device_count()} CUDA devices here")
+            raise ValueError(
+                f"local rank {self.local_rank}: torch finds {torch.cuda.device_count()} CUDA devices here"
+            )
         return torch.device(kind, self.local_rank) if kind == "cuda" else torch.device(kind)
 
 
@@ -82,17 +84,26 @@ class Replica:
     def __init__(self, work: Work, rank: int, device: torch.device) -> None:
         config = SIZES[work.size]
         self.work = work
-        self.model = from_tensors(trained_like(config, SEED), config, device=device, dtype=DTYPES[work.dtype])
+        self.model = from_tensors(
+            trained_like(config, SEED), config, device=device, dtype=DTYPES[work.dtype]
+        )
         generator = random.Random(rank)
-        self.prompts = [[generator.randrange(config.vocab_size) for _ in range(work.prompt_length)] for _ in range(work.batch)]
-        self.seed = rank * work.batch  # row r draws from a generator seeded with seed + r: no two rows of any rank draw alike
+        self.prompts = [
+            [generator.randrange(config.vocab_size) for _ in range(work.prompt_length)]
+            for _ in range(work.batch)
+        ]
+        self.seed = (
+            rank * work.batch
+        )  # row r draws from a generator seeded with seed + r: no two rows of any rank draw alike
         self.synchronise = synchronise_on(device)
         self.outputs: list[TokenIds] = []  # those that differ
 
     def generate(self) -> float:
         """Decode tokens/s of one generation."""
         batch, new_tokens = self.work.batch, self.work.new_tokens
-        timing, new = time_generation(self._run, batch=batch, new_tokens=new_tokens, synchronise=self.synchronise)
+        timing, new = time_generation(
+            self._run, batch=batch, new_tokens=new_tokens, synchronise=self.synchronise
+        )
         if new not in self.outputs:
             self.outputs.append(new)
         return timing.decode_tokens_per_second(batch)
@@ -100,13 +111,18 @@ class Replica:
     def _run(self, on_step: Callable[[], None]) -> TokenIds:
         rows = [list(prompt) for prompt in self.prompts]  # the loop appends to them
         temperature, top_k = self.work.sampling.temperature, self.work.sampling.top_k
-        for _ in sample_steps(self.model, rows, self.work.new_tokens, temperature, top_k, self.seed, eos_token_id=None):
+        for _ in sample_steps(
+            self.model, rows, self.work.new_tokens, temperature, top_k, self.seed, eos_token_id=None
+        ):
             on_step()
         return [row[self.work.prompt_length :] for row in rows]
 
     def mistake(self) -> str | None:
         """What is wrong with the first of its tokens that is wrong; None if all that it ever generated are right."""
-        verdicts = (judge(self.model, self.prompts, new, self.work.sampling, self.seed) for new in self.outputs)
+        verdicts = (
+            judge(self.model, self.prompts, new, self.work.sampling, self.seed)
+            for new in self.outputs
+        )
         return next((verdict.reason for verdict in verdicts if not verdict.valid), None)
 
 
@@ -155,8 +171,12 @@ def report(work: Work, ranks: Sequence[dict[str, Any]], found: dict[str, Any]) -
     ]
     for rank, rate in zip(ranks, found["tokens_per_second"], strict=True):
         threads = f", {rank['threads']} threads" if rank["device"] == "cpu" else ""
-        lines.append(f"rank {rank['rank']} of {len(ranks)}: {rate:.1f} ({rank['host']}, {rank['device_name']}{threads})")
-    lines.append(f"aggregate: {found['aggregate_tokens_per_second']:.1f}, efficiency {found['efficiency']:.1%}")
+        lines.append(
+            f"rank {rank['rank']} of {len(ranks)}: {rate:.1f} ({rank['host']}, {rank['device_name']}{threads})"
+        )
+    lines.append(
+        f"aggregate: {found['aggregate_tokens_per_second']:.1f}, efficiency {found['efficiency']:.1%}"
+    )
     return "\n".join(lines)
 
 
@@ -165,7 +185,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     place = Place.from_environment()
     work, options, device = _read(arguments, place)
     if device.type == "cpu":
-        torch.set_num_threads(max(1, _cores() // place.local_world_size))  # torchrun would give each rank one
+        torch.set_num_threads(
+            max(1, _cores() // place.local_world_size)
+        )  # torchrun would give each rank one
     else:
         torch.cuda.set_device(device)
     replica = Replica(work, place.rank, device)
@@ -174,20 +196,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     replica.generate()
     if place.world_size > 1:
         # A rank that does not come makes the others fail, rather than wait, once the time is out.
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(seconds=options.timeout))
+        dist.init_process_group(
+            "nccl" if device.type == "cuda" else "gloo", timeout=timedelta(seconds=options.timeout)
+        )
     ranks = _gather(measure(replica, place.rank), place)
     if place.world_size > 1:
         dist.destroy_process_group()
     wrong = [rank for rank in ranks if rank["mistake"]]
     if place.rank == 0:
         for rank in wrong:
-            print(f"rank {rank['rank']}: wrong tokens, so no figures: {rank['mistake']}", file=sys.stderr)
+            print(
+                f"rank {rank['rank']}: wrong tokens, so no figures: {rank['mistake']}",
+                file=sys.stderr,
+            )
         if not wrong:
             _publish(work, ranks, environment(device), options.json)
     return 1 if wrong else 0
 
 
-def _publish(work: Work, ranks: Sequence[dict[str, Any]], conditions: dict[str, Any], path: Path | None) -> None:
+def _publish(
+    work: Work, ranks: Sequence[dict[str, Any]], conditions: dict[str, Any], path: Path | None
+) -> None:
     found = figures(ranks)
     print(report(work, ranks, found))
     if path is not None:
@@ -216,27 +245,55 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _read(arguments: Sequence[str] | None, place: Place) -> tuple[Work, argparse.Namespace, torch.device]:
+def _read(
+    arguments: Sequence[str] | None, place: Place
+) -> tuple[Work, argparse.Namespace, torch.device]:
     on_cuda = torch.cuda.is_available()
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.scale", description="One replica in each rank, all at once.")
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.scale", description="One replica in each rank, all at once."
+    )
     parser.add_argument("--size", choices=SIZES, default="gpt2")
     parser.add_argument("--dtype", choices=DTYPES, default="float32")
-    parser.add_argument("--batch", type=int, default=1, help="rows that each rank generates at once")
+    parser.add_argument(
+        "--batch", type=int, default=1, help="rows that each rank generates at once"
+    )
     parser.add_argument("--prompt-length", type=int, default=32, help="tokens")
-    parser.add_argument("--new-tokens", type=int, default=128 if on_cuda else 32, help="in each row, at least 2")
-    parser.add_argument("--rounds", type=int, default=10 if on_cuda else 3, help="timed generations, alone and together")
+    parser.add_argument(
+        "--new-tokens", type=int, default=128 if on_cuda else 32, help="in each row, at least 2"
+    )
+    parser.add_argument(
+        "--rounds",
+        type=int,
+        default=10 if on_cuda else 3,
+        help="timed generations, alone and together",
+    )
     parser.add_argument("--temperature", type=float, default=0.0, help="0, the default, is greedy")
     parser.add_argument("--top-k", type=int, help="default: no restriction")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if on_cuda else "cpu")
-    parser.add_argument("--timeout", type=float, default=600.0, help="seconds to wait for another rank (default: 600)")
+    parser.add_argument(
+        "--timeout",
+        type=float,
+        default=600.0,
+        help="seconds to wait for another rank (default: 600)",
+    )
     parser.add_argument("--json", type=Path, metavar="out.json")
     options = parser.parse_args(arguments)
-    for name, least in {"batch": 1, "prompt_length": 1, "new_tokens": 2, "rounds": 1, "timeout": 1}.items():
+    for name, least in {
+        "batch": 1,
+        "prompt_length": 1,
+        "new_tokens": 2,
+        "rounds": 1,
+        "timeout": 1,
+    }.items():
         if not getattr(options, name) >= least:
-            parser.error(f"--{name.replace('_', '-')}={getattr(options, name)}: expected at least {least}")
+            parser.error(
+                f"--{name.replace('_', '-')}={getattr(options, name)}: expected at least {least}"
+            )
     room = SIZES[options.size].n_positions
     if options.prompt_length + options.new_tokens > room:
-        parser.error(f"--prompt-length and --new-tokens: expected at most n_positions={room} together")
+        parser.error(
+            f"--prompt-length and --new-tokens: expected at most n_positions={room} together"
+        )
     if options.json is not None and not options.json.absolute().parent.is_dir():
         parser.error(f"--json={options.json}: no such folder")
     try:

@@ -40,7 +40,9 @@ def summary(rows: Sequence[AnyRow]) -> list[str]:
     varying = {name: fill for name, fill in AXES.items() if len({fill(row) for row in rows}) > 1}
     columns = varying | FIGURES
     cells = [[fill(row) for fill in columns.values()] for row in rows]
-    unstable = [f"! unstable: the rounds' interquartile range is above {UNSTABLE:.0%} of their median"]
+    unstable = [
+        f"! unstable: the rounds' interquartile range is above {UNSTABLE:.0%} of their median"
+    ]
     return [
         _conditions(rows[0], varying),
         _limit(rows),
@@ -56,7 +58,11 @@ def summary(rows: Sequence[AnyRow]) -> list[str]:
 def _conditions(row: AnyRow, varying: dict[str, Callable[[AnyRow], str]]) -> str:
     words = {"size": "{}", "dtype": "{}", "batch": "batch {}", "prompt": "prompt {}"}
     fixed = [words[name].format(fill(row)) for name, fill in AXES.items() if name not in varying]
-    told = [f"{row['device']} ({row['device_name']})", f"{row['threads']} thread{'s' * (row['threads'] != 1)}", *fixed]
+    told = [
+        f"{row['device']} ({row['device_name']})",
+        f"{row['threads']} thread{'s' * (row['threads'] != 1)}",
+        *fixed,
+    ]
     return f"{', '.join(told)}, {row['new_tokens']} new tokens, {row['rounds']} rounds in turns"
 
 
@@ -82,7 +88,9 @@ def _starts(rows: Sequence[AnyRow]) -> list[str]:
 
 
 def _setting(row: AnyRow) -> str:
-    where = ", ".join([row["size"], row["dtype"], f"batch {row['batch']}", f"prompt {row['prompt_length']}"])
+    where = ", ".join(
+        [row["size"], row["dtype"], f"batch {row['batch']}", f"prompt {row['prompt_length']}"]
+    )
     return f"{row['implementation']}, {where}, temperature {row['temperature']:g}, top-k {row['top_k'] or '-'}"
 
 

@@ -28,7 +28,9 @@ def rate(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 99.95 else f"{value:#.3g}"
 
 
-def _figure(heading: str, *names: str, scale: float = 1.0, show: Callable[[float], str] = rate) -> Column:
+def _figure(
+    heading: str, *names: str, scale: float = 1.0, show: Callable[[float], str] = rate
+) -> Column:
     def shown(result: Result) -> str:
         value = result.number(*names)
         return NOTHING if value is None else show(scale * value)
@@ -64,7 +66,18 @@ FIGURES = (
     _figure("peak memory MiB", "peak_memory_bytes", scale=2**-20),
 )
 
-_ENVIRONMENT = ("device", "device_name", "threads", "platform", "cuda", "driver", "python", "torch", "transformers", "gpt2ref")
+_ENVIRONMENT = (
+    "device",
+    "device_name",
+    "threads",
+    "platform",
+    "cuda",
+    "driver",
+    "python",
+    "torch",
+    "transformers",
+    "gpt2ref",
+)
 
 
 def standing(result: Result) -> str:
@@ -74,11 +87,22 @@ def standing(result: Result) -> str:
 
 def all_rows(results: Sequence[Result]) -> Table:
     """In the order they were measured. Columns without a value are left out, and those of an equal shape."""
-    varying = [name for name in Shape._fields if len({getattr(result.shape, name) for result in results}) > 1]
-    words = [Column("implementation", lambda result: result.implementation), Column("valid", standing)]
+    varying = [
+        name
+        for name in Shape._fields
+        if len({getattr(result.shape, name) for result in results}) > 1
+    ]
+    words = [
+        Column("implementation", lambda result: result.implementation),
+        Column("valid", standing),
+    ]
     columns = [*words, *(SHAPE_COLUMNS[name] for name in varying), *CELL_COLUMNS, *FIGURES]
     shown = [[column.show(result) for result in results] for column in columns]
-    kept = [(column.heading, values) for column, values in zip(columns, shown, strict=True) if any(values)]
+    kept = [
+        (column.heading, values)
+        for column, values in zip(columns, shown, strict=True)
+        if any(values)
+    ]
     rows = [list(row) for row in zip(*(values for _, values in kept), strict=True)]
     return Table([heading for heading, _ in kept], rows, len(words))
 
@@ -102,7 +126,9 @@ def grid(results: Sequence[Result]) -> Table:
     rows = []
     for temperature in temperatures:
         values = (rates.get(Cell(temperature, top_k)) for top_k in top_ks)
-        rows.append([f"{temperature:g}", *(NOTHING if value is None else rate(value) for value in values)])
+        rows.append(
+            [f"{temperature:g}", *(NOTHING if value is None else rate(value) for value in values)]
+        )
     return Table(["temperature", *(f"top-k {top_k or 'none'}" for top_k in top_ks)], rows, 1)
 
 
@@ -124,12 +150,26 @@ def slowest(results: Sequence[Result]) -> str:
 def sweep(results: Sequence[Result], field: str) -> Table:
     """Implementation by batch or by depth of context, of one cell, with the limit below."""
     values = sorted({getattr(result.shape, field) for result in results})
-    rates = {(result.implementation, getattr(result.shape, field)): result.tokens_per_second for result in results}
+    rates = {
+        (result.implementation, getattr(result.shape, field)): result.tokens_per_second
+        for result in results
+    }
     names = list(dict.fromkeys(result.implementation for result in results))
-    rows = [[name, *(rate(rates[name, value]) if (name, value) in rates else NOTHING for value in values)] for name in names]
+    rows = [
+        [
+            name,
+            *(rate(rates[name, value]) if (name, value) in rates else NOTHING for value in values),
+        ]
+        for name in names
+    ]
     limits = ceilings(results, field)
     if limits:
-        rows.append(["bandwidth limit", *(rate(limits[value]) if value in limits else NOTHING for value in values)])
+        rows.append(
+            [
+                "bandwidth limit",
+                *(rate(limits[value]) if value in limits else NOTHING for value in values),
+            ]
+        )
     return Table([f"{SHAPE_COLUMNS[field].heading}", *map(str, values)], rows, 1)
 
 
@@ -147,7 +187,9 @@ def ceilings(results: Sequence[Result], field: str) -> dict[int, float]:
 def compared(comparison: Comparison) -> Table:
     """Row by row: what became faster or slower. Spread is that of a run's rounds, as a part of its median."""
     shapes = [pair.new.shape for pair in comparison.pairs]
-    varying = [name for name in Shape._fields if len({getattr(shape, name) for shape in shapes}) > 1]
+    varying = [
+        name for name in Shape._fields if len({getattr(shape, name) for shape in shapes}) > 1
+    ]
     columns = [*(SHAPE_COLUMNS[name] for name in varying), *CELL_COLUMNS]
     figures = ["new/old", "new tokens/s", "spread", "old tokens/s", "spread"]
     heading = ["implementation", "finding", *(column.heading for column in columns), *figures]
@@ -156,22 +198,40 @@ def compared(comparison: Comparison) -> Table:
 
 def _compared(pair: Pair, columns: Sequence[Column]) -> list[str]:
     new, old = ([rate(run.tokens_per_second), SPREAD.show(run)] for run in (pair.new, pair.old))
-    finding = f"{pair.finding} (unstable)" if pair.new.unstable or pair.old.unstable else pair.finding
-    return [pair.new.implementation, finding, *(column.show(pair.new) for column in columns), f"{pair.ratio:.3f}", *new, *old]
+    finding = (
+        f"{pair.finding} (unstable)" if pair.new.unstable or pair.old.unstable else pair.finding
+    )
+    return [
+        pair.new.implementation,
+        finding,
+        *(column.show(pair.new) for column in columns),
+        f"{pair.ratio:.3f}",
+        *new,
+        *old,
+    ]
 
 
 def conditions(results: Sequence[Result]) -> list[tuple[str, str]]:
     """What the figures depend on, and the shape where it is the same for all rows; what a file does not say is left out."""
-    told = [(name, {str(result.row[name]) for result in results if result.row.get(name) is not None}) for name in _ENVIRONMENT]
+    told = [
+        (name, {str(result.row[name]) for result in results if result.row.get(name) is not None})
+        for name in _ENVIRONMENT
+    ]
     told.append(("commit", {commit(result) for result in results} - {NOTHING}))
-    shapes = [(name, {str(getattr(result.shape, name)) for result in results}) for name in Shape._fields]
+    shapes = [
+        (name, {str(getattr(result.shape, name)) for result in results}) for name in Shape._fields
+    ]
     told += [(name, values) for name, values in shapes if len(values) == 1]
     return [(name.replace("_", " "), ", ".join(sorted(values))) for name, values in told if values]
 
 
 def commit(result: Result) -> str:
     identifier = result.row.get("commit")
-    return f"{identifier[:12]}{' (modified)' * (result.row.get('dirty') is True)}" if isinstance(identifier, str) else NOTHING
+    return (
+        f"{identifier[:12]}{' (modified)' * (result.row.get('dirty') is True)}"
+        if isinstance(identifier, str)
+        else NOTHING
+    )
 
 
 def problems(results: Sequence[Result]) -> list[str]:
@@ -181,5 +241,7 @@ def problems(results: Sequence[Result]) -> list[str]:
         reason = result.row.get("reason" if not result.valid else "unstable")
         if not result.valid or result.unstable:
             why = f": {reason}" if isinstance(reason, str) else ""
-            told.append(f"{standing(result)}: {result.implementation}, {result.shape}, {result.cell}{why}")
+            told.append(
+                f"{standing(result)}: {result.implementation}, {result.shape}, {result.cell}{why}"
+            )
     return told

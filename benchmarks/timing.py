@@ -25,7 +25,9 @@ UNSTABLE = 0.10  # a spread above this says more of the machine than of the code
 class Timing:
     """One generation, in seconds."""
 
-    prefill_seconds: float  # from the call to each row's first new token: feed the prompt, choose a token
+    prefill_seconds: (
+        float  # from the call to each row's first new token: feed the prompt, choose a token
+    )
     decode_seconds: tuple[float, ...]  # each later token: feed one token a row, choose the next
     end_to_end_seconds: float  # from the call until it has returned and the device is idle
 
@@ -33,7 +35,9 @@ class Timing:
     def from_readings(cls, start: float, tokens: Sequence[float], end: float) -> Timing:
         """The clock at the start, after each new token (two at least), and at the end."""
         if len(tokens) < 2:
-            raise ValueError(f"{len(tokens)} new tokens: expected at least 2, as the first belongs to prefill")
+            raise ValueError(
+                f"{len(tokens)} new tokens: expected at least 2, as the first belongs to prefill"
+            )
         steps = tuple(later - earlier for earlier, later in itertools.pairwise(tokens))
         return cls(tokens[0] - start, steps, end - start)
 
@@ -71,7 +75,9 @@ def time_generation(
     end = clock()
     counts = [len(row) for row in rows]
     if counts != [new_tokens] * batch or len(readings) != new_tokens:
-        raise TokenCountError(f"{counts} new tokens in {len(readings)} steps, expected {new_tokens} in each of {batch} rows")
+        raise TokenCountError(
+            f"{counts} new tokens in {len(readings)} steps, expected {new_tokens} in each of {batch} rows"
+        )
     return Timing.from_readings(start, readings, end), rows
 
 
@@ -93,7 +99,9 @@ def figures(timings: Sequence[Timing], batch: int) -> dict[str, Any]:
         "decode_tokens_per_second": median(rates),
         "decode_spread": spread(rates),
         "unstable": spread(rates) > UNSTABLE,
-        "end_to_end_tokens_per_second": median(timing.end_to_end_tokens_per_second(batch) for timing in timings),
+        "end_to_end_tokens_per_second": median(
+            timing.end_to_end_tokens_per_second(batch) for timing in timings
+        ),
         "prefill_seconds": median(timing.prefill_seconds for timing in timings),
         "end_to_end_seconds": median(timing.end_to_end_seconds for timing in timings),
         "ms_per_token": {f"p{p}": 1e3 * float(np.percentile(steps, p)) for p in percentiles},
@@ -106,4 +114,6 @@ def ratio(timings: Sequence[Timing], others: Sequence[Timing]) -> float:
     Rounds of the same number were run one after the other, so what slows the machine for a while slows both of them.
     """
     rounds = zip(timings, others, strict=True)
-    return median(own.decode_tokens_per_second(1) / other.decode_tokens_per_second(1) for own, other in rounds)
+    return median(
+        own.decode_tokens_per_second(1) / other.decode_tokens_per_second(1) for own, other in rounds
+    )

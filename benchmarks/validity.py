@@ -37,7 +37,9 @@ class Verdict(NamedTuple):
     near_ties: int  # of them, those that are right thanks to the rounding error alone
 
 
-def judge(model: GPT2, prompts: TokenIds, new: TokenIds, sampling: Sampling, seed: int | None) -> Verdict:
+def judge(
+    model: GPT2, prompts: TokenIds, new: TokenIds, sampling: Sampling, seed: int | None
+) -> Verdict:
     """The new ids of each row. `seed` foretells the draws (see `Implementation.foretold`); None if they can't be."""
     checked, near_ties, log_ratios = 0, 0, []
     for row, (prompt, ids) in enumerate(zip(prompts, new, strict=True)):
@@ -51,7 +53,9 @@ def judge(model: GPT2, prompts: TokenIds, new: TokenIds, sampling: Sampling, see
             step = int(right.int().argmin())
             gap = float(logits[step].max() - logits[step, ids[step]])
             what = f"row {row}, new token {step}: {ids[step]}, with a logit {gap:.3g} below the largest"
-            return Verdict(False, f"{what}, is not {_right_token(sampling, seed)}", checked, near_ties)
+            return Verdict(
+                False, f"{what}, is not {_right_token(sampling, seed)}", checked, near_ties
+            )
         near_ties += int((~admitted(logits, chosen, sampling, uniform, 0.0)).sum())
         if uniform is None and not sampling.greedy:
             log_ratios.append(log_uniform_over_model(logits, chosen, sampling, error))
@@ -71,7 +75,9 @@ def plain_logits(model: GPT2, prompt: list[int], new: list[int]) -> Tensor:
 # Below, a row of time steps: logits [time, vocab]; chosen (token ids), uniform and the answers [time].
 
 
-def admitted(logits: Tensor, chosen: Tensor, sampling: Sampling, uniform: Tensor | None, error: float) -> Tensor:
+def admitted(
+    logits: Tensor, chosen: Tensor, sampling: Sampling, uniform: Tensor | None, error: float
+) -> Tensor:
     """Whether each chosen token may be what logits within `error` of these would have given."""
     if sampling.greedy:
         return in_top_k(logits, chosen, 1, error)
@@ -83,10 +89,14 @@ def admitted(logits: Tensor, chosen: Tensor, sampling: Sampling, uniform: Tensor
 def in_top_k(logits: Tensor, chosen: Tensor, top_k: int | None, error: float) -> Tensor:
     """Whether each chosen token may be among the `top_k` largest, ties included."""
     own = logits.gather(-1, chosen[:, None])
-    return (own >= _kth_largest(logits, top_k) - 2 * error)[:, 0]  # twice: each of the two may be off
+    return (own >= _kth_largest(logits, top_k) - 2 * error)[
+        :, 0
+    ]  # twice: each of the two may be off
 
 
-def drawn(logits: Tensor, chosen: Tensor, uniform: Tensor, sampling: Sampling, error: float) -> Tensor:
+def drawn(
+    logits: Tensor, chosen: Tensor, uniform: Tensor, sampling: Sampling, error: float
+) -> Tensor:
     """Whether each chosen token may be the first one whose cumulative probability exceeds `uniform`.
 
     Logits that are off by up to `error` change the odds of any set of tokens by a factor of exp(2 error / temperature)
@@ -101,16 +111,24 @@ def drawn(logits: Tensor, chosen: Tensor, uniform: Tensor, sampling: Sampling, e
     earlier, later = token_ids < chosen[:, None], token_ids > chosen[:, None]
     stretch = math.exp(2 * error / sampling.temperature)
     # P(earlier) <= uniform < P(earlier or chosen), each written as odds (a / b <= u / (1 - u)) and without the divisions
-    lower = (certain * earlier).sum(-1) * (1 - uniform) <= stretch * uniform * (possible * ~earlier).sum(-1)
-    upper = (certain * later).sum(-1) * uniform < stretch * (1 - uniform) * (possible * ~later).sum(-1)
+    lower = (certain * earlier).sum(-1) * (1 - uniform) <= stretch * uniform * (
+        possible * ~earlier
+    ).sum(-1)
+    upper = (certain * later).sum(-1) * uniform < stretch * (1 - uniform) * (possible * ~later).sum(
+        -1
+    )
     return lower & upper & in_top_k(logits, chosen, sampling.top_k, error)
 
 
-def log_uniform_over_model(logits: Tensor, chosen: Tensor, sampling: Sampling, error: float) -> Tensor:
+def log_uniform_over_model(
+    logits: Tensor, chosen: Tensor, sampling: Sampling, error: float
+) -> Tensor:
     """log of how many times likelier each chosen token is in a uniform draw from the top k than in the model's."""
     support = logits >= _kth_largest(logits, sampling.top_k) - 2 * error
     log_model = (logits / sampling.temperature).masked_fill(~support, -math.inf).log_softmax(-1)
-    most = log_model.gather(-1, chosen[:, None])[:, 0] + 2 * error / sampling.temperature  # with all rounding in its favour
+    most = (
+        log_model.gather(-1, chosen[:, None])[:, 0] + 2 * error / sampling.temperature
+    )  # with all rounding in its favour
     return -support.sum(-1).log() - most
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from conformance.checkpoints import Tensors, trained_like, write_checkpoint
+from conformance.checkpoints.tensors import Tensors, trained_like, write_checkpoint
 from gpt2ref import GPT2Config, load_checkpoint
 
 from .implementations import Implementation, implementation_class
@@ -27,7 +27,9 @@ class Peer:
     implementation: Implementation
     load_seconds: float
     memory: Ledger
-    first_call_seconds: float | None = None  # of the first generation after loading, whatever its shape
+    first_call_seconds: float | None = (
+        None  # of the first generation after loading, whatever its shape
+    )
 
 
 class Weights:
@@ -55,10 +57,14 @@ class Weights:
         self._folder = tempfile.TemporaryDirectory(prefix="benchmarks-", ignore_cleanup_errors=True)
         tensors = tensors or trained_like(config, SEED)
         self.checkpoint = write_checkpoint(
-            Path(self._folder.name) / "checkpoint", config, {key: tensor.to(dtype) for key, tensor in tensors.items()}
+            Path(self._folder.name) / "checkpoint",
+            config,
+            {key: tensor.to(dtype) for key, tensor in tensors.items()},
         )
         del tensors
-        self.judge = load_checkpoint(self.checkpoint, device=device)  # its plain forward is the judge of everyone's tokens
+        self.judge = load_checkpoint(
+            self.checkpoint, device=device
+        )  # its plain forward is the judge of everyone's tokens
         self._peers: dict[str, Peer] = {}
 
     def peer(self, name: str) -> Peer:

@@ -38,8 +38,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     adapters = list(itertools.takewhile(lambda word: not word.startswith("-"), words))
     chosen = [word for adapter in adapters for word in ("--implementation", adapter)]
     # Not the settings of the project that one stands in: they are for its own tests.
-    settings = ["-c", str(FOLDER / "installed.ini"), f"--rootdir={FOLDER}", "-p", "no:cacheprovider", "--tb=short", "-rN"]
-    settings += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]  # for this module, which is no test
+    settings = [
+        "-c",
+        str(FOLDER / "installed.ini"),
+        f"--rootdir={FOLDER}",
+        "-p",
+        "no:cacheprovider",
+        "--tb=short",
+        "-rN",
+    ]
+    settings += [
+        "-W",
+        "ignore::pytest.PytestAssertRewriteWarning",
+    ]  # for this module, which is no test
     return pytest.main([*settings, str(FOLDER), *chosen, *words[len(adapters) :]])
 
 

@@ -15,12 +15,12 @@ from hypothesis import HealthCheck, Phase, settings
 from gpt2ref import PUBLISHED_CONFIGS, GPT2Config
 
 from . import options
-from .checkpoints import DICE, SMALL, Tensors, trained_like, write_checkpoint
+from .adapters.adapter import Adapter
+from .checkpoints.tensors import DICE, SMALL, Tensors, trained_like, write_checkpoint
 from .options import DTYPES
-from .probes import PROBE
-from .protocol import Adapter
+from .probes.experiment import PROBE
 from .requirements import REQUIREMENTS
-from .verdict import Verdict
+from .verdict.plugin import Verdict
 
 # Derandomised: the same inputs in every run, so that a verdict can be repeated. No deadline on shared machines.
 LAWS = "conformance laws"
@@ -36,7 +36,9 @@ settings.register_profile(
 
 _ADAPTERS: pytest.StashKey[list[Adapter]] = pytest.StashKey()
 Reading = Callable[[str, Any, Any], None]
-WriteCheckpoint = Callable[..., Path]  # name, config, what makes the tensors, and more fields of the config if need be
+WriteCheckpoint = Callable[
+    ..., Path
+]  # name, config, what makes the tensors, and more fields of the config if need be
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -47,13 +49,22 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_cmdline_main(config: pytest.Config) -> int | None:
     option = config.option
-    if option.defects == "all" and getattr(option, "numprocesses", 0) is None and not hasattr(config, "workerinput"):
-        option.numprocesses, option.dist = os.cpu_count(), "loadgroup"  # with pytest-xdist, all there is to a machine
+    if (
+        option.defects == "all"
+        and getattr(option, "numprocesses", 0) is None
+        and not hasattr(config, "workerinput")
+    ):
+        option.numprocesses, option.dist = (
+            os.cpu_count(),
+            "loadgroup",
+        )  # with pytest-xdist, all there is to a machine
     if not config.option.list_requirements:
         return None
     for requirement in REQUIREMENTS.values():
         print(f"{requirement.id:32} {requirement.sentence}")
-        print(f"{'':32} {requirement.source}; profile {requirement.profile}; since {requirement.since}")
+        print(
+            f"{'':32} {requirement.source}; profile {requirement.profile}; since {requirement.since}"
+        )
     return 0
 
 
@@ -63,16 +74,24 @@ def pytest_configure(config: pytest.Config) -> None:
     try:
         device = torch.device(config.option.device)
         torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:  # a build without CUDA answers with an AssertionError
+    except (
+        RuntimeError,
+        AssertionError,
+    ) as error:  # a build without CUDA answers with an AssertionError
         raise pytest.UsageError(f"--device {config.option.device}: {error}") from None
     dtype = DTYPES[config.option.dtype or "float32"]
     names = list(dict.fromkeys(config.option.implementation or ["gpt2ref"]))
     plugin = Verdict
     if config.option.defects:
-        from .defects.run import KillMatrix, adapters
+        from .kill_matrix.run import KillMatrix, adapters
 
         # Each law by a hundred defects, of which nobody reads the smallest example.
-        settings.register_profile(LAWS, settings.get_profile(LAWS), max_examples=4, phases=[Phase.explicit, Phase.generate])
+        settings.register_profile(
+            LAWS,
+            settings.get_profile(LAWS),
+            max_examples=4,
+            phases=[Phase.explicit, Phase.generate],
+        )
         names, plugin = adapters(config.option.defects), KillMatrix
     chosen = [Adapter(name, config.option.device, dtype) for name in names]
     config.stash[_ADAPTERS] = chosen
@@ -83,7 +102,9 @@ def pytest_report_header(config: pytest.Config) -> str:
     import transformers
 
     adapters = config.stash[_ADAPTERS]
-    judged = f"{len(adapters)} wrong GPT-2s" if config.option.defects else ", ".join(map(str, adapters))
+    judged = (
+        f"{len(adapters)} wrong GPT-2s" if config.option.defects else ", ".join(map(str, adapters))
+    )
     return (
         f"conformance: {judged} in {config.option.dtype or 'float32'} on "
         f"{config.option.device}; python {platform.python_version()}, torch {torch.__version__}, "
@@ -98,7 +119,10 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "each_dtype" in metafunc.fixturenames:
         chosen = metafunc.config.option.dtype
         marks = {name: pytest.mark.requirement(f"parity.{name}") for name in DTYPES}
-        metafunc.parametrize("each_dtype", [pytest.param(name, marks=marks[name]) for name in DTYPES if chosen in (None, name)])
+        metafunc.parametrize(
+            "each_dtype",
+            [pytest.param(name, marks=marks[name]) for name in DTYPES if chosen in (None, name)],
+        )
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -109,11 +133,17 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         if here not in item.path.parents:
             kept.append(item)
             continue
-        item.add_marker(pytest.mark.filterwarnings("default"))  # a warning of the library that is judged is no error
+        item.add_marker(
+            pytest.mark.filterwarnings("default")
+        )  # a warning of the library that is judged is no error
         marks = list(item.iter_markers("requirement"))
         if len(marks) != 1 or marks[0].args[0] not in REQUIREMENTS:
-            raise pytest.UsageError(f"{item.nodeid}: expected one @requirement of requirements.py, found {marks}")
-        slow = item.get_closest_marker("slow") is not None and "slow" not in (config.option.markexpr or "")
+            raise pytest.UsageError(
+                f"{item.nodeid}: expected one @requirement of requirements.py, found {marks}"
+            )
+        slow = item.get_closest_marker("slow") is not None and "slow" not in (
+            config.option.markexpr or ""
+        )
         unasked = marks[0].args[0] == "parity.given-checkpoint" and not config.option.checkpoint
         (dropped if slow or unasked else kept).append(item)
     if dropped:
@@ -155,7 +185,12 @@ def write(tmp_path_factory: pytest.TempPathFactory) -> WriteCheckpoint:
     """Writes a checkpoint under a name, once a session."""
     root = tmp_path_factory.mktemp("checkpoints")
 
-    def write_once(name: str, config: GPT2Config, make: Callable[[], Tensors], fields: Mapping[str, Any] | None = None) -> Path:
+    def write_once(
+        name: str,
+        config: GPT2Config,
+        make: Callable[[], Tensors],
+        fields: Mapping[str, Any] | None = None,
+    ) -> Path:
         folder = root / name
         return folder if folder.exists() else write_checkpoint(folder, config, make(), fields)
 

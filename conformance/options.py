@@ -9,7 +9,12 @@ import torch
 
 from gpt2ref import PUBLISHED_CONFIGS
 
-DTYPES = {"float64": torch.float64, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+DTYPES = {
+    "float64": torch.float64,
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
 MARKERS = (
     "requirement(id): one of the tests that decide a requirement of requirements.py",
     "slow: published sizes above 124M; minutes and gigabytes (run with -m slow)",
@@ -27,22 +32,37 @@ def add(option: Callable[..., Any]) -> None:
         "may be given several times",
     )
     option("--device", default="cpu", help="device given to the adapter's load() (default: cpu)")
-    option("--dtype", choices=[*DTYPES], help="judge in this dtype alone (default: float32, parity in all)")
-    option("--checkpoint", help="a real checkpoint, folder or hub id, for the requirement parity.given-checkpoint")
+    option(
+        "--dtype",
+        choices=[*DTYPES],
+        help="judge in this dtype alone (default: float32, parity in all)",
+    )
+    option(
+        "--checkpoint",
+        help="a real checkpoint, folder or hub id, for the requirement parity.given-checkpoint",
+    )
     option(
         "--probe-shape",
         choices=["small", *PUBLISHED_CONFIGS],
         default="small",
         help="shape of the probes' checkpoints: small, or a published one for an implementation that has it built in",
     )
-    option("--conformance-report", metavar="JSON", help=f"write all results there; python -m {__package__}.page reads it")
+    option(
+        "--conformance-report",
+        metavar="JSON",
+        help=f"write all results there; python -m {__package__}.pages.report_page reads it",
+    )
     option(
         "--known-deviations",
         action="append",
         metavar="TOML",
         help="what may fail, each entry with its reason, and may not pass; may be given several times",
     )
-    option("--write-known-deviations", metavar="TOML", help="write the present failures as such a file, a new one")
+    option(
+        "--write-known-deviations",
+        metavar="TOML",
+        help="write the present failures as such a file, a new one",
+    )
     option(
         "--defects",
         nargs="?",
@@ -50,5 +70,11 @@ def add(option: Callable[..., Any]) -> None:
         metavar="NAMES",
         help="judge the suite itself, by the wrong GPT-2s of its catalogue, or by those named, with commas between",
     )
-    option("--defects-report", metavar="JSON", help=f"write the kill matrix; python -m {__package__}.defects.page reads it")
-    option("--list-requirements", action="store_true", help="print what is asked of a GPT-2, and stop")
+    option(
+        "--defects-report",
+        metavar="JSON",
+        help=f"write the kill matrix; python -m {__package__}.pages.kill_matrix_page reads it",
+    )
+    option(
+        "--list-requirements", action="store_true", help="print what is asked of a GPT-2, and stop"
+    )

@@ -18,7 +18,13 @@ HF_LOADING = "transformers modeling_utils.py"
 TEXTBOOK = "Learn Generative AI with PyTorch, ch. 11"
 DESIGN = "gpt2ref's own decision (README, Decisions)"
 
-_PROFILES = {"cache": "cache", "eos": "generation", "generation": "generation", "sampling": "generation", "text": "text"}
+_PROFILES = {
+    "cache": "cache",
+    "eos": "generation",
+    "generation": "generation",
+    "sampling": "generation",
+    "text": "text",
+}
 
 
 @dataclass(frozen=True)

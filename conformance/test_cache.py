@@ -12,10 +12,11 @@ from torch import Tensor
 
 from gpt2ref import PUBLISHED_CONFIGS
 
-from .checkpoints import SMALL, random_token_ids
-from .oracle import Expected, check_logits, expected
-from .protocol import Adapter, Judged
-from .refusal import accepted
+from .adapters.adapter import Adapter
+from .adapters.protocol import Judged
+from .adapters.refusal import accepted
+from .checkpoints.tensors import SMALL, random_token_ids
+from .judging.oracle import Expected, check_logits, expected
 from .requirements import requirement
 
 TIME = 6
@@ -53,7 +54,12 @@ def splits(total: int) -> Iterator[tuple[int, ...]]:
 def test_every_split(adapter: Adapter, judged: Judged, small: Path) -> None:
     truth, allowed = truth_of(adapter, small, PROMPT)
     for sizes in splits(TIME):
-        check_logits(in_pieces(judged, PROMPT, sizes), truth, allowed, f"{TIME} tokens fed as {'+'.join(map(str, sizes))}")
+        check_logits(
+            in_pieces(judged, PROMPT, sizes),
+            truth,
+            allowed,
+            f"{TIME} tokens fed as {'+'.join(map(str, sizes))}",
+        )
 
 
 @requirement("cache.splits")
@@ -62,7 +68,9 @@ def test_up_to_the_last_position(adapter: Adapter, judged: Judged, small: Path) 
     truth, allowed = truth_of(adapter, small, token_ids)
     for sizes in [(SMALL.n_positions - 1, 1), (1, SMALL.n_positions - 1), (1,) * SMALL.n_positions]:
         logits = in_pieces(judged, token_ids, sizes)
-        check_logits(logits, truth, allowed, f"{SMALL.n_positions} tokens fed in {len(sizes)} pieces")
+        check_logits(
+            logits, truth, allowed, f"{SMALL.n_positions} tokens fed in {len(sizes)} pieces"
+        )
 
 
 @requirement("cache.bfloat16")

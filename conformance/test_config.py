@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
-from .checkpoints import SMALL, random_token_ids, trained_like
+from .adapters.adapter import Adapter
+from .adapters.protocol import ProtocolError
+from .checkpoints.tensors import SMALL, random_token_ids, trained_like
 from .conftest import WriteCheckpoint
-from .oracle import check_logits, error, expected
-from .protocol import Adapter, ProtocolError
+from .judging.oracle import check_logits, error, expected
 from .requirements import requirement
 
 TOKEN_IDS = random_token_ids(SMALL, batch=2, time=7)
@@ -22,7 +23,9 @@ TOKEN_IDS = random_token_ids(SMALL, batch=2, time=7)
     [{"scale_attn_weights": False}, {"scale_attn_by_inverse_layer_idx": True}],
     ids=["unscaled", "scaled-by-layer-too"],
 )
-def test_attention_scaling(adapter: Adapter, small: Path, fields: dict[str, Any], write: WriteCheckpoint) -> None:
+def test_attention_scaling(
+    adapter: Adapter, small: Path, fields: dict[str, Any], write: WriteCheckpoint
+) -> None:
     adapter.load(small).logits(TOKEN_IDS)
     folder = write("-".join(["small", *fields]), SMALL, lambda: trained_like(SMALL, seed=0), fields)
     truth, allowed = expected(str(folder), TOKEN_IDS, adapter.precision, adapter.device)
@@ -34,5 +37,7 @@ def test_attention_scaling(adapter: Adapter, small: Path, fields: dict[str, Any]
     except Exception:
         return  # refused
     if error(logits, plain).max() <= allowed:
-        pytest.fail(f"the config's {fields} is read past: the logits are those of the plain 1/sqrt(head width)")
+        pytest.fail(
+            f"the config's {fields} is read past: the logits are those of the plain 1/sqrt(head width)"
+        )
     check_logits(logits, truth, allowed, f"a config with {fields}")

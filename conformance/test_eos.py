@@ -12,14 +12,22 @@ import torch
 
 from gpt2ref import EOS
 
-from .checkpoints import DICE, Tensors, write_checkpoint
-from .protocol import Adapter
-from .refusal import accepted
+from .adapters.adapter import Adapter
+from .adapters.refusal import accepted
+from .checkpoints.scripts import SCRIPT, by_position, chain, dice
+from .checkpoints.tensors import DICE, Tensors, write_checkpoint
+from .judging.frequencies import check_frequency
 from .requirements import requirement
-from .scripts import SCRIPT, by_position, chain, dice
-from .statistics import check_frequency
 
-A, B, C, D, E, F, G = 11, 262, 1135, 50255, 0, 13, 198  # words, EOS's neighbour and the first token among them
+A, B, C, D, E, F, G = (
+    11,
+    262,
+    1135,
+    50255,
+    0,
+    13,
+    198,
+)  # words, EOS's neighbour and the first token among them
 
 CheckSays = Callable[[Tensors, Sequence[Sequence[int]], Sequence[Sequence[int]], int], None]
 
@@ -29,7 +37,10 @@ def check_says(adapter: Adapter, tmp_path: Path) -> CheckSays:
     """Checks the new ids of each prompt under a script, greedy and sampled: a script leaves no choice."""
 
     def check(
-        script: Tensors, prompts: Sequence[Sequence[int]], expected: Sequence[Sequence[int]], max_new_tokens: int
+        script: Tensors,
+        prompts: Sequence[Sequence[int]],
+        expected: Sequence[Sequence[int]],
+        max_new_tokens: int,
     ) -> None:
         judged = adapter.load(write_checkpoint(tmp_path, SCRIPT, script))
         batch = torch.tensor(prompts)
@@ -37,10 +48,14 @@ def check_says(adapter: Adapter, tmp_path: Path) -> CheckSays:
             judged.generate(batch[:1], max_new_tokens=max_new_tokens)
         for temperature in (0.0, 1.0):
             with accepted(f"a batch of {len(batch)} rows") if len(batch) > 1 else nullcontext():
-                new = judged.generate(batch, max_new_tokens=max_new_tokens, temperature=temperature, seed=7)
+                new = judged.generate(
+                    batch, max_new_tokens=max_new_tokens, temperature=temperature, seed=7
+                )
             for row, (found, wanted) in enumerate(zip(new, expected, strict=True)):
                 if found != list(wanted):
-                    pytest.fail(f"temperature {temperature}, row {row}: new tokens {found}, should be {list(wanted)}")
+                    pytest.fail(
+                        f"temperature {temperature}, row {row}: new tokens {found}, should be {list(wanted)}"
+                    )
 
     return check
 
@@ -100,7 +115,9 @@ def test_per_row(check_says: CheckSays, order: int) -> None:
 
 
 @requirement("eos.in-prompt")
-@pytest.mark.parametrize("prompt", [[EOS, B], [B, EOS, B], [A, EOS]], ids=["first", "inside", "last"])
+@pytest.mark.parametrize(
+    "prompt", [[EOS, B], [B, EOS, B], [A, EOS]], ids=["first", "inside", "last"]
+)
 def test_in_prompt(check_says: CheckSays, prompt: list[int]) -> None:
     followers = {A: EOS, B: C, C: D, D: EOS, EOS: C}
     check_says(chain(followers), [prompt], [followed(followers, prompt[-1], 5)], 5)
@@ -110,11 +127,17 @@ def test_in_prompt(check_says: CheckSays, prompt: list[int]) -> None:
 @pytest.mark.parametrize("probability", [0.5, 0.05])
 def test_probability(adapter: Adapter, probability: float, tmp_path: Path) -> None:
     """Where EOS is one face of a die, lengths are geometric: each step ends a row with its probability."""
-    faces = {A: math.log((1 - probability) / 2), EOS: math.log(probability), C: math.log((1 - probability) / 2)}
+    faces = {
+        A: math.log((1 - probability) / 2),
+        EOS: math.log(probability),
+        C: math.log((1 - probability) / 2),
+    }
     judged = adapter.load(write_checkpoint(tmp_path, DICE, dice(faces)))
     steps, rows = 32, []
     for seed in (100, 200, 300, 400):  # 16 rows each (see test_sampling.ROWS)
-        rows += judged.generate(torch.full((16, 1), B), max_new_tokens=steps, temperature=1.0, seed=seed)
+        rows += judged.generate(
+            torch.full((16, 1), B), max_new_tokens=steps, temperature=1.0, seed=seed
+        )
     assert {token for row in rows for token in row} <= {A, C}, "a token of probability 0"
     ended = sum(len(row) < steps for row in rows)
     check_frequency(ended, sum(map(len, rows)) + ended, probability, "rows that end at a step")

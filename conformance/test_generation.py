@@ -10,16 +10,22 @@ import torch
 
 from gpt2ref import EOS
 
-from .checkpoints import SMALL, random_token_ids, write_checkpoint
-from .oracle import check_logits, expected
-from .protocol import Adapter, Judged, ProtocolError
-from .refusal import CONTEXT, accepted, names, variant
+from .adapters.adapter import Adapter
+from .adapters.protocol import Judged, ProtocolError
+from .adapters.refusal import CONTEXT, accepted, names, variant
+from .checkpoints.scripts import INDUCTION, induction
+from .checkpoints.tensors import SMALL, random_token_ids, write_checkpoint
+from .judging.oracle import check_logits, expected
 from .requirements import requirement
-from .scripts import INDUCTION, induction
 
 
 def check_tokens(
-    adapter: Adapter, checkpoint: Path, prompts: Sequence[Sequence[int]], new: Sequence[Sequence[int]], n: int, what: str = ""
+    adapter: Adapter,
+    checkpoint: Path,
+    prompts: Sequence[Sequence[int]],
+    new: Sequence[Sequence[int]],
+    n: int,
+    what: str = "",
 ) -> None:
     """Checks n greedy tokens a row one by one: each must have the largest logit after all the tokens before it.
 
@@ -34,7 +40,10 @@ def check_tokens(
         # Up to the last position the logits of all steps are those of the whole; past it, each step has a window of its own.
         end = time + step if time + n - 1 > SMALL.n_positions else time + n - 1
         truth, allowed = expected(
-            str(checkpoint), sequences[:, :end][:, -SMALL.n_positions :], adapter.precision, adapter.device
+            str(checkpoint),
+            sequences[:, :end][:, -SMALL.n_positions :],
+            adapter.precision,
+            adapter.device,
         )
         for row, scores in enumerate(truth[:, time + step - 1 - end]):
             token_id = new[row][step]
@@ -45,14 +54,18 @@ def check_tokens(
             )
 
 
-def check_greedy(adapter: Adapter, checkpoint: Path, prompts: torch.Tensor, max_new_tokens: int) -> None:
+def check_greedy(
+    adapter: Adapter, checkpoint: Path, prompts: torch.Tensor, max_new_tokens: int
+) -> None:
     new = adapter.load(checkpoint).generate(prompts, max_new_tokens=max_new_tokens, temperature=0.0)
     check_tokens(adapter, checkpoint, prompts.tolist(), new, max_new_tokens)
 
 
 @requirement("generation.greedy")
 def test_greedy(adapter: Adapter, small: Path) -> None:
-    check_greedy(adapter, small, random_token_ids(SMALL, batch=3, time=5, seed=8), max_new_tokens=12)
+    check_greedy(
+        adapter, small, random_token_ids(SMALL, batch=3, time=5, seed=8), max_new_tokens=12
+    )
 
 
 @requirement("generation.exact-fit")
@@ -61,7 +74,9 @@ def test_up_to_the_last_position(adapter: Adapter, small: Path, time: int) -> No
     prompts, room = random_token_ids(SMALL, batch=2, time=time, seed=9), SMALL.n_positions - time
     judged = adapter.load(small)
     judged.generate(prompts[:, 1:], max_new_tokens=room, temperature=0.0)
-    with accepted(f"{time} tokens and {room} new ones, where there are {SMALL.n_positions} positions,"):
+    with accepted(
+        f"{time} tokens and {room} new ones, where there are {SMALL.n_positions} positions,"
+    ):
         new = judged.generate(prompts, max_new_tokens=room, temperature=0.0)
     check_tokens(adapter, small, prompts.tolist(), new, room)
 
@@ -79,18 +94,30 @@ def check_window(adapter: Adapter, small: Path, prompts: torch.Tensor, max_new_t
             variant(
                 f"generation past n_positions is refused by name; the textbook's loop goes on with the last ones. ({error})"
             )
-        pytest.fail(f"past n_positions it neither goes on nor refuses by name: {type(error).__name__}: {error}")
+        pytest.fail(
+            f"past n_positions it neither goes on nor refuses by name: {type(error).__name__}: {error}"
+        )
     check_tokens(adapter, small, prompts.tolist(), new, max_new_tokens)
 
 
 @requirement("generation.window")
 def test_past_the_last_position(adapter: Adapter, small: Path) -> None:
-    check_window(adapter, small, random_token_ids(SMALL, batch=2, time=SMALL.n_positions - 2, seed=10), max_new_tokens=8)
+    check_window(
+        adapter,
+        small,
+        random_token_ids(SMALL, batch=2, time=SMALL.n_positions - 2, seed=10),
+        max_new_tokens=8,
+    )
 
 
 @requirement("generation.window")
 def test_prompt_longer_than_the_context(adapter: Adapter, small: Path) -> None:
-    check_window(adapter, small, random_token_ids(SMALL, batch=2, time=SMALL.n_positions + 4, seed=11), max_new_tokens=3)
+    check_window(
+        adapter,
+        small,
+        random_token_ids(SMALL, batch=2, time=SMALL.n_positions + 4, seed=11),
+        max_new_tokens=3,
+    )
 
 
 @requirement("generation.empty-prompt")
@@ -98,12 +125,16 @@ def test_empty_prompt(adapter: Adapter, small: Path) -> None:
     judged = adapter.load(small)
     judged.generate(torch.tensor([[EOS]]), max_new_tokens=1, temperature=0.0)
     try:
-        new = judged.generate(torch.zeros(1, 0, dtype=torch.int64), max_new_tokens=3, temperature=0.0)
+        new = judged.generate(
+            torch.zeros(1, 0, dtype=torch.int64), max_new_tokens=3, temperature=0.0
+        )
     except ProtocolError:
         raise
     except Exception:
         return  # refused
-    check_tokens(adapter, small, [[EOS]], new, 3, "a prompt without tokens, as if it were <|endoftext|>: ")
+    check_tokens(
+        adapter, small, [[EOS]], new, 3, "a prompt without tokens, as if it were <|endoftext|>: "
+    )
 
 
 @requirement("generation.leaves-no-trace")
@@ -136,10 +167,19 @@ def test_induction(inducing: Judged, temperature: float) -> None:
     prompts, wanted = torch.tensor(texts)[:, :PROMPT], [text[PROMPT:] for text in texts]
     inducing.generate(prompts[:1], max_new_tokens=length - PROMPT, temperature=temperature, seed=7)
     with accepted(f"a batch of {len(prompts)} rows"):
-        new = inducing.generate(prompts, max_new_tokens=length - PROMPT, temperature=temperature, seed=7)
+        new = inducing.generate(
+            prompts, max_new_tokens=length - PROMPT, temperature=temperature, seed=7
+        )
     for row, (found, should) in enumerate(zip(new, wanted, strict=True)):
         if found != should:
-            right = next((i for i, pair in enumerate(zip(found, should, strict=False)) if len(set(pair)) > 1), len(found))
+            right = next(
+                (
+                    i
+                    for i, pair in enumerate(zip(found, should, strict=False))
+                    if len(set(pair)) > 1
+                ),
+                len(found),
+            )
             pytest.fail(
                 f"temperature {temperature}, row {row}: new tokens {found}, should be {should}; the first {right} are right"
             )

@@ -11,11 +11,18 @@ from torch import Tensor
 
 from gpt2ref import PUBLISHED_CONFIGS, GPT2Config
 
-from .checkpoints import Tensors, random_token_ids, trained_like, write_checkpoint, write_sparse_checkpoint
+from .adapters.adapter import Adapter
+from .adapters.protocol import ProtocolError
+from .adapters.refusal import accepted
+from .checkpoints.tensors import (
+    Tensors,
+    random_token_ids,
+    trained_like,
+    write_checkpoint,
+    write_sparse_checkpoint,
+)
 from .conftest import WriteCheckpoint
-from .oracle import check_logits, expected
-from .protocol import Adapter, ProtocolError
-from .refusal import accepted
+from .judging.oracle import check_logits, expected
 from .requirements import requirement
 
 TINY = GPT2Config(n_positions=13, n_embd=24, n_layer=2, n_head=3)
@@ -70,12 +77,16 @@ def test_published_sizes(adapter: Adapter, size: str, tmp_path: Path) -> None:
     from transformers import GPT2Config as HuggingFaceConfig
     from transformers import GPT2LMHeadModel
 
-    if "state_dict" in adapter.lacks:  # before it is asked for the device "meta", which is needed for this alone
+    if (
+        "state_dict" in adapter.lacks
+    ):  # before it is asked for the device "meta", which is needed for this alone
         pytest.skip("not applicable: the adapter has no state_dict()")
     config = PUBLISHED_CONFIGS[size]
     with torch.device("meta"):
         model = GPT2LMHeadModel(HuggingFaceConfig(**config.to_dict()))
-    expected_shapes = {key: tensor.shape for key, tensor in model.state_dict().items() if key != "lm_head.weight"}
+    expected_shapes = {
+        key: tensor.shape for key, tensor in model.state_dict().items() if key != "lm_head.weight"
+    }
     folder = write_sparse_checkpoint(tmp_path, config, expected_shapes)
 
     found = adapter.load(folder, device="meta").state_dict()
@@ -89,7 +100,9 @@ def test_round_trip(adapter: Adapter, prefix: str, tmp_path: Path) -> None:
     found = adapter.load(write_checkpoint(tmp_path, TINY, given), dtype=torch.float32).state_dict()
     found = {key.removeprefix("transformer."): tensor for key, tensor in found.items()}
     assert found.keys() == tensors().keys()
-    different = [key for key, tensor in tensors().items() if not torch.equal(found[key].cpu(), tensor)]
+    different = [
+        key for key, tensor in tensors().items() if not torch.equal(found[key].cpu(), tensor)
+    ]
     assert not different, f"not what was put in: {', '.join(different)}"
 
 
@@ -107,7 +120,9 @@ def test_mask_buffers(check_loads_as: Callable[..., None], plain: Path, prefix: 
     for layer in range(TINY.n_layer):
         buffers[f"h.{layer}.attn.bias"] = triangle.clone()
         buffers[f"h.{layer}.attn.masked_bias"] = torch.tensor(-1e4)
-    check_loads_as({prefix + key: tensor for key, tensor in (tensors() | buffers).items()}, like=plain)
+    check_loads_as(
+        {prefix + key: tensor for key, tensor in (tensors() | buffers).items()}, like=plain
+    )
 
 
 @requirement("keys.tied-head")
@@ -124,34 +139,57 @@ def test_differing_head(adapter: Adapter, plain: Path, tmp_path: Path) -> None:
     truth, allowed = expected(str(plain), TOKEN_IDS, adapter.precision, adapter.device)
     check_logits(adapter.load(plain).logits(TOKEN_IDS), truth, allowed, "without lm_head.weight")
     variant = {"transformer." + key: tensor for key, tensor in tensors().items()}
-    variant["lm_head.weight"] = variant["transformer.wte.weight"].flip(0)  # so the head's logits are the tied ones, flipped
+    variant["lm_head.weight"] = variant["transformer.wte.weight"].flip(
+        0
+    )  # so the head's logits are the tied ones, flipped
     try:
         logits = adapter.load(write_checkpoint(tmp_path, TINY, variant)).logits(TOKEN_IDS)
     except ProtocolError:
         raise
     except Exception:
         return  # refused
-    if (logits - truth.flip(-1)).abs().max() > allowed:  # not the file's own head; then the embedding's
-        check_logits(logits, truth, allowed, "an lm_head.weight that differs from wte.weight changed more than the head")
+    if (
+        logits - truth.flip(-1)
+    ).abs().max() > allowed:  # not the file's own head; then the embedding's
+        check_logits(
+            logits,
+            truth,
+            allowed,
+            "an lm_head.weight that differs from wte.weight changed more than the head",
+        )
 
 
 @requirement("keys.half-file")
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=["float16", "bfloat16"])
-def test_half_file(check_loads_as: Callable[..., None], dtype: torch.dtype, write: WriteCheckpoint) -> None:
+def test_half_file(
+    check_loads_as: Callable[..., None], dtype: torch.dtype, write: WriteCheckpoint
+) -> None:
     half = {key: tensor.to(dtype) for key, tensor in tensors().items()}
-    check_loads_as(half, like=write(f"from {dtype}", TINY, lambda: {key: tensor.float() for key, tensor in half.items()}))
+    check_loads_as(
+        half,
+        like=write(
+            f"from {dtype}", TINY, lambda: {key: tensor.float() for key, tensor in half.items()}
+        ),
+    )
 
 
 @requirement("keys.missing")
-@pytest.mark.parametrize("key", ["wte.weight", "h.1.mlp.c_fc.weight", "h.0.attn.c_attn.bias", "h.1.ln_2.bias", "ln_f.weight"])
+@pytest.mark.parametrize(
+    "key",
+    ["wte.weight", "h.1.mlp.c_fc.weight", "h.0.attn.c_attn.bias", "h.1.ln_2.bias", "ln_f.weight"],
+)
 def test_missing(check_refused: Callable[..., None], key: str) -> None:
-    check_refused({name: tensor for name, tensor in tensors().items() if name != key}, f"{key} missing")
+    check_refused(
+        {name: tensor for name, tensor in tensors().items() if name != key}, f"{key} missing"
+    )
 
 
 @requirement("keys.unexpected")
 @pytest.mark.parametrize("key", ["h.2.ln_1.weight", "h.0.attn.c_attn.extra", "model.wte.weight"])
 def test_unexpected(check_refused: Callable[..., None], key: str) -> None:
-    check_refused(tensors() | {key: torch.ones(TINY.n_embd)}, f"{key}, which no GPT-2 of this config has,")
+    check_refused(
+        tensors() | {key: torch.ones(TINY.n_embd)}, f"{key}, which no GPT-2 of this config has,"
+    )
 
 
 WRONG_SHAPES: dict[str, Callable[[Tensor], Tensor]] = {
@@ -168,4 +206,6 @@ WRONG_SHAPES: dict[str, Callable[[Tensor], Tensor]] = {
 def test_wrong_shape(check_refused: Callable[..., None], key: str) -> None:
     tensor = tensors()[key]
     wrong = WRONG_SHAPES[key](tensor)
-    check_refused(tensors() | {key: wrong}, f"{key} of shape {list(wrong.shape)}, not {list(tensor.shape)},")
+    check_refused(
+        tensors() | {key: wrong}, f"{key} of shape {list(wrong.shape)}, not {list(tensor.shape)},"
+    )

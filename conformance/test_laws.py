@@ -10,10 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from .checkpoints import SMALL, random_token_ids, trained_like
+from .adapters.adapter import Adapter
+from .adapters.protocol import Judged
+from .checkpoints.tensors import SMALL, random_token_ids, trained_like
 from .conftest import LAWS, WriteCheckpoint
-from .oracle import check_logits, expected
-from .protocol import Adapter, Judged
+from .judging.oracle import check_logits, expected
 from .requirements import requirement
 
 law = settings.get_profile(LAWS)
@@ -23,7 +24,9 @@ law = settings.get_profile(LAWS)
 def batches(draw: st.DrawFn, max_rows: int = 4) -> Tensor:
     rows, time = draw(st.integers(1, max_rows)), draw(st.integers(1, SMALL.n_positions))
     token = st.integers(0, SMALL.vocab_size - 1)
-    return torch.tensor(draw(st.lists(st.lists(token, min_size=time, max_size=time), min_size=rows, max_size=rows)))
+    return torch.tensor(
+        draw(st.lists(st.lists(token, min_size=time, max_size=time), min_size=rows, max_size=rows))
+    )
 
 
 @pytest.fixture(scope="module")
@@ -41,10 +44,17 @@ def rounding(adapter: Adapter, small: Path) -> float:
 @requirement("laws.rows-independent")
 @law
 @given(token_ids=batches(), data=st.data())
-def test_rows_independent(judged: Judged, rounding: float, token_ids: Tensor, data: st.DataObject) -> None:
+def test_rows_independent(
+    judged: Judged, rounding: float, token_ids: Tensor, data: st.DataObject
+) -> None:
     row = data.draw(st.integers(0, len(token_ids) - 1), label="row")
     alone = judged.logits(token_ids[row : row + 1])
-    check_logits(judged.logits(token_ids)[row : row + 1], alone, rounding, f"row {row} of {len(token_ids)} and itself alone")
+    check_logits(
+        judged.logits(token_ids)[row : row + 1],
+        alone,
+        rounding,
+        f"row {row} of {len(token_ids)} and itself alone",
+    )
 
 
 @requirement("laws.prefix")
@@ -59,7 +69,11 @@ def test_prefix(judged: Judged, rounding: float, token_ids: Tensor, data: st.Dat
 
 @requirement("laws.repeatable")
 def test_repeatable(adapter: Adapter, write: WriteCheckpoint) -> None:
-    dropout = {"embd_pdrop": 0.1, "attn_pdrop": 0.1, "resid_pdrop": 0.1}  # as in the published configs
+    dropout = {
+        "embd_pdrop": 0.1,
+        "attn_pdrop": 0.1,
+        "resid_pdrop": 0.1,
+    }  # as in the published configs
     folder = write("small-with-dropout", SMALL, lambda: trained_like(SMALL, seed=0), dropout)
     judged, token_ids = adapter.load(folder), random_token_ids(SMALL, batch=2, time=9)
     truth, allowed = expected(str(folder), token_ids, adapter.precision, adapter.device)
@@ -79,6 +93,10 @@ def reversed_vocabulary(adapter: Adapter, write: WriteCheckpoint) -> Judged:
 @requirement("laws.vocabulary-permutation")
 @law
 @given(token_ids=batches(max_rows=2))
-def test_vocabulary_permutation(judged: Judged, reversed_vocabulary: Judged, rounding: float, token_ids: Tensor) -> None:
+def test_vocabulary_permutation(
+    judged: Judged, reversed_vocabulary: Judged, rounding: float, token_ids: Tensor
+) -> None:
     renumbered = reversed_vocabulary.logits(SMALL.vocab_size - 1 - token_ids)
-    check_logits(renumbered.flip(-1), judged.logits(token_ids), rounding, "the renumbered vocabulary")
+    check_logits(
+        renumbered.flip(-1), judged.logits(token_ids), rounding, "the renumbered vocabulary"
+    )

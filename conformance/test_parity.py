@@ -9,12 +9,12 @@ import torch
 
 from gpt2ref import PUBLISHED_CONFIGS, encode, load_checkpoint
 
-from . import published
-from .checkpoints import SMALL, far_below_zero, random_token_ids, trained_like
+from .adapters.adapter import Adapter
+from .checkpoints.tensors import SMALL, far_below_zero, random_token_ids, trained_like
 from .conftest import WriteCheckpoint
+from .judging import published
+from .judging.oracle import check_logits, expected
 from .options import DTYPES
-from .oracle import check_logits, expected
-from .protocol import Adapter
 from .requirements import requirement
 
 LENGTHS = (1, 2, SMALL.n_positions - 1, SMALL.n_positions)
@@ -24,13 +24,17 @@ def has_dtype(device: str, dtype: torch.dtype) -> bool:
     """Whether torch itself can do what a GPT-2 needs, in this dtype, on this device."""
     try:
         x = torch.ones(1, 2, 2, 2, device=device, dtype=dtype)
-        torch.nn.functional.gelu(torch.nn.functional.scaled_dot_product_attention(x, x, x), approximate="tanh")
+        torch.nn.functional.gelu(
+            torch.nn.functional.scaled_dot_product_attention(x, x, x), approximate="tanh"
+        )
     except (RuntimeError, TypeError):
         return False
     return True
 
 
-def check_parity(adapter: Adapter, checkpoint: Path | str, token_ids: torch.Tensor, dtype: torch.dtype, what: str) -> None:
+def check_parity(
+    adapter: Adapter, checkpoint: Path | str, token_ids: torch.Tensor, dtype: torch.dtype, what: str
+) -> None:
     if not has_dtype(adapter.device, dtype):
         pytest.skip(f"not applicable: no {dtype} on {adapter.device}")
     precision = adapter.precision if adapter.precision != adapter.dtype else dtype
@@ -54,14 +58,18 @@ def test_gpt2_124m(adapter: Adapter, each_dtype: str, gpt2_124m: Path) -> None:
     if each_dtype == "float16" and adapter.device == "cpu":
         pytest.skip("not applicable: float16 is emulated on the CPU, too slowly for this size")
     token_ids = random_token_ids(PUBLISHED_CONFIGS["gpt2"], batch=2, time=19)
-    check_parity(adapter, gpt2_124m, token_ids, DTYPES[each_dtype], "the 124M shape, 2 rows of 19 tokens")
+    check_parity(
+        adapter, gpt2_124m, token_ids, DTYPES[each_dtype], "the 124M shape, 2 rows of 19 tokens"
+    )
 
 
 @requirement("parity.full-context")
 def test_full_context(adapter: Adapter, gpt2_124m: Path) -> None:
     config = PUBLISHED_CONFIGS["gpt2"]
     token_ids = random_token_ids(config, batch=1, time=config.n_positions)
-    check_parity(adapter, gpt2_124m, token_ids, adapter.dtype, f"the 124M shape, {config.n_positions} tokens")
+    check_parity(
+        adapter, gpt2_124m, token_ids, adapter.dtype, f"the 124M shape, {config.n_positions} tokens"
+    )
 
 
 @requirement("parity.given-checkpoint")
@@ -81,9 +89,17 @@ def test_published_outputs(adapter: Adapter, request: pytest.FixtureRequest) -> 
     for text, logits in published.last_logits().items():
         token_ids = torch.tensor([encode(text)])
         # Both are off: what is judged by its dtype's error, what is published by float32's.
-        allowed = sum(expected(checkpoint, token_ids, dtype, adapter.device)[1] for dtype in (adapter.precision, torch.float32))
-        found, truth = judged.logits(token_ids)[:, -1:, list(logits)].double(), torch.tensor([[[*logits.values()]]])
-        check_logits(found, truth.double(), allowed, f"{len(logits)} published logits after {text!r}")
+        allowed = sum(
+            expected(checkpoint, token_ids, dtype, adapter.device)[1]
+            for dtype in (adapter.precision, torch.float32)
+        )
+        found, truth = (
+            judged.logits(token_ids)[:, -1:, list(logits)].double(),
+            torch.tensor([[[*logits.values()]]]),
+        )
+        check_logits(
+            found, truth.double(), allowed, f"{len(logits)} published logits after {text!r}"
+        )
 
 
 @requirement("parity.given-checkpoint")
@@ -94,7 +110,9 @@ def test_published_continuation(adapter: Adapter, request: pytest.FixtureRequest
     if adapter.precision not in (torch.float32, torch.float64):
         pytest.skip("not applicable: published for float32")
     prompt, continuation = published.THE_DOG
-    new = adapter.load(checkpoint).generate(torch.tensor([prompt]), max_new_tokens=len(continuation), temperature=0.0)
+    new = adapter.load(checkpoint).generate(
+        torch.tensor([prompt]), max_new_tokens=len(continuation), temperature=0.0
+    )
     assert new == [continuation]
 
 

@@ -14,11 +14,13 @@ from torch import Tensor
 
 from gpt2ref import GPT2Config
 
-from . import curve
-from .checkpoints import write_checkpoint
+from .adapters.adapter import Adapter
+from .adapters.protocol import ProtocolError
+from .adapters.refusal import variant
+from .checkpoints.tensors import write_checkpoint
 from .conftest import Reading, WriteCheckpoint
-from .facts import ACTIVATIONS, FACTS
-from .probes import (
+from .probes import activation_curve as curve
+from .probes.experiment import (
     COARSE,
     CONSTANT_PROBES,
     EMBEDDING,
@@ -34,8 +36,7 @@ from .probes import (
     known_mistakes,
     told,
 )
-from .protocol import Adapter, ProtocolError
-from .refusal import variant
+from .probes.forward import ACTIVATIONS, FACTS
 from .requirements import requirement
 
 COARSER = "right to the rounding of {0}, but not of {1}: an adapter of an engine that computes in less declares its precision"
@@ -78,48 +79,71 @@ def check(observation: Observation, own: Iterable[Mapping[str, str]], expected: 
     experiment, logits, own = observation.experiment, observation.logits, list(own)
     shows = {told(mistake): experiment.effect(mistake) / experiment.allowed for mistake in own}
     if experiment.dtype.itemsize >= 4:
-        assert not (unseen := [name for name, ratio in shows.items() if ratio <= 10]), f"the probe would not see {unseen}"
+        assert not (unseen := [name for name, ratio in shows.items() if ratio <= 10]), (
+            f"the probe would not see {unseen}"
+        )
     elif own and max(shows.values()) <= 2:
-        pytest.skip(f"not applicable: in {experiment.dtype} it can't be told from {', '.join(shows)}")
+        pytest.skip(
+            f"not applicable: in {experiment.dtype} it can't be told from {', '.join(shows)}"
+        )
     distance = experiment.distance(logits)
     if distance <= experiment.allowed:
         return
     if found := experiment.explained_by(logits, own):
         pytest.fail(f"reads {' or '.join(found)}; GPT-2 has {expected}")
     if observation.causes:
-        pytest.fail(f"can't be read; the logits are exactly those of another mistake: {' or '.join(observation.causes)}")
+        pytest.fail(
+            f"can't be read; the logits are exactly those of another mistake: {' or '.join(observation.causes)}"
+        )
     if coarser := experiment.coarser_precision(logits):
         pytest.fail(COARSER.format(coarser, experiment.dtype))
     times = f"{distance / experiment.allowed:.3g} times the allowed {experiment.allowed:.1e}"
-    pytest.fail(f"{experiment.design.name}: logits are {distance:.1e} off, {times}, and no single known mistake gives them")
+    pytest.fail(
+        f"{experiment.design.name}: logits are {distance:.1e} off, {times}, and no single known mistake gives them"
+    )
 
 
 @pytest.mark.parametrize(
     ("fact", "design"),
-    [pytest.param(*row, id=row[0].replace(" ", "-"), marks=requirement(name)) for name, row in FACT_PROBES.items()],
+    [
+        pytest.param(*row, id=row[0].replace(" ", "-"), marks=requirement(name))
+        for name, row in FACT_PROBES.items()
+    ],
 )
 def test_fact(observe: Observe, fact: str, design: Design) -> None:
-    check(observe(design), [{fact: choice} for choice in FACTS[fact][1:]], f"{fact}: {FACTS[fact][0]}")
+    check(
+        observe(design), [{fact: choice} for choice in FACTS[fact][1:]], f"{fact}: {FACTS[fact][0]}"
+    )
 
 
 @pytest.mark.parametrize(
-    ("vectors", "design"), [pytest.param(*row, id=name, marks=requirement(name)) for name, row in VECTOR_PROBES.items()]
+    ("vectors", "design"),
+    [pytest.param(*row, id=name, marks=requirement(name)) for name, row in VECTOR_PROBES.items()],
 )
 def test_vectors(observe: Observe, vectors: tuple[str, ...], design: Design) -> None:
-    check(observe(design), [{"lost": vector} for vector in vectors], "every vector of the checkpoint in use")
+    check(
+        observe(design),
+        [{"lost": vector} for vector in vectors],
+        "every vector of the checkpoint in use",
+    )
 
 
 @pytest.mark.parametrize(
-    ("name", "design"), [pytest.param(*row, id=name, marks=requirement(name)) for name, row in CONSTANT_PROBES.items()]
+    ("name", "design"),
+    [pytest.param(*row, id=name, marks=requirement(name)) for name, row in CONSTANT_PROBES.items()],
 )
 def test_constant(observe: Observe, reading: Reading, name: str, design: Design) -> None:
     observation = observe(design)
     experiment, logits = observation.experiment, observation.logits
     right = experiment.constant(name)
     one_percent = experiment.effect(constants={name: 1.01 * right})
-    assert one_percent > 2 * experiment.allowed or experiment.dtype.itemsize < 4, "the probe would not see one per cent"
+    assert one_percent > 2 * experiment.allowed or experiment.dtype.itemsize < 4, (
+        "the probe would not see one per cent"
+    )
     read = experiment.read(name, logits)
-    readable = experiment.distance(logits, constants={name: read}) <= experiment.allowed_in(experiment.dtype, {name: read})
+    readable = experiment.distance(logits, constants={name: read}) <= experiment.allowed_in(
+        experiment.dtype, {name: read}
+    )
     if readable:
         reading(name, read, right)
     if experiment.distance(logits) <= experiment.allowed:
@@ -133,7 +157,9 @@ def test_constant(observe: Observe, reading: Reading, name: str, design: Design)
 def test_large_scores(observe: Observe) -> None:
     observation = observe(LARGE_SCORES)
     if not observation.logits.isfinite().all():
-        pytest.fail("the softmax overflows: logits are no numbers where all scores are large, or far below zero, and alike")
+        pytest.fail(
+            "the softmax overflows: logits are no numbers where all scores are large, or far below zero, and alike"
+        )
     check(observation, [], "a softmax of differences")
 
 
@@ -145,7 +171,11 @@ def test_activation_curve(adapter: Adapter, reading: Reading, probe_shape: GPT2C
         logits = adapter.load(folder).logits(torch.tensor([[curve.TOKEN]]))
     values = curve.read(logits[0, 0], config)
     points = torch.tensor(curve.GRID)
-    reading("activation", torch.stack([points, values], -1).tolist(), torch.stack([points, curve.expected()], -1).tolist())
+    reading(
+        "activation",
+        torch.stack([points, values], -1).tolist(),
+        torch.stack([points, curve.expected()], -1).tolist(),
+    )
     error = (values - curve.expected()).abs().nan_to_num(nan=torch.inf)
     if (error <= curve.allowed(adapter.precision)).all():
         return
@@ -173,7 +203,11 @@ def test_n_inner(observe: Observe, probe_shape: GPT2Config) -> None:
 def test_square_matrices(observe: Observe, probe_shape: GPT2Config) -> None:
     if probe_shape != PROBE:
         pytest.skip("not applicable: the published shapes have n_inner = 4 n_embd")
-    check(observe(SQUARE), [{"transposed": matrix} for matrix in SQUARES], "every matrix multiplying from the right")
+    check(
+        observe(SQUARE),
+        [{"transposed": matrix} for matrix in SQUARES],
+        "every matrix multiplying from the right",
+    )
 
 
 @requirement("head.raw")
@@ -183,7 +217,9 @@ def test_raw_logits(observe: Observe) -> None:
     shift = (observation.logits - observation.experiment.truth).mean(-1)
     if shift.abs().max() > observation.experiment.allowed:
         kind = (
-            "so that their mean is zero" if observation.logits.mean(-1).abs().max() < shift.abs().max() / 100 else "by position"
+            "so that their mean is zero"
+            if observation.logits.mean(-1).abs().max() < shift.abs().max() / 100
+            else "by position"
         )
         variant(
             f"logits are shifted {kind}, by up to {float(shift.abs().max()):.3g}: probabilities are GPT-2's, raw logits are not"
@@ -204,4 +240,6 @@ def test_one_token_too_many(adapter: Adapter, probe_shape: GPT2Config) -> None:
         raise
     except Exception:
         return
-    pytest.fail(f"{token_ids.size(1)} tokens were accepted by a model of {experiment.config.n_positions} positions")
+    pytest.fail(
+        f"{token_ids.size(1)} tokens were accepted by a model of {experiment.config.n_positions} positions"
+    )

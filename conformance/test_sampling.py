@@ -16,18 +16,22 @@ import torch
 
 from gpt2ref import PUBLISHED_CONFIGS
 
-from . import textbook
-from .checkpoints import DICE, SMALL, random_token_ids, write_checkpoint
+from .adapters.adapter import Adapter
+from .adapters.protocol import Judged, ProtocolError
+from .adapters.refusal import TEMPERATURE, TOP_K, accepted, names, variant
+from .checkpoints.scripts import FACES, dice
+from .checkpoints.tensors import DICE, SMALL, random_token_ids, write_checkpoint
 from .conftest import WriteCheckpoint
-from .protocol import Adapter, Judged, ProtocolError
-from .refusal import TEMPERATURE, TOP_K, accepted, names, variant
+from .judging import textbook
+from .judging.frequencies import check_frequency
 from .requirements import requirement
-from .scripts import FACES, dice
-from .statistics import check_frequency
 from .test_generation import check_tokens
 
 FACE_LOGITS = [FACES[token] for token in FACES]
-ROWS, STEPS = 16, 96  # few rows: arrays of [rows, 50257] that fit no cache take four times as long a draw
+ROWS, STEPS = (
+    16,
+    96,
+)  # few rows: arrays of [rows, 50257] that fit no cache take four times as long a draw
 
 
 @pytest.fixture(scope="module")
@@ -35,10 +39,14 @@ def judged(adapter: Adapter, write: WriteCheckpoint) -> Judged:
     return adapter.load(write("dice", DICE, lambda: dice(FACES)))
 
 
-def throw(judged: Judged, *, rows: int = ROWS, steps: int = STEPS, **options: Any) -> list[list[int]]:
+def throw(
+    judged: Judged, *, rows: int = ROWS, steps: int = STEPS, **options: Any
+) -> list[list[int]]:
     new = judged.generate(torch.full((rows, 1), 5), max_new_tokens=steps, **options)
     if lengths := {len(row) for row in new} - {steps}:
-        pytest.fail(f"rows of {sorted(lengths)} new tokens, should be {steps}: no token of this checkpoint is EOS")
+        pytest.fail(
+            f"rows of {sorted(lengths)} new tokens, should be {steps}: no token of this checkpoint is EOS"
+        )
     return new
 
 
@@ -58,15 +66,23 @@ def face_probabilities(temperature: float, top_k: int | None) -> dict[int, float
 def test_temperature_zero(judged: Judged, top_k: int | None) -> None:
     for seed in range(5):
         try:
-            found = throw(judged, rows=3, steps=8, temperature=0.0, top_k=top_k, seed=seed, as_told=True)
+            found = throw(
+                judged, rows=3, steps=8, temperature=0.0, top_k=top_k, seed=seed, as_told=True
+            )
         except ProtocolError:  # a program that fell over has refused nothing
             raise
         except Exception as error:
             throw(judged, rows=1, steps=1, temperature=1.0)  # or else it is not the temperature
             if names(error, *TEMPERATURE):
-                variant(f"temperature 0 is refused by name, as transformers does; OpenAI's sample.py divides by it. ({error})")
-            pytest.fail(f"temperature 0 is neither greedy nor refused by name: {type(error).__name__}: {error}")
-        assert found == [[50255] * 8] * 3, f"seed {seed}: {found}, should be the largest logit's token, 50255, each time"
+                variant(
+                    f"temperature 0 is refused by name, as transformers does; OpenAI's sample.py divides by it. ({error})"
+                )
+            pytest.fail(
+                f"temperature 0 is neither greedy nor refused by name: {type(error).__name__}: {error}"
+            )
+        assert found == [[50255] * 8] * 3, (
+            f"seed {seed}: {found}, should be the largest logit's token, 50255, each time"
+        )
 
 
 @requirement("sampling.top-k-one")
@@ -81,7 +97,9 @@ def test_top_k_one_of_each_row(adapter: Adapter, small: Path) -> None:
     prompts = random_token_ids(SMALL, batch=3, time=5, seed=8)
     adapter.load(small).generate(prompts[:1], max_new_tokens=1, top_k=1, seed=1)
     with accepted("top_k=1 for a batch"):
-        new = adapter.load(small).generate(prompts, max_new_tokens=4, temperature=1.0, top_k=1, seed=1)
+        new = adapter.load(small).generate(
+            prompts, max_new_tokens=4, temperature=1.0, top_k=1, seed=1
+        )
     check_tokens(adapter, small, prompts.tolist(), new, 4)
 
 
@@ -98,10 +116,16 @@ def test_top_k_support(judged: Judged) -> None:
 @pytest.mark.parametrize("top_k", [3, 4])
 def test_top_k_ties(judged: Judged, top_k: int) -> None:
     # Each of five faces has a chance of over 0.15 a draw: that 256 draws leave one out has a chance of 1e-18.
-    found = {token for row in throw(judged, steps=16, temperature=5.0, top_k=top_k) for token in row}
+    found = {
+        token for row in throw(judged, steps=16, temperature=5.0, top_k=top_k) for token in row
+    }
     if top_k == 3 and found in ({50255, 17, 0}, {50255, 17, 31000}):
-        variant(f"exactly {top_k} tokens stay, and of the two tied for the last place one goes, as in litgpt and nanochat")
-    assert found == {50255, 17, 0, 31000}, f"top_k={top_k} leaves {sorted(found)}, should leave [0, 17, 31000, 50255]"
+        variant(
+            f"exactly {top_k} tokens stay, and of the two tied for the last place one goes, as in litgpt and nanochat"
+        )
+    assert found == {50255, 17, 0, 31000}, (
+        f"top_k={top_k} leaves {sorted(found)}, should leave [0, 17, 31000, 50255]"
+    )
 
 
 @requirement("sampling.top-k-above-vocabulary")
@@ -131,10 +155,14 @@ def test_top_k_zero(judged: Judged) -> None:
         raise
     except Exception as error:
         if not names(error, *TOP_K):
-            pytest.fail(f"top_k=0 is neither refused by name nor no restriction: {type(error).__name__}: {error}")
+            pytest.fail(
+                f"top_k=0 is neither refused by name nor no restriction: {type(error).__name__}: {error}"
+            )
         return
     found = {token for row in new for token in row}
-    assert found == set(FACES), f"top_k=0 is no restriction, where it is not refused, and gave {sorted(found)}"
+    assert found == set(FACES), (
+        f"top_k=0 is no restriction, where it is not refused, and gave {sorted(found)}"
+    )
 
 
 @requirement("sampling.nan")
@@ -157,15 +185,25 @@ def test_distribution_far_below_zero(adapter: Adapter, write: WriteCheckpoint) -
     tokens = [token for row in throw(judged, temperature=1.0, seed=3) for token in row]
     assert set(tokens) <= set(FACES), "a token of probability 0"
     for token, probability in face_probabilities(1.0, None).items():
-        check_frequency(tokens.count(token), len(tokens), probability, f"logits 120 lower: token {token}")
+        check_frequency(
+            tokens.count(token), len(tokens), probability, f"logits 120 lower: token {token}"
+        )
 
 
 @requirement("sampling.distribution")
-@pytest.mark.parametrize(("temperature", "top_k"), [(0.5, None), (1.0, None), (2.0, None), (0.5, 2), (2.0, 2), (2.0, 40)])
-def test_distribution(thrown: Callable[..., list[list[int]]], temperature: float, top_k: int | None) -> None:
-    tokens = [token for row in thrown(temperature=temperature, top_k=top_k, seed=3) for token in row]
+@pytest.mark.parametrize(
+    ("temperature", "top_k"), [(0.5, None), (1.0, None), (2.0, None), (0.5, 2), (2.0, 2), (2.0, 40)]
+)
+def test_distribution(
+    thrown: Callable[..., list[list[int]]], temperature: float, top_k: int | None
+) -> None:
+    tokens = [
+        token for row in thrown(temperature=temperature, top_k=top_k, seed=3) for token in row
+    ]
     expected = face_probabilities(temperature, top_k)
-    assert set(tokens) <= {token for token, probability in expected.items() if probability}, "a token of probability 0"
+    assert set(tokens) <= {token for token, probability in expected.items() if probability}, (
+        "a token of probability 0"
+    )
     for token, probability in expected.items():
         what = f"temperature {temperature}, top_k {top_k}: token {token}"
         check_frequency(tokens.count(token), len(tokens), probability, what)
@@ -177,16 +215,28 @@ def test_independent_draws(thrown: Callable[..., list[list[int]]]) -> None:
     equal = sum(probability**2 for probability in face_probabilities(1.0, None).values())
     # Pairs that share no draw with another pair, so that the pairs are independent too.
     steps = [(row[i], row[i + 1]) for row in rows for i in range(0, STEPS, 2)]
-    neighbours = [(rows[i][step], rows[i + 1][step]) for i in range(0, ROWS, 2) for step in range(STEPS)]
-    diagonal = [(rows[i][step], rows[i + 1][step + 1]) for i in range(0, ROWS, 2) for step in range(0, STEPS - 1, 2)]
-    for pairs, what in [(steps, "one step and the next"), (neighbours, "a row and the next"), (diagonal, "both")]:
+    neighbours = [
+        (rows[i][step], rows[i + 1][step]) for i in range(0, ROWS, 2) for step in range(STEPS)
+    ]
+    diagonal = [
+        (rows[i][step], rows[i + 1][step + 1])
+        for i in range(0, ROWS, 2)
+        for step in range(0, STEPS - 1, 2)
+    ]
+    for pairs, what in [
+        (steps, "one step and the next"),
+        (neighbours, "a row and the next"),
+        (diagonal, "both"),
+    ]:
         check_frequency(sum(a == b for a, b in pairs), len(pairs), equal, f"equal tokens of {what}")
 
 
 @requirement("sampling.seed")
 def test_seed(judged: Judged) -> None:
     first = throw(judged, rows=4, steps=32, seed=11)
-    torch.rand(3)  # a seed that went to the global generator would not be disturbed by this, one left out would
+    torch.rand(
+        3
+    )  # a seed that went to the global generator would not be disturbed by this, one left out would
     assert throw(judged, rows=4, steps=32, seed=11) == first, "the same seed gave other tokens"
     # 128 tokens agree by chance with probability (sum of p squared) ** 128 < 1e-55.
     assert throw(judged, rows=4, steps=32, seed=12) != first, "another seed gave the same tokens"
@@ -197,4 +247,6 @@ def test_seed(judged: Judged) -> None:
 def test_global_generator_is_left_alone(judged: Judged) -> None:
     before = torch.get_rng_state()
     throw(judged, rows=1, steps=4, seed=11)
-    assert torch.equal(torch.get_rng_state(), before), "sampling with a seed moved torch's global generator"
+    assert torch.equal(torch.get_rng_state(), before), (
+        "sampling with a seed moved torch's global generator"
+    )

@@ -6,9 +6,10 @@ import pytest
 
 from gpt2ref import decode, encode
 
-from .checkpoints import DICE, blank
+from .adapters.adapter import Adapter
+from .adapters.protocol import Judged, ProtocolError
+from .checkpoints.tensors import DICE, blank
 from .conftest import WriteCheckpoint
-from .protocol import Adapter, Judged, ProtocolError
 from .requirements import requirement
 
 TEXTS = [
@@ -67,7 +68,9 @@ def test_unknown_id(judged: Judged, token_id: int) -> None:
     except Exception:
         return
     known = [known for known in (50256, 50255, 1, 0) if found and found == decode([known])]
-    assert not known, f"id {token_id}, which is no token's, is decoded as {found!r}, which is token {known}'s"
+    assert not known, (
+        f"id {token_id}, which is no token's, is decoded as {found!r}, which is token {known}'s"
+    )
 
 
 @requirement("text.special")

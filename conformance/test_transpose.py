@@ -12,11 +12,11 @@ from torch import Tensor
 
 from gpt2ref import GPT2Config
 
-from .checkpoints import Tensors, blank, random_token_ids, trained_like
+from .adapters.adapter import Adapter
+from .checkpoints.tensors import Tensors, blank, random_token_ids, trained_like
 from .conftest import WriteCheckpoint
-from .facts import forward
-from .oracle import check_logits, error, expected
-from .protocol import Adapter
+from .judging.oracle import check_logits, error, expected
+from .probes.forward import forward
 from .requirements import requirement
 
 CONFIG = GPT2Config(n_positions=8, n_embd=24, n_layer=2, n_head=3)
@@ -38,7 +38,9 @@ def alone(matrix: str) -> Tensors:
             tensors[f"{block}.attn.c_proj.weight"] = torch.eye(CONFIG.n_embd)
         if matrix == "mlp.c_fc":
             tensors[f"{block}.mlp.c_proj.weight"] = torch.eye(CONFIG.mlp_width, CONFIG.n_embd)
-            tensors[f"{block}.mlp.c_fc.weight"] *= 10  # so that it is not lost beside the push, in half precision either
+            tensors[f"{block}.mlp.c_fc.weight"] *= (
+                10  # so that it is not lost beside the push, in half precision either
+            )
             tensors[f"{block}.mlp.c_fc.bias"].fill_(PUSH)
             tensors[f"{block}.mlp.c_proj.bias"] -= PUSH
         if matrix == "mlp.c_proj":
@@ -51,17 +53,27 @@ def mistaken(w: Tensor) -> Tensor:
     return w.reshape(w.shape[::-1]).t().contiguous()
 
 
-@pytest.mark.parametrize("matrix", [pytest.param(matrix, marks=requirement(f"transpose.{matrix}")) for matrix in MATRICES])
+@pytest.mark.parametrize(
+    "matrix",
+    [pytest.param(matrix, marks=requirement(f"transpose.{matrix}")) for matrix in MATRICES],
+)
 def test_orientation(adapter: Adapter, matrix: str, write: WriteCheckpoint) -> None:
     tensors = alone(matrix)
     right = write(f"{matrix} alone", CONFIG, lambda: tensors)
-    wrong = {key: mistaken(tensor) if f"{matrix}.weight" in key else tensor for key, tensor in tensors.items()}
+    wrong = {
+        key: mistaken(tensor) if f"{matrix}.weight" in key else tensor
+        for key, tensor in tensors.items()
+    }
     mistake = forward(wrong, CONFIG, TOKEN_IDS)
     truth, allowed = expected(str(right), TOKEN_IDS, adapter.precision, adapter.device)
     assert error(mistake, truth).max() > 10 * allowed, "the mistake would not show"
 
     logits = adapter.load(right).logits(TOKEN_IDS)
     if error(logits, mistake).max() <= allowed:
-        kind = "not transposed" if matrix == "attn.c_proj" else "reshaped to its transpose's shape, not transposed"
+        kind = (
+            "not transposed"
+            if matrix == "attn.c_proj"
+            else "reshaped to its transpose's shape, not transposed"
+        )
         pytest.fail(f"{matrix}.weight is {kind}: the logits are exactly those of that mistake")
     check_logits(logits, truth, allowed, f"a checkpoint in which {matrix}.weight alone matters")

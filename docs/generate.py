@@ -20,10 +20,10 @@ from typing import Any
 FOLDER = Path(__file__).parent
 sys.path.insert(0, str(FOLDER.parent))  # a clone need not be installed
 
-from conformance.decisions import FAILED, VARIANT  # noqa: E402
 from conformance.defects import DEFECTS, EQUIVALENT, FAMILIES, VARIANTS, Entry  # noqa: E402
-from conformance.defects.matrix import NEVER  # noqa: E402
+from conformance.kill_matrix.matrix import NEVER  # noqa: E402
 from conformance.requirements import REQUIREMENTS, Requirement  # noqa: E402
+from conformance.verdict.judgement import FAILED, VARIANT  # noqa: E402
 
 NOTE = "<!-- Made by docs/generate.py. Edit what it reads instead, {}. -->"
 NEEDS = {
@@ -71,7 +71,10 @@ def slug(heading: str) -> str:
 def text(plain: str) -> str:
     """Characters that would be markup are themselves; `code` stays code."""
     parts = _CODE.split(plain)
-    return "".join(part if part.startswith("`") else _MARKUP.sub(lambda match: "\\" + match[0], part) for part in parts)
+    return "".join(
+        part if part.startswith("`") else _MARKUP.sub(lambda match: "\\" + match[0], part)
+        for part in parts
+    )
 
 
 def source(plain: str) -> str:
@@ -79,7 +82,9 @@ def source(plain: str) -> str:
 
     def issues(match: re.Match[str]) -> str:
         repository, numbers = match[1], re.findall(r"#(\d+)", match[2])
-        links = [f"[#{number}](https://github.com/{repository}/issues/{number})" for number in numbers]
+        links = [
+            f"[#{number}](https://github.com/{repository}/issues/{number})" for number in numbers
+        ]
         return f"{repository} {', '.join(links)}"
 
     commits = _COMMIT.sub(r"[\1@\2](https://github.com/\1/commit/\2)", plain)
@@ -102,7 +107,14 @@ def paragraph(words: str) -> Iterator[str]:
 
 def folded(summary: str, names: list[str]) -> Iterator[str]:
     if names:
-        yield from ("", f"<details><summary>{summary}</summary>", "", links(names), "", "</details>")
+        yield from (
+            "",
+            f"<details><summary>{summary}</summary>",
+            "",
+            links(names),
+            "",
+            "</details>",
+        )
 
 
 # The pages.
@@ -111,7 +123,11 @@ def folded(summary: str, names: list[str]) -> Iterator[str]:
 def requirements_page() -> Iterator[str]:
     environment = matrix()["environment"]
     versions = ", ".join(f"{name} {environment[name]}" for name in ("torch", "transformers"))
-    yield from ("# Requirements", "", NOTE.format("conformance/requirements.py and docs/kill-matrix.json"))
+    yield from (
+        "# Requirements",
+        "",
+        NOTE.format("conformance/requirements.py and docs/kill-matrix.json"),
+    )
     yield from paragraph(
         f"The suite asks {len(REQUIREMENTS)} things of a GPT-2. Each has an id that keeps its meaning, one sentence, the "
         "source that it is from, and the mistakes of the [catalogue](defects.md) that it catches. "
@@ -189,7 +205,11 @@ def defects_page() -> Iterator[str]:
         "The whole matrix is [kill-matrix.json](kill-matrix.json). These make a page of it, judge the suite by two"
     )
     yield "of its rows, and judge one as if it were yours:"
-    yield from ("", "```bash", "python -m conformance.defects.page docs/kill-matrix.json -o kill.html")
+    yield from (
+        "",
+        "```bash",
+        "python -m conformance.pages.kill_matrix_page docs/kill-matrix.json -o kill.html",
+    )
     yield "pytest conformance/ --defects gelu-erf,no-scale"
     yield "pytest conformance/ --implementation conformance.defects:gelu-erf"
     yield from ("```", "", "*From knowledge* means that no report was looked up.", "")
@@ -213,7 +233,10 @@ def defects_page() -> Iterator[str]:
 
 
 def _by_family() -> dict[str, list[Entry]]:
-    families = {family: [entry for entry in DEFECTS.values() if entry.family == family] for family in FAMILIES}
+    families = {
+        family: [entry for entry in DEFECTS.values() if entry.family == family]
+        for family in FAMILIES
+    }
     return {family: entries for family, entries in families.items() if entries}
 
 
@@ -265,7 +288,10 @@ def _harmless(entry: Entry) -> Iterator[str]:
 
 HARMLESS = {
     "Equivalents": ("They look like mistakes and change nothing.", EQUIVALENT),
-    "Variants": ("They do [as another source does](adapters.md#where-sources-disagree): told, and not failed.", VARIANTS),
+    "Variants": (
+        "They do [as another source does](adapters.md#where-sources-disagree): told, and not failed.",
+        VARIANTS,
+    ),
 }
 PAGES = {"requirements.md": requirements_page, "defects.md": defects_page}
 

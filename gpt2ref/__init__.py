@@ -7,13 +7,13 @@ To read in this order: `config`, `model`, `conversion`, `sampling`, `decoding`, 
 files `checkpoint`, with `pickled`, `tensorflow_checkpoint`, `hub` and `saving`; for speed `linear`, `compiled` and `captured`.
 """
 
-from .checkpoint import from_hugging_face, from_tensors, load_checkpoint
-from .compiled import compile_step
+from .checkpoint.load import from_hugging_face, from_tensors, load_checkpoint
+from .checkpoint.save import save_checkpoint
 from .config import EOS, PUBLISHED_CONFIGS, GPT2Config
 from .conversion import CheckpointError
+from .fast.compiled_step import compile_step
 from .generation import generate, sample, stream
 from .model import GPT2, KVCache
-from .saving import save_checkpoint
 from .tokenizer import decode, encode
 
 __version__ = "0.1.0"

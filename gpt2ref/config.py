@@ -20,7 +20,9 @@ _FIXED_FIELDS: dict[str, tuple[object, ...]] = {
 }
 
 
-_LARGEST = 2**24  # of a size: beyond any model, and the bytes of a matrix are still a number that fits 64 bits
+_LARGEST = (
+    2**24
+)  # of a size: beyond any model, and the bytes of a matrix are still a number that fits 64 bits
 
 
 @dataclass(frozen=True)
@@ -44,11 +46,17 @@ class GPT2Config:
             if name == "n_inner" and value is None:
                 continue
             if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= _LARGEST:
-                raise ValueError(f"{name}={value!r}: expected an integer of at least 1 and at most {_LARGEST}")
+                raise ValueError(
+                    f"{name}={value!r}: expected an integer of at least 1 and at most {_LARGEST}"
+                )
         if self.n_embd % self.n_head:
             raise ValueError(f"n_head={self.n_head}: expected a divisor of n_embd={self.n_embd}")
         epsilon = self.layer_norm_epsilon
-        if isinstance(epsilon, bool) or not isinstance(epsilon, (int, float)) or not 0 < epsilon <= sys.float_info.max:
+        if (
+            isinstance(epsilon, bool)
+            or not isinstance(epsilon, (int, float))
+            or not 0 < epsilon <= sys.float_info.max
+        ):
             raise ValueError(f"layer_norm_epsilon={epsilon!r}: expected a finite number above 0")
 
     @property
@@ -67,21 +75,26 @@ class GPT2Config:
         """
         for name, allowed in _FIXED_FIELDS.items():
             if name in fields and fields[name] not in allowed:
-                raise ValueError(f"{name}={fields[name]!r}: expected {' or '.join(map(repr, allowed))}")
+                raise ValueError(
+                    f"{name}={fields[name]!r}: expected {' or '.join(map(repr, allowed))}"
+                )
         known = {name: fields[name] for name in cls.__dataclass_fields__ if name in fields}
         return cls(**known)
 
     def to_dict(self) -> dict[str, Any]:
         """The fields of a config.json that Hugging Face's `from_pretrained` reads."""
         eos = EOS if self.vocab_size > EOS else None
-        return asdict(self) | {
-            "model_type": "gpt2",
-            "architectures": ["GPT2LMHeadModel"],
-            "activation_function": "gelu_new",
-            "n_ctx": self.n_positions,  # the older name of n_positions, still asked for by some readers
-            "bos_token_id": eos,
-            "eos_token_id": eos,
-        }
+        return (
+            asdict(self)
+            | {
+                "model_type": "gpt2",
+                "architectures": ["GPT2LMHeadModel"],
+                "activation_function": "gelu_new",
+                "n_ctx": self.n_positions,  # the older name of n_positions, still asked for by some readers
+                "bos_token_id": eos,
+                "eos_token_id": eos,
+            }
+        )
 
 
 PUBLISHED_CONFIGS: dict[str, GPT2Config] = {

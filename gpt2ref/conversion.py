@@ -50,8 +50,16 @@ IGNORED = {
     "h.{layer}.attn.masked_bias": "the score given to hidden positions, likewise",
 }
 # Others' names of the fields of a GPT2Config.
-HPARAMS = {"n_vocab": "vocab_size", "n_ctx": "n_positions", "n_embd": "n_embd", "n_head": "n_head", "n_layer": "n_layer"}
-MODEL_ARGS = {"vocab_size": "vocab_size", "block_size": "n_positions"} | {n: n for n in ("n_embd", "n_head", "n_layer")}
+HPARAMS = {
+    "n_vocab": "vocab_size",
+    "n_ctx": "n_positions",
+    "n_embd": "n_embd",
+    "n_head": "n_head",
+    "n_layer": "n_layer",
+}
+MODEL_ARGS = {"vocab_size": "vocab_size", "block_size": "n_positions"} | {
+    n: n for n in ("n_embd", "n_head", "n_layer")
+}
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
@@ -81,13 +89,19 @@ def from_hugging_face_tensors(
     if embedding is None and head is not None:  # a tied pair may have been saved under either name
         found["wte.weight"] = head
     elif head is not None and embedding is not None and not _same(head, embedding):
-        problems.append("lm_head.weight differs from wte.weight: GPT-2's head is its token embedding, one would be lost")
+        problems.append(
+            "lm_head.weight differs from wte.weight: GPT-2's head is its token embedding, one would be lost"
+        )
 
     layers = range(config.n_layer)
     expected = shapes(config)
     turned = {key.format(layer=layer) for key in TRANSPOSED for layer in layers}
     pairs = [(found[key].shape, expected[key]) for key in turned & found.keys()]
-    told = [shape == theirs for shape, theirs in pairs if shape in (theirs, theirs[::-1]) and theirs != theirs[::-1]]
+    told = [
+        shape == theirs
+        for shape, theirs in pairs
+        if shape in (theirs, theirs[::-1]) and theirs != theirs[::-1]
+    ]
     if told.count(False) > told.count(True):
         expected = expected | {key: expected[key][::-1] for key in turned}
         turned = set()
@@ -98,16 +112,26 @@ def from_hugging_face_tensors(
         problems.append(f"unexpected: {', '.join(unexpected)}")
     present = {key: found[key] for key in expected if key in found}
     if misshapen := [key for key, tensor in present.items() if tensor.shape != expected[key]]:
-        listed = (f"{key} is {list(present[key].shape)}, expected {list(expected[key])}" for key in misshapen)
+        listed = (
+            f"{key} is {list(present[key].shape)}, expected {list(expected[key])}"
+            for key in misshapen
+        )
         problems.append(f"wrong shape: {', '.join(listed)}")
-    if wrong := [f"{key} is {tensor.dtype}" for key, tensor in present.items() if tensor.dtype not in DTYPES]:
+    if wrong := [
+        f"{key} is {tensor.dtype}" for key, tensor in present.items() if tensor.dtype not in DTYPES
+    ]:
         problems.append(f"not a floating-point dtype that GPT-2 runs in: {', '.join(wrong)}")
     elif dtype is None and len(mixed := {str(tensor.dtype) for tensor in present.values()}) > 1:
-        problems.append(f"mixed dtypes {', '.join(sorted(mixed))}: say which one is wanted with dtype=")
+        problems.append(
+            f"mixed dtypes {', '.join(sorted(mixed))}: say which one is wanted with dtype="
+        )
     if problems:
         raise CheckpointError("\n".join(problems))
 
-    return {PREFIX + key: (t.t() if key in turned else t).detach().to(dtype or t.dtype) for key, t in present.items()}
+    return {
+        PREFIX + key: (t.t() if key in turned else t).detach().to(dtype or t.dtype)
+        for key, t in present.items()
+    }
 
 
 def config_from(fields: Mapping[str, Any], names: Mapping[str, str]) -> GPT2Config:
@@ -122,9 +146,16 @@ def to_hugging_face_tensors(model: GPT2) -> dict[str, Tensor]:
 
     They are contiguous, in Hugging Face's orientation, and share the model's storage where it has that already.
     """
-    transposed = {PREFIX + key.format(layer=layer) for key in TRANSPOSED for layer in range(model.config.n_layer)}
+    transposed = {
+        PREFIX + key.format(layer=layer)
+        for key in TRANSPOSED
+        for layer in range(model.config.n_layer)
+    }
     state = model.state_dict()
-    return {key: (tensor.t() if key in transposed else tensor).contiguous() for key, tensor in state.items()}
+    return {
+        key: (tensor.t() if key in transposed else tensor).contiguous()
+        for key, tensor in state.items()
+    }
 
 
 @lru_cache(maxsize=8)
@@ -151,4 +182,8 @@ def _without_prefix(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def _same(a: Tensor, b: Tensor) -> bool:
     if a.is_meta or b.is_meta:
         return a.shape == b.shape  # there are no values to compare
-    return a.shape == b.shape and a.dtype == b.dtype and (a.data_ptr() == b.data_ptr() or torch.equal(a, b))
+    return (
+        a.shape == b.shape
+        and a.dtype == b.dtype
+        and (a.data_ptr() == b.data_ptr() or torch.equal(a, b))
+    )

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .compiled import compiled_step
+from .fast.compiled_step import compiled_step
 from .model import GPT2, KVCache
 from .sampling import choose, refuse
 
@@ -44,7 +44,9 @@ def one_by_one(task: Task) -> Iterator[list[int]]:
             cache.lengths = [min(len(row), n_positions) - 1 for row in rows]
             logits = feed([row[-1] for row in rows])
         numbers = uniform(task.generators, 1).to(logits.device)[:, 0]
-        token_ids: list[int] = choose(logits, numbers, temperature=task.temperature, top_k=task.top_k).tolist()
+        token_ids: list[int] = choose(
+            logits, numbers, temperature=task.temperature, top_k=task.top_k
+        ).tolist()
         refuse([row for row, token_id in enumerate(token_ids) if token_id < 0])
         yield token_ids
 
@@ -63,9 +65,13 @@ def prefill(model: GPT2, rows: list[list[int]], cache: KVCache) -> Tensor:
 
 def feeding(model: GPT2, cache: KVCache) -> Callable[[list[int]], Tensor]:
     """What feeds each row one token, [batch], and gives the logits after it, [batch, vocab]."""
-    return compiled_step(model, cache) or (lambda ids: model(torch.tensor(ids, device=model.device)[:, None], cache)[:, -1])
+    return compiled_step(model, cache) or (
+        lambda ids: model(torch.tensor(ids, device=model.device)[:, None], cache)[:, -1]
+    )
 
 
 def uniform(generators: list[random.Random], n_steps: int) -> Tensor:
     """float64 [batch, n_steps]: what each row's generator gives next."""
-    return torch.tensor([[each.random() for _ in range(n_steps)] for each in generators], dtype=torch.float64)
+    return torch.tensor(
+        [[each.random() for _ in range(n_steps)] for each in generators], dtype=torch.float64
+    )

@@ -12,10 +12,10 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from .captured import ahead
-from .checkpoint import load_checkpoint
+from .checkpoint.load import load_checkpoint
 from .config import EOS
 from .decoding import Task, one_by_one
+from .fast.captured_step import ahead
 from .model import GPT2
 from .sampling import check_sampling
 from .tokenizer import VOCAB_SIZE, decode, decode_pieces, encode
@@ -77,7 +77,12 @@ def generate(
     rows = _encode_prompts(prompts)
     _check(max_new_tokens, temperature, top_k, seed)
     new = sample(
-        _model(model, device, dtype), rows, max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k, seed=seed
+        _model(model, device, dtype),
+        rows,
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        top_k=top_k,
+        seed=seed,
     )
     texts = [text + decode(ids) for text, ids in zip(prompts, new, strict=True)]
     return texts[0] if isinstance(prompt, str) else texts
@@ -102,7 +107,9 @@ def stream(
         raise TypeError(f"prompt: {type(prompt).__name__}, expected str")
     rows = _encode_prompts([prompt])
     _check(max_new_tokens, temperature, top_k, seed)
-    steps = sample_steps(_model(model, device, dtype), rows, max_new_tokens, temperature, top_k, seed, EOS)
+    steps = sample_steps(
+        _model(model, device, dtype), rows, max_new_tokens, temperature, top_k, seed, EOS
+    )
     return decode_pieces(step[0] for step in steps)
 
 
@@ -140,13 +147,23 @@ def loop_on(device: torch.device) -> Callable[[Task], Iterator[list[int]]]:
     return ahead if device.type == "cuda" else one_by_one
 
 
-def _model(model: GPT2 | str | os.PathLike[str], device: torch.device | str | None, dtype: torch.dtype | None) -> GPT2:
+def _model(
+    model: GPT2 | str | os.PathLike[str],
+    device: torch.device | str | None,
+    dtype: torch.dtype | None,
+) -> GPT2:
     if not isinstance(model, GPT2):
-        model = load_checkpoint(model, device=device or ("cuda" if torch.cuda.is_available() else "cpu"), dtype=dtype)
+        model = load_checkpoint(
+            model, device=device or ("cuda" if torch.cuda.is_available() else "cpu"), dtype=dtype
+        )
     elif device is not None or dtype is not None:
-        raise ValueError(f"device={device!r}, dtype={dtype!r}: only for a checkpoint to load; move the model with model.to()")
+        raise ValueError(
+            f"device={device!r}, dtype={dtype!r}: only for a checkpoint to load; move the model with model.to()"
+        )
     if model.config.vocab_size != VOCAB_SIZE:
-        raise ValueError(f"model: vocab_size={model.config.vocab_size}, expected {VOCAB_SIZE}; sample() takes token ids")
+        raise ValueError(
+            f"model: vocab_size={model.config.vocab_size}, expected {VOCAB_SIZE}; sample() takes token ids"
+        )
     return model
 
 
@@ -162,13 +179,19 @@ def _rows(token_ids: Sequence[Sequence[int]] | Tensor, vocab_size: int) -> list[
     try:
         rows: list[list[int]] = [list(row) or [EOS] for row in values]
     except TypeError:
-        raise TypeError(f"token_ids: {token_ids!r}, expected rows of ids such as [[15496, 995]]") from None
+        raise TypeError(
+            f"token_ids: {token_ids!r}, expected rows of ids such as [[15496, 995]]"
+        ) from None
     for number, row in enumerate(rows):
         for token_id in row:
-            if isinstance(token_id, bool) or not isinstance(token_id, Integral):  # NumPy's integers are Integral too
+            if isinstance(token_id, bool) or not isinstance(
+                token_id, Integral
+            ):  # NumPy's integers are Integral too
                 raise TypeError(f"token_ids: {token_id!r} in row {number}, expected an integer")
             if not 0 <= token_id < vocab_size:
-                raise ValueError(f"token_ids: {token_id} in row {number}, expected 0 to {vocab_size - 1}")
+                raise ValueError(
+                    f"token_ids: {token_id} in row {number}, expected 0 to {vocab_size - 1}"
+                )
     return [[int(token_id) for token_id in row] for row in rows]
 
 

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .config import GPT2Config
-from .linear import Linear, linear
+from .fast.products import Linear, linear
 
 
 class KVCache:
@@ -53,7 +53,9 @@ class Place:
     positions: Tensor  # int64 [time], or [batch, time] where rows differ
     slots: tuple[Any, Any]  # of their keys and values, in a layer's cache [batch, capacity, ...]
     seen: int  # tokens fed so far, of the longest row
-    mask: Tensor | None  # bool, broadcast to [batch, n_head, time, seen]: which keys a query sees; None: all
+    mask: (
+        Tensor | None
+    )  # bool, broadcast to [batch, n_head, time, seen]: which keys a query sees; None: all
 
     @classmethod
     def after(cls, lengths: list[int], time: int, device: torch.device) -> Place:
@@ -63,9 +65,13 @@ class Place:
             positions = torch.arange(first, seen, device=device)
             if time == 1:  # sees all there is
                 return cls(positions, (slice(None), slice(first, seen)), seen, None)
-            return cls(positions, (slice(None), slice(first, seen)), seen, visible(positions[None], seen))
+            return cls(
+                positions, (slice(None), slice(first, seen)), seen, visible(positions[None], seen)
+            )
         rows = torch.arange(len(lengths), device=device)[:, None]
-        positions = torch.tensor(lengths, device=device)[:, None] + torch.arange(time, device=device)
+        positions = torch.tensor(lengths, device=device)[:, None] + torch.arange(
+            time, device=device
+        )
         return cls(positions, (rows, positions), seen, visible(positions, seen))
 
 
@@ -94,7 +100,9 @@ class CausalSelfAttention(nn.Module):
             keys[place.slots], values[place.slots] = k, v
             k, v = keys[:, : place.seen], values[:, : place.seen]
         # softmax(q k^T / sqrt(head_width)) v, where each query sees the keys that the mask leaves it
-        y = F.scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), attn_mask=place.mask)
+        y = F.scaled_dot_product_attention(
+            q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), attn_mask=place.mask
+        )
         return self.c_proj(y.transpose(1, 2).flatten(2))
 
 
@@ -105,7 +113,9 @@ class MLP(nn.Module):
         self.c_proj = Linear(config.mlp_width, config.n_embd)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.c_proj(F.gelu(self.c_fc(x), approximate="tanh"))  # the form the weights were trained with
+        return self.c_proj(
+            F.gelu(self.c_fc(x), approximate="tanh")
+        )  # the form the weights were trained with
 
 
 class Block(nn.Module):
@@ -144,7 +154,9 @@ class Transformer(nn.Module):
     def forward(self, token_ids: Tensor, cache: KVCache | None = None) -> Tensor:
         """int [batch, time] -> [batch, time, n_embd], after the final LayerNorm. Arguments and errors: `GPT2.forward`."""
         if token_ids.dim() != 2 or 0 in token_ids.shape:
-            raise ValueError(f"token_ids: shape {list(token_ids.shape)}, expected [batch, time], both at least 1")
+            raise ValueError(
+                f"token_ids: shape {list(token_ids.shape)}, expected [batch, time], both at least 1"
+            )
         batch, time = token_ids.shape
         lengths = [0] * batch if cache is None else cache.lengths
         capacity = self.n_positions if cache is None else cache.capacity
@@ -152,7 +164,9 @@ class Transformer(nn.Module):
             raise ValueError(f"token_ids: {batch} rows, but the cache was made for {len(lengths)}")
         seen = max(lengths) + time
         if seen > capacity:
-            raise ValueError(f"token_ids: {time} tokens after {seen - time}, but there are {capacity} positions")
+            raise ValueError(
+                f"token_ids: {time} tokens after {seen - time}, but there are {capacity} positions"
+            )
         hidden = self.run(token_ids, Place.after(lengths, time, self.wte.weight.device), cache)
         if cache is not None:
             cache.lengths = [length + time for length in lengths]

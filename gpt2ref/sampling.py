@@ -13,7 +13,9 @@ import torch
 from torch import Tensor
 
 
-def next_token(logits: Tensor, uniform: Tensor, *, temperature: float = 1.0, top_k: int | None = None) -> Tensor:
+def next_token(
+    logits: Tensor, uniform: Tensor, *, temperature: float = 1.0, top_k: int | None = None
+) -> Tensor:
     """One token a row: logits float [batch, vocab] and uniform float64 [batch] in [0, 1) -> int64 [batch].
 
     Temperature 0 is greedy (the first of equal maxima) and does not look at `uniform`. Raises ValueError if a row has
@@ -25,17 +27,26 @@ def next_token(logits: Tensor, uniform: Tensor, *, temperature: float = 1.0, top
     return token_ids
 
 
-def choose(logits: Tensor, uniform: Tensor, *, temperature: float | Tensor, top_k: int | None) -> Tensor:
+def choose(
+    logits: Tensor, uniform: Tensor, *, temperature: float | Tensor, top_k: int | None
+) -> Tensor:
     """As `next_token`, with -1 for a row in which no token can be chosen. Checks nothing, and never waits for the device."""
     if logits.dtype.itemsize < 4:
-        logits = logits.float()  # the same numbers, in which the CPU looks for the largest five times as fast
+        logits = (
+            logits.float()
+        )  # the same numbers, in which the CPU looks for the largest five times as fast
     if logits.device.type == "cpu":
         rows = zip(logits, uniform.tolist(), strict=True)
-        return torch.tensor([_choose_alone(row, number, float(temperature), top_k) for row, number in rows], dtype=torch.int64)
+        return torch.tensor(
+            [_choose_alone(row, number, float(temperature), top_k) for row, number in rows],
+            dtype=torch.int64,
+        )
     possible = logits.amax(dim=-1).isfinite()
     if not isinstance(temperature, Tensor) and temperature == 0:
         return torch.where(possible, logits.argmax(dim=-1), -1)
-    return torch.where(possible, draw(probabilities(logits, temperature=temperature, top_k=top_k), uniform), -1)
+    return torch.where(
+        possible, draw(probabilities(logits, temperature=temperature, top_k=top_k), uniform), -1
+    )
 
 
 def _choose_alone(logits: Tensor, uniform: float, temperature: float, top_k: int | None) -> int:
@@ -54,7 +65,9 @@ def _choose_alone(logits: Tensor, uniform: float, temperature: float, top_k: int
     largest = float(logits.amax())
     if not math.isfinite(largest):
         return -1
-    cumulative = logits.to(torch.float64, copy=True).sub_(largest).div_(temperature).exp_().cumsum_(0)
+    cumulative = (
+        logits.to(torch.float64, copy=True).sub_(largest).div_(temperature).exp_().cumsum_(0)
+    )
     return int(torch.searchsorted(cumulative, uniform * float(cumulative[-1]), right=True))
 
 
@@ -81,17 +94,23 @@ def _not_below(logits: Tensor, bound: Tensor) -> Tensor:
 def refuse(rows: list[int]) -> None:
     """Raises ValueError if there are any rows in which no token could be chosen."""
     if rows:
-        raise ValueError(f"logits: the largest one is not a finite number in row(s) {rows}, so no token can be chosen")
+        raise ValueError(
+            f"logits: the largest one is not a finite number in row(s) {rows}, so no token can be chosen"
+        )
 
 
-def probabilities(logits: Tensor, *, temperature: float | Tensor = 1.0, top_k: int | None = None) -> Tensor:
+def probabilities(
+    logits: Tensor, *, temperature: float | Tensor = 1.0, top_k: int | None = None
+) -> Tensor:
     """softmax(logits / temperature) over the top_k largest logits: [..., vocab] -> float64 [..., vocab].
 
     Every token tied with the k-th largest logit stays in. `temperature` must be above 0.
     """
     # A copy of our own, so what follows may be in place. Subtracting the maximum first keeps the quotient from
     # overflowing at tiny temperatures.
-    scaled = logits.to(torch.float64, copy=True).sub_(logits.amax(-1, keepdim=True)).div_(temperature)
+    scaled = (
+        logits.to(torch.float64, copy=True).sub_(logits.amax(-1, keepdim=True)).div_(temperature)
+    )
     if top_k is not None and top_k < logits.size(-1):
         kth_largest = logits.topk(top_k).values[..., -1:]
         scaled.masked_fill_(logits < kth_largest, float("-inf"))

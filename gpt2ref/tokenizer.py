@@ -33,13 +33,21 @@ def encode(text: str, *, allow_special: bool = False) -> list[int]:
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise ValueError(f"text: {text[error.start]!r} at {error.start} is half a surrogate pair, no character") from None
+        raise ValueError(
+            f"text: {text[error.start]!r} at {error.start} is half a surrogate pair, no character"
+        ) from None
     if len(text) >= _TOO_MUCH_WHITE_SPACE:
         longest = max((len(run.group()) for run in re.finditer(r"\s+", text)), default=0)
         if longest >= _TOO_MUCH_WHITE_SPACE:
-            raise ValueError(f"text: {longest} white-space characters in a row, expected fewer than {_TOO_MUCH_WHITE_SPACE}")
+            raise ValueError(
+                f"text: {longest} white-space characters in a row, expected fewer than {_TOO_MUCH_WHITE_SPACE}"
+            )
     encoding = _encoding()
-    return encoding.encode(text, allowed_special="all") if allow_special else encoding.encode_ordinary(text)
+    return (
+        encoding.encode(text, allowed_special="all")
+        if allow_special
+        else encoding.encode_ordinary(text)
+    )
 
 
 def decode(token_ids: Sequence[int]) -> str:
@@ -89,11 +97,19 @@ def _ranks() -> dict[bytes, int]:
     vocab.bpe writes a byte as a printable character (OpenAI's encoder.py, `bytes_to_unicode`): itself if it is one in
     Latin-1, otherwise the next free one from U+0100 on. The ids of the bytes follow the same order.
     """
-    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    printable = [
+        *range(ord("!"), ord("~") + 1),
+        *range(ord("¡"), ord("¬") + 1),
+        *range(ord("®"), ord("ÿ") + 1),
+    ]
     others = [byte for byte in range(256) if byte not in printable]
-    byte_of = {chr(byte): byte for byte in printable} | {chr(256 + i): byte for i, byte in enumerate(others)}
+    byte_of = {chr(byte): byte for byte in printable} | {
+        chr(256 + i): byte for i, byte in enumerate(others)
+    }
     ranks = {bytes([byte]): rank for rank, byte in enumerate(printable + others)}
-    merges = files(__package__).joinpath("data/vocab.bpe").read_text(encoding="utf-8").split("\n")[1:-1]
+    merges = (
+        files(__package__).joinpath("data/vocab.bpe").read_text(encoding="utf-8").split("\n")[1:-1]
+    )
     for merge in merges:
         ranks[bytes(byte_of[character] for character in merge if character != " ")] = len(ranks)
     return ranks

@@ -9,9 +9,9 @@ from hypothesis import settings
 from transformers import GPT2LMHeadModel
 
 from conformance import options
-from conformance.checkpoints import Tensors, blank, trained_like, write_checkpoint
+from conformance.checkpoints.tensors import Tensors, blank, trained_like, write_checkpoint
 from gpt2ref import GPT2, GPT2Config, load_checkpoint
-from tests.smallest import CONFIG, TENSORS
+from tests.shared.smallest import CONFIG, TENSORS
 
 # No deadline: the machines are shared. Always the same examples: a failure seen once can be seen again.
 settings.register_profile("tests", deadline=None, derandomize=True, max_examples=60)
@@ -63,7 +63,9 @@ def hugging_face(folder: Path) -> GPT2LMHeadModel:
 @pytest.fixture(scope="session")
 def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     config = GPT2Config(vocab_size=97, n_positions=13, n_embd=24, n_layer=2, n_head=3)
-    return write_checkpoint(tmp_path_factory.mktemp("tiny") / "checkpoint", config, trained_like(config, seed=2))
+    return write_checkpoint(
+        tmp_path_factory.mktemp("tiny") / "checkpoint", config, trained_like(config, seed=2)
+    )
 
 
 @pytest.fixture(scope="session")

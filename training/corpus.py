@@ -23,7 +23,9 @@ def read_documents(folder: Path) -> list[str]:
         documents += path.read_text(encoding="utf-8").split("\n<|endoftext|>\n")
     documents = [document.strip() for document in documents if document.strip()]
     if not documents:
-        raise ValueError(f"{folder}: expected .txt files with documents, each ended by a line <|endoftext|>")
+        raise ValueError(
+            f"{folder}: expected .txt files with documents, each ended by a line <|endoftext|>"
+        )
     return documents
 
 
@@ -53,15 +55,26 @@ def finishing_windows(documents: Sequence[str], length: int, seed: int) -> list[
     """What ends within a window, and nothing else: abridged tales above all, each in several ways."""
     generator = random.Random(seed)
     tokens = [[*encode(document), EOS] for document in documents]
-    return list(_from_the_start(_short_tales(documents, tokens, 1, 4, generator), length, generator))
+    return list(
+        _from_the_start(_short_tales(documents, tokens, 1, 4, generator), length, generator)
+    )
 
 
 def _short_tales(
-    documents: Sequence[str], tokens: Sequence[TokenIds], repeats: int, abridgements: int, generator: random.Random
+    documents: Sequence[str],
+    tokens: Sequence[TokenIds],
+    repeats: int,
+    abridgements: int,
+    generator: random.Random,
 ) -> list[TokenIds]:
     """The documents that are short, and those that are made so, in any order."""
     tales = [document for document in tokens if len(document) <= SHORT] * repeats
-    tales += [short for _ in range(abridgements) for document in documents if (short := abridge(document, generator))]
+    tales += [
+        short
+        for _ in range(abridgements)
+        for document in documents
+        if (short := abridge(document, generator))
+    ]
     generator.shuffle(tales)
     return tales
 
@@ -70,7 +83,9 @@ def abridge(document: str, generator: random.Random) -> TokenIds | None:
     """The first and the last paragraphs of a tale without its title, up to 200 tokens each; None if they would meet."""
     paragraphs = [encode(paragraph) for paragraph in document.split("\n\n")[1:]]
     gap = encode("\n\n")
-    begin, end = (_fit(order, generator.randint(60, 200)) for order in (paragraphs, paragraphs[::-1]))
+    begin, end = (
+        _fit(order, generator.randint(60, 200)) for order in (paragraphs, paragraphs[::-1])
+    )
     if not begin or not end or len(begin) + len(end) >= len(paragraphs):
         return None
     *kept, last = [*begin, *end[::-1]]
@@ -93,7 +108,9 @@ def _end_to_end(documents: Sequence[TokenIds], length: int) -> Iterator[TokenIds
         yield stream[start : start + length + 1]
 
 
-def _from_the_start(documents: Sequence[TokenIds], length: int, generator: random.Random) -> Iterator[TokenIds]:
+def _from_the_start(
+    documents: Sequence[TokenIds], length: int, generator: random.Random
+) -> Iterator[TokenIds]:
     window: TokenIds = []
     for document in documents:
         if not window and generator.random() < 0.5:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from statistics import mean
 
-from conformance.chart import WIDTH, Panel
+from conformance.pages.chart import WIDTH, Panel
 
 HEIGHT = 300
 _STYLE = """
@@ -17,7 +17,10 @@ polyline { fill: none } .steps { stroke: #b8cbe4 } .mean { stroke: #1f5fb0; stro
 def curve_svg(losses: Sequence[float]) -> str:
     """Nats a token over steps, and their mean over 50 steps or fewer, which sets the scale."""
     smoothing = min(50, 1 + len(losses) // 4)
-    means = [(step / 1000, mean(losses[step - smoothing : step])) for step in range(smoothing, len(losses) + 1)]
+    means = [
+        (step / 1000, mean(losses[step - smoothing : step]))
+        for step in range(smoothing, len(losses) + 1)
+    ]
     highest = max(value for _, value in means)
     panel = Panel(30, HEIGHT - 70, (0, len(losses) / 1000), (min(losses) - 0.2, highest))
     steps = [((step + 1) / 1000, loss) for step, loss in enumerate(losses) if loss <= highest]

@@ -46,26 +46,48 @@ def endings(model: GPT2, prompt: str, **sampling: Any) -> dict[str, Any]:
     room = model.config.n_positions - len(token_ids)
     rows = sample(model, [token_ids] * SAMPLES, max_new_tokens=room, seed=0, **sampling)
     ended = [len(row) for row in rows if len(row) < room]
-    return {"prompt": prompt, **sampling, "ended": len(ended) / SAMPLES, "tokens": mean(ended) if ended else None}
+    return {
+        "prompt": prompt,
+        **sampling,
+        "ended": len(ended) / SAMPLES,
+        "tokens": mean(ended) if ended else None,
+    }
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m training.evaluate", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--text", type=Path, required=True, help="the folder that the model was trained on")
-    parser.add_argument("--model", default="tiny", help="checkpoint folder (default: the package's own)")
+    parser = argparse.ArgumentParser(
+        prog="python -m training.evaluate", description=(__doc__ or "").splitlines()[0]
+    )
+    parser.add_argument(
+        "--text", type=Path, required=True, help="the folder that the model was trained on"
+    )
+    parser.add_argument(
+        "--model", default="tiny", help="checkpoint folder (default: the package's own)"
+    )
     arguments = parser.parse_args()
 
     model = load_checkpoint(arguments.model, dtype=torch.float32)
-    training, held_out = ([[*encode(text), EOS] for text in part] for part in split(read_documents(arguments.text)))
-    figures: dict[str, Any] = {"held_out_tokens": sum(map(len, held_out)), "gpt2ref": loss(model, held_out)}
+    training, held_out = (
+        [[*encode(text), EOS] for text in part] for part in split(read_documents(arguments.text))
+    )
+    figures: dict[str, Any] = {
+        "held_out_tokens": sum(map(len, held_out)),
+        "gpt2ref": loss(model, held_out),
+    }
     for order in (1, 5):
         baseline = KneserNey(training, order, VOCAB_SIZE, EOS)
-        figures[f"{order}-gram"] = -np.log(np.concatenate([baseline.probabilities(text) for text in held_out])).mean()
+        figures[f"{order}-gram"] = -np.log(
+            np.concatenate([baseline.probabilities(text) for text in held_out])
+        ).mean()
     settings = [{"temperature": 1.0}, {"temperature": 0.8, "top_k": 40}]
-    figures["endings"] = [endings(model, prompt, **sampling) for prompt in PROMPTS for sampling in settings]
+    figures["endings"] = [
+        endings(model, prompt, **sampling) for prompt in PROMPTS for sampling in settings
+    ]
     print(json.dumps(figures, indent=2))
     for seed in range(3):
-        [row] = sample(model, [encode(PROMPTS[0])], max_new_tokens=300, temperature=0.8, top_k=40, seed=seed)
+        [row] = sample(
+            model, [encode(PROMPTS[0])], max_new_tokens=300, temperature=0.8, top_k=40, seed=seed
+        )
         print(f"\n--- seed {seed}\n{PROMPTS[0]}{decode(row)}")
 
 

@@ -17,25 +17,35 @@ Array = np.ndarray[Any, np.dtype[Any]]
 class KneserNey:
     """Each token of a document, given the `order - 1` before it; before the first stand `start` tokens."""
 
-    def __init__(self, documents: Sequence[Sequence[int]], order: int, vocab_size: int, start: int) -> None:
+    def __init__(
+        self, documents: Sequence[Sequence[int]], order: int, vocab_size: int, start: int
+    ) -> None:
         self.order, self.vocab_size, self.start = order, vocab_size, start
         tokens, inside = self._padded(documents)
         # An n-gram is known by its (n-1)-gram and its last token: key = number of that * vocab_size + token.
-        grams = [np.zeros(len(tokens), dtype=np.int64)]  # of order 0 .. n: the number of the one that ends at a token
+        grams = [
+            np.zeros(len(tokens), dtype=np.int64)
+        ]  # of order 0 .. n: the number of the one that ends at a token
         self.keys: list[Array] = []  # sorted, of order 1 .. n: its place is the n-gram's number
         for _ in range(order):
-            keys, numbers = np.unique(_shifted(grams[-1]) * vocab_size + tokens, return_inverse=True)
+            keys, numbers = np.unique(
+                _shifted(grams[-1]) * vocab_size + tokens, return_inverse=True
+            )
             self.keys.append(keys)
             grams.append(numbers)
         # Of the highest order how often it occurs; below, how many different tokens it follows. Start tokens are not said.
         self.counts = []
         for n in range(1, order):
             _, longer = np.unique(grams[n + 1][inside], return_index=True)
-            self.counts.append(np.bincount(grams[n][inside][longer], minlength=len(self.keys[n - 1])))
+            self.counts.append(
+                np.bincount(grams[n][inside][longer], minlength=len(self.keys[n - 1]))
+            )
         self.counts.append(np.bincount(grams[order][inside], minlength=len(self.keys[-1])))
         # Of each context: the sum of its n-grams' counts, and how many there are; of each order: what a count is lowered by.
         self.totals, self.kinds, self.discounts = [], [], []
-        for keys, counts, contexts in zip(self.keys, self.counts, [1, *map(len, self.keys)], strict=False):
+        for keys, counts, contexts in zip(
+            self.keys, self.counts, [1, *map(len, self.keys)], strict=False
+        ):
             context = keys // vocab_size
             self.totals.append(np.bincount(context, counts, contexts))
             self.kinds.append(np.bincount(context, counts > 0, contexts))
@@ -64,7 +74,9 @@ class KneserNey:
         """All tokens, with order - 1 start tokens before each document, and which of them are the documents' own."""
         padding = [self.start] * max(self.order - 1, 1)
         tokens = np.concatenate([[*padding, *document] for document in documents]).astype(np.int64)
-        own = np.concatenate([[False] * len(padding) + [True] * len(document) for document in documents])
+        own = np.concatenate(
+            [[False] * len(padding) + [True] * len(document) for document in documents]
+        )
         return tokens, own
 
 

@@ -71,7 +71,9 @@ def new_model(config: GPT2Config, seed: int) -> GPT2:
     for name, parameter in model.named_parameters():
         if parameter.dim() == 2:
             added = name.endswith("c_proj.weight")
-            torch.nn.init.normal_(parameter, std=0.02 / (math.sqrt(2 * config.n_layer) if added else 1))
+            torch.nn.init.normal_(
+                parameter, std=0.02 / (math.sqrt(2 * config.n_layer) if added else 1)
+            )
         elif name.endswith("bias"):
             torch.nn.init.zeros_(parameter)
     return model
@@ -88,7 +90,9 @@ def backward(model: GPT2, windows: Tensor, bias: Tensor, chunk: int = 256) -> fl
         leaf = hidden.detach().requires_grad_()
         total = 0.0
         for rows, targets in zip(leaf.split(chunk), said.split(chunk), strict=True):
-            loss = F.cross_entropy(model.head(rows).float() + bias, targets, reduction="sum") / len(said)
+            loss = F.cross_entropy(model.head(rows).float() + bias, targets, reduction="sum") / len(
+                said
+            )
             loss.backward()
             total += loss.item()
     hidden.backward(leaf.grad)
@@ -98,14 +102,23 @@ def backward(model: GPT2, windows: Tensor, bias: Tensor, chunk: int = 256) -> fl
 class Training:
     """Everything that changes as training goes on, all of it in one file."""
 
-    def __init__(self, documents: list[str], config: GPT2Config, recipe: Recipe, device: torch.device) -> None:
+    def __init__(
+        self, documents: list[str], config: GPT2Config, recipe: Recipe, device: torch.device
+    ) -> None:
         self.documents, self.recipe = documents, recipe
         self.vocabulary = Vocabulary(documents)
-        self.model = new_model(replace(config, vocab_size=len(self.vocabulary.bias)), recipe.seed).to(device)
+        self.model = new_model(
+            replace(config, vocab_size=len(self.vocabulary.bias)), recipe.seed
+        ).to(device)
         matrices = [p for p in self.model.parameters() if p.dim() == 2]
         others = [p for p in self.model.parameters() if p.dim() != 2]
-        groups = [{"params": matrices, "weight_decay": recipe.weight_decay}, {"params": others, "weight_decay": 0.0}]
-        self.optimizer = torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=(0.9, 0.95), fused=True)
+        groups = [
+            {"params": matrices, "weight_decay": recipe.weight_decay},
+            {"params": others, "weight_decay": 0.0},
+        ]
+        self.optimizer = torch.optim.AdamW(
+            groups, lr=recipe.learning_rate, betas=(0.9, 0.95), fused=True
+        )
         self.bias = self.vocabulary.bias.to(device)
         self.step = 0
         self.losses: list[float] = []  # of each step, nats a token
@@ -122,7 +135,9 @@ class Training:
         else:
             number, place = self.recipe.epochs, self.step - self.epochs_end
         windows = self._windows(number)
-        chosen = torch.arange(place * self.recipe.batch, (place + 1) * self.recipe.batch) % len(windows)
+        chosen = torch.arange(place * self.recipe.batch, (place + 1) * self.recipe.batch) % len(
+            windows
+        )
         windows = windows[chosen].to(self.bias.device)
         loss = backward(self.model, windows, self.bias)
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
@@ -165,19 +180,38 @@ class Training:
     def load(self, path: Path) -> None:
         state: dict[str, Any] = torch.load(path, map_location=self.bias.device, weights_only=True)
         if state["recipe"] != asdict(self.recipe):
-            raise ValueError(f"{path}: was begun with {state['recipe']}, not with {asdict(self.recipe)}")
+            raise ValueError(
+                f"{path}: was begun with {state['recipe']}, not with {asdict(self.recipe)}"
+            )
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.step, self.losses = state["step"], state["losses"]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m training.train", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--text", type=Path, required=True, help="folder of .txt files; a line <|endoftext|> ends a document")
-    parser.add_argument("--out", type=Path, required=True, help="folder for the state, the losses and the finished model/")
+    parser = argparse.ArgumentParser(
+        prog="python -m training.train", description=(__doc__ or "").splitlines()[0]
+    )
+    parser.add_argument(
+        "--text",
+        type=Path,
+        required=True,
+        help="folder of .txt files; a line <|endoftext|> ends a document",
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        required=True,
+        help="folder for the state, the losses and the finished model/",
+    )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     for name, default in asdict(Recipe()).items():
-        parser.add_argument(f"--{name.replace('_', '-')}", type=type(default), default=default, help=f"default: {default}")
+        parser.add_argument(
+            f"--{name.replace('_', '-')}",
+            type=type(default),
+            default=default,
+            help=f"default: {default}",
+        )
     arguments = parser.parse_args()
     recipe = Recipe(**{name: getattr(arguments, name) for name in asdict(Recipe())})
 
@@ -195,7 +229,11 @@ def main() -> None:
         if training.step % SAVED_EVERY == 0 or training.step == training.steps:
             training.save(state)
             recent = training.losses[-SAVED_EVERY:]
-            left = (time.monotonic() - began) / (training.step - first) * (training.steps - training.step)
+            left = (
+                (time.monotonic() - began)
+                / (training.step - first)
+                * (training.steps - training.step)
+            )
             print(
                 f"step {training.step}/{training.steps}  loss {sum(recent) / len(recent):.3f}  {left / 60:.0f} min left",
                 flush=True,

@@ -10,7 +10,14 @@ from importlib.util import find_spec
 
 from .protocol import Implementation, TokenIds
 
-__all__ = ["DEFAULT", "IMPLEMENTATIONS", "Implementation", "TokenIds", "implementation_class", "missing_package"]
+__all__ = [
+    "DEFAULT",
+    "IMPLEMENTATIONS",
+    "Implementation",
+    "TokenIds",
+    "implementation_class",
+    "missing_package",
+]
 
 # Name -> module of this package, and class in it. Imported when asked for, as not everything is installed everywhere.
 IMPLEMENTATIONS = {
@@ -25,12 +32,17 @@ IMPLEMENTATIONS = {
 DEFAULT = ("gpt2ref", "huggingface")
 
 # Module -> package to install, beside those that the benchmarks need anyway.
-_PACKAGES = {"ctranslate2": {"ctranslate2": "ctranslate2"}, "llama.cpp": {"llama_cpp": "llama-cpp-python", "gguf": "gguf"}}
+_PACKAGES = {
+    "ctranslate2": {"ctranslate2": "ctranslate2"},
+    "llama.cpp": {"llama_cpp": "llama-cpp-python", "gguf": "gguf"},
+}
 
 
 def missing_package(name: str) -> str | None:
     """The packages to install before the implementation can be asked for; None if they are there."""
-    missing = [package for module, package in _PACKAGES.get(name, {}).items() if find_spec(module) is None]
+    missing = [
+        package for module, package in _PACKAGES.get(name, {}).items() if find_spec(module) is None
+    ]
     return " ".join(missing) or None
 
 

@@ -40,13 +40,21 @@ class CTranslate2(Implementation):
         everybody's threads sleep after each product instead of waiting: all others took a fifth longer."""
         if self.generator is None:
             self.generator = self._load()
-            self.generator.generate_batch([["0"]], max_length=2, end_token=[])  # memory is asked for at the first call
+            self.generator.generate_batch(
+                [["0"]], max_length=2, end_token=[]
+            )  # memory is asked for at the first call
         yield
         if self.device.type == "cpu":
             self.generator = None
 
     def generate(
-        self, prompts: TokenIds, sampling: Sampling, *, max_new_tokens: int, seed: int, on_step: Callable[[], None]
+        self,
+        prompts: TokenIds,
+        sampling: Sampling,
+        *,
+        max_new_tokens: int,
+        seed: int,
+        on_step: Callable[[], None],
     ) -> TokenIds:
         # The seed is read at the first draw of the generator's thread; later calls go on from there.
         ctranslate2.set_random_seed(seed)
@@ -61,9 +69,13 @@ class CTranslate2(Implementation):
             return False  # go on
 
         results = self.generator.generate_batch(
-            [[str(token_id) for token_id in row] for row in prompts],  # a token's name is its id: see the converter
+            [
+                [str(token_id) for token_id in row] for row in prompts
+            ],  # a token's name is its id: see the converter
             max_length=max_new_tokens,
-            sampling_topk=(sampling.top_k or 0) if sampling.temperature > 0 else 1,  # 0 is no restriction
+            sampling_topk=(sampling.top_k or 0)
+            if sampling.temperature > 0
+            else 1,  # 0 is no restriction
             sampling_temperature=sampling.temperature or 1.0,
             end_token=[],
             include_prompt_in_result=False,  # feeds the prompt at once
@@ -78,7 +90,11 @@ class CTranslate2(Implementation):
     @classmethod
     def refusal(cls, device: torch.device, dtype: torch.dtype) -> str | None:
         able = ctranslate2.get_supported_compute_types(device.type, device.index or 0)
-        return None if _compute_type(dtype) in able else f"CTranslate2 has no {_compute_type(dtype)} on this {device.type}"
+        return (
+            None
+            if _compute_type(dtype) in able
+            else f"CTranslate2 has no {_compute_type(dtype)} on this {device.type}"
+        )
 
 
 def _compute_type(dtype: torch.dtype) -> str:

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import torch
 
-from gpt2ref import compile_step, compiled, load_checkpoint
+from gpt2ref import compile_step, load_checkpoint
+from gpt2ref.fast import compiled_step as compiled
 from gpt2ref.generation import sample_steps
 from gpt2ref.sampling import next_token
 
@@ -28,11 +29,19 @@ class Reference(Implementation):
         self.model = load_checkpoint(checkpoint, device=device, dtype=dtype)
 
     def generate(
-        self, prompts: TokenIds, sampling: Sampling, *, max_new_tokens: int, seed: int, on_step: Callable[[], None]
+        self,
+        prompts: TokenIds,
+        sampling: Sampling,
+        *,
+        max_new_tokens: int,
+        seed: int,
+        on_step: Callable[[], None],
     ) -> TokenIds:
         rows = [list(prompt) for prompt in prompts]  # the loop appends to them
         temperature, top_k = sampling.temperature, sampling.top_k
-        for _ in sample_steps(self.model, rows, max_new_tokens, temperature, top_k, seed, eos_token_id=None):
+        for _ in sample_steps(
+            self.model, rows, max_new_tokens, temperature, top_k, seed, eos_token_id=None
+        ):
             on_step()
         return [row[len(prompt) :] for row, prompt in zip(rows, prompts, strict=True)]
 
@@ -60,7 +69,13 @@ class Textbook(Reference):
 
     @torch.inference_mode()
     def generate(
-        self, prompts: TokenIds, sampling: Sampling, *, max_new_tokens: int, seed: int, on_step: Callable[[], None]
+        self,
+        prompts: TokenIds,
+        sampling: Sampling,
+        *,
+        max_new_tokens: int,
+        seed: int,
+        on_step: Callable[[], None],
     ) -> TokenIds:
         device = self.model.device
         generators = [random.Random(seed + row) for row in range(len(prompts))]
@@ -68,8 +83,12 @@ class Textbook(Reference):
         new: TokenIds = [[] for _ in prompts]
         for _ in range(max_new_tokens):
             logits = self.model(sequences)[:, -1]
-            uniform = torch.tensor([generator.random() for generator in generators], dtype=torch.float64, device=device)
-            chosen = next_token(logits, uniform, temperature=sampling.temperature, top_k=sampling.top_k)
+            uniform = torch.tensor(
+                [generator.random() for generator in generators], dtype=torch.float64, device=device
+            )
+            chosen = next_token(
+                logits, uniform, temperature=sampling.temperature, top_k=sampling.top_k
+            )
             sequences = torch.cat([sequences, chosen[:, None]], dim=1)
             for row, token_id in zip(new, chosen.tolist(), strict=True):
                 row.append(token_id)

@@ -21,12 +21,27 @@ class HuggingFace(Implementation):
     options: ClassVar[dict[str, Any]] = {}  # of generate
 
     def __init__(self, checkpoint: Path, device: torch.device, dtype: torch.dtype) -> None:
-        self.model: Any = GPT2LMHeadModel.from_pretrained(checkpoint).to(device, dtype).eval().requires_grad_(False)
-        for name in ("bos_token_id", "eos_token_id", "pad_token_id"):  # an id for EOS would be a wish to stop there
+        self.model: Any = (
+            GPT2LMHeadModel.from_pretrained(checkpoint)
+            .to(device, dtype)
+            .eval()
+            .requires_grad_(False)
+        )
+        for name in (
+            "bos_token_id",
+            "eos_token_id",
+            "pad_token_id",
+        ):  # an id for EOS would be a wish to stop there
             setattr(self.model.generation_config, name, None)
 
     def generate(
-        self, prompts: TokenIds, sampling: Sampling, *, max_new_tokens: int, seed: int, on_step: Callable[[], None]
+        self,
+        prompts: TokenIds,
+        sampling: Sampling,
+        *,
+        max_new_tokens: int,
+        seed: int,
+        on_step: Callable[[], None],
     ) -> TokenIds:
         torch.manual_seed(seed)
         token_ids = torch.tensor(prompts, device=self.model.device)
@@ -50,7 +65,11 @@ class HuggingFaceStatic(HuggingFace):
     @classmethod
     def refusal(cls, device: torch.device, dtype: torch.dtype) -> str | None:  # noqa: ARG003
         # Two names of one fact, the second in versions before 4.54.
-        able = getattr(GPT2LMHeadModel, "_can_compile_fullgraph", getattr(GPT2LMHeadModel, "_supports_static_cache", True))
+        able = getattr(
+            GPT2LMHeadModel,
+            "_can_compile_fullgraph",
+            getattr(GPT2LMHeadModel, "_supports_static_cache", True),
+        )
         return None if able else "this version of transformers has no static cache for GPT-2"
 
 
@@ -58,7 +77,12 @@ def _draw(sampling: Sampling) -> dict[str, Any]:
     """top_k=0 and top_p=1 are off. Left out, they would be transformers' defaults (top_k=50); if greedy, they are refused."""
     if sampling.temperature == 0:
         return {"do_sample": False}
-    return {"do_sample": True, "temperature": sampling.temperature, "top_k": sampling.top_k or 0, "top_p": 1.0}
+    return {
+        "do_sample": True,
+        "temperature": sampling.temperature,
+        "top_k": sampling.top_k or 0,
+        "top_p": 1.0,
+    }
 
 
 class _StepStreamer(BaseStreamer):

@@ -63,7 +63,13 @@ class LlamaCpp(Implementation):
             llama_cpp.llama_model_free(self.model)
 
     def generate(
-        self, prompts: TokenIds, sampling: Sampling, *, max_new_tokens: int, seed: int, on_step: Callable[[], None]
+        self,
+        prompts: TokenIds,
+        sampling: Sampling,
+        *,
+        max_new_tokens: int,
+        seed: int,
+        on_step: Callable[[], None],
     ) -> TokenIds:
         self._make_room(len(prompts), len(prompts[0]) + max_new_tokens)
         llama_cpp.llama_memory_clear(llama_cpp.llama_get_memory(self.context), True)
@@ -114,7 +120,9 @@ class LlamaCpp(Implementation):
         failed = llama_cpp.llama_decode(self.context, batch)
         llama_cpp.llama_batch_free(batch)
         if failed:
-            raise RuntimeError(f"llama_decode: error {failed}, feeding {count} tokens at position {position}")
+            raise RuntimeError(
+                f"llama_decode: error {failed}, feeding {count} tokens at position {position}"
+            )
         return last
 
     @classmethod
@@ -138,7 +146,9 @@ def _sampler(sampling: Sampling, seed: int) -> Any:
         return chain
     if sampling.top_k is not None:
         llama_cpp.llama_sampler_chain_add(chain, llama_cpp.llama_sampler_init_top_k(sampling.top_k))
-    llama_cpp.llama_sampler_chain_add(chain, llama_cpp.llama_sampler_init_temp(sampling.temperature))
+    llama_cpp.llama_sampler_chain_add(
+        chain, llama_cpp.llama_sampler_init_temp(sampling.temperature)
+    )
     llama_cpp.llama_sampler_chain_add(chain, llama_cpp.llama_sampler_init_dist(seed))
     return chain
 

@@ -39,7 +39,13 @@ class Implementation(ABC):
 
     @abstractmethod
     def generate(
-        self, prompts: TokenIds, sampling: Sampling, *, max_new_tokens: int, seed: int, on_step: Callable[[], None]
+        self,
+        prompts: TokenIds,
+        sampling: Sampling,
+        *,
+        max_new_tokens: int,
+        seed: int,
+        on_step: Callable[[], None],
     ) -> TokenIds:
         """The new ids of each row. EOS ends nothing. `on_step` is called when the ids of a step are on the host."""
 

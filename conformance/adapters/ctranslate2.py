@@ -47,14 +47,24 @@ class CTranslate2:
         with tempfile.TemporaryDirectory() as folder:
             model = Path(Converter(checkpoint).convert(f"{folder}/model"))
             files = {path.name: path.read_bytes() for path in model.iterdir()}
-        self.options = {"model_path": checkpoint, "files": files, **options}  # with files, the path is but a name
+        self.options = {
+            "model_path": checkpoint,
+            "files": files,
+            **options,
+        }  # with files, the path is but a name
         self.generator = ctranslate2.Generator(**self.options)
 
     def logits(self, token_ids: Tensor) -> Tensor:
         return torch.from_numpy(np.array(self.generator.forward_batch(token_ids.tolist())))
 
     def generate(
-        self, token_ids: Tensor, *, max_new_tokens: int, temperature: float = 1.0, top_k: int | None = None, seed: int = 0
+        self,
+        token_ids: Tensor,
+        *,
+        max_new_tokens: int,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        seed: int = 0,
     ) -> list[list[int]]:
         if token_ids.size(1) + max_new_tokens - 1 > self.config.n_positions:
             raise NotImplementedError("CTranslate2 ends at n_positions")
@@ -75,9 +85,15 @@ class CTranslate2:
         return [result.sequences_ids[0] for result in results]
 
 
-def load(checkpoint: str, *, device: str = "cpu", dtype: torch.dtype = torch.float32) -> CTranslate2:
+def load(
+    checkpoint: str, *, device: str = "cpu", dtype: torch.dtype = torch.float32
+) -> CTranslate2:
     kind, _, index = device.partition(":")
     compute_type = str(dtype).removeprefix("torch.")
-    if kind not in ("cpu", "cuda") or compute_type not in ctranslate2.get_supported_compute_types(kind):
+    if kind not in ("cpu", "cuda") or compute_type not in ctranslate2.get_supported_compute_types(
+        kind
+    ):
         raise NotImplementedError(f"CTranslate2 has no {compute_type} on {device}")
-    return CTranslate2(checkpoint, device=kind, device_index=int(index or 0), compute_type=compute_type)
+    return CTranslate2(
+        checkpoint, device=kind, device_index=int(index or 0), compute_type=compute_type
+    )

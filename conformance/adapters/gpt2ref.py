@@ -12,7 +12,7 @@ import gpt2ref
 from gpt2ref.conversion import to_hugging_face_tensors
 from gpt2ref.decoding import feeding
 
-from .. import textbook
+from ..judging import textbook
 
 
 class Reference:
@@ -62,7 +62,9 @@ class Stepwise(Reference):
         return torch.stack([feed(each.tolist()) for each in token_ids.unbind(1)], dim=1), cache
 
 
-def load_compiled(checkpoint: str, *, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Stepwise:
+def load_compiled(
+    checkpoint: str, *, device: str = "cpu", dtype: torch.dtype = torch.float32
+) -> Stepwise:
     """With the step compiled, which needs a C compiler, and is for float32 and bfloat16 on the CPU."""
     gpt2ref.compile_step()
     return Stepwise(gpt2ref.load_checkpoint(checkpoint, device=device, dtype=dtype))
@@ -78,12 +80,22 @@ class Uncached:
     def generate(self, token_ids: Tensor, **options: Any) -> list[list[int]]:
         return self.generate_ragged(token_ids.tolist(), **options)
 
-    def generate_ragged(self, prompts: list[list[int]], *, seed: int = 0, **options: Any) -> list[list[int]]:
+    def generate_ragged(
+        self, prompts: list[list[int]], *, seed: int = 0, **options: Any
+    ) -> list[list[int]]:
         return [
-            textbook.generate(self.logits, row, n_positions=self.n_positions, seed=(seed << 32) + number, **options)
+            textbook.generate(
+                self.logits,
+                row,
+                n_positions=self.n_positions,
+                seed=(seed << 32) + number,
+                **options,
+            )
             for number, row in enumerate(prompts)
         ]
 
 
-def load_uncached(checkpoint: str, *, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Uncached:
+def load_uncached(
+    checkpoint: str, *, device: str = "cpu", dtype: torch.dtype = torch.float32
+) -> Uncached:
     return Uncached(load(checkpoint, device=device, dtype=dtype))

@@ -11,7 +11,10 @@ from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel
 
 EOS = 50256
-MASK_BUFFERS = (".attn.bias", ".attn.masked_bias")  # reported as unexpected by some versions, and rightly not loaded
+MASK_BUFFERS = (
+    ".attn.bias",
+    ".attn.masked_bias",
+)  # reported as unexpected by some versions, and rightly not loaded
 
 
 class HuggingFace:
@@ -23,16 +26,33 @@ class HuggingFace:
         return self.model(token_ids).logits
 
     def generate(
-        self, token_ids: Tensor, *, max_new_tokens: int, temperature: float = 1.0, top_k: int | None = None, seed: int = 0
+        self,
+        token_ids: Tensor,
+        *,
+        max_new_tokens: int,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        seed: int = 0,
     ) -> list[list[int]]:
-        options: dict[str, Any] = {"max_new_tokens": max_new_tokens, "temperature": temperature, "top_k": top_k, "seed": seed}
+        options: dict[str, Any] = {
+            "max_new_tokens": max_new_tokens,
+            "temperature": temperature,
+            "top_k": top_k,
+            "seed": seed,
+        }
         return self._generate(token_ids, torch.ones_like(token_ids), **options)
 
     def generate_ragged(self, prompts: Sequence[Sequence[int]], **options: Any) -> list[list[int]]:
         longest = max(map(len, prompts))
-        token_ids = torch.tensor([[EOS] * (longest - len(prompt)) + list(prompt) for prompt in prompts])
-        mask = torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts])
-        return self._generate(token_ids.to(self.model.device), mask.to(self.model.device), **options)
+        token_ids = torch.tensor(
+            [[EOS] * (longest - len(prompt)) + list(prompt) for prompt in prompts]
+        )
+        mask = torch.tensor(
+            [[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts]
+        )
+        return self._generate(
+            token_ids.to(self.model.device), mask.to(self.model.device), **options
+        )
 
     def _generate(
         self,
@@ -49,7 +69,9 @@ class HuggingFace:
             raise NotImplementedError("transformers ends at n_positions")
         if max_new_tokens == 0:  # refused by transformers
             return [[] for _ in range(batch)]
-        draw: dict[str, Any] = {"temperature": temperature, "top_k": top_k or 0} if temperature > 0 else {}
+        draw: dict[str, Any] = (
+            {"temperature": temperature, "top_k": top_k or 0} if temperature > 0 else {}
+        )
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             rows = self.model.generate(
@@ -75,28 +97,46 @@ class HuggingFace:
         return output.logits, output.past_key_values
 
     def state_dict(self) -> dict[str, Tensor]:
-        return {key: tensor for key, tensor in self.model.state_dict().items() if key != "lm_head.weight"}
+        return {
+            key: tensor
+            for key, tensor in self.model.state_dict().items()
+            if key != "lm_head.weight"
+        }
 
 
 def load(
-    checkpoint: str, *, device: str = "cpu", dtype: torch.dtype = torch.float32, attention: str | None = None
+    checkpoint: str,
+    *,
+    device: str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    attention: str | None = None,
 ) -> HuggingFace:
     if device == "meta":  # from_pretrained always reads the weights
         with torch.device("meta"):
             return HuggingFace(GPT2LMHeadModel(GPT2Config.from_pretrained(checkpoint)))
-    model, report = GPT2LMHeadModel.from_pretrained(checkpoint, attn_implementation=attention, output_loading_info=True)
-    report["unexpected_keys"] = [key for key in report["unexpected_keys"] if not key.endswith(MASK_BUFFERS)]
+    model, report = GPT2LMHeadModel.from_pretrained(
+        checkpoint, attn_implementation=attention, output_loading_info=True
+    )
+    report["unexpected_keys"] = [
+        key for key in report["unexpected_keys"] if not key.endswith(MASK_BUFFERS)
+    ]
     if problems := {kind: sorted(map(str, keys)) for kind, keys in report.items() if keys}:
-        raise ValueError(f"from_pretrained({checkpoint!r}): {problems}")  # where transformers itself only warns
+        raise ValueError(
+            f"from_pretrained({checkpoint!r}): {problems}"
+        )  # where transformers itself only warns
     return HuggingFace(model.to(device, dtype).eval())
 
 
-def load_eager(checkpoint: str, *, device: str = "cpu", dtype: torch.dtype = torch.float32) -> HuggingFace:
+def load_eager(
+    checkpoint: str, *, device: str = "cpu", dtype: torch.dtype = torch.float32
+) -> HuggingFace:
     """With attention written out in transformers' own code, where `load` leaves it to torch's kernels."""
     return load(checkpoint, device=device, dtype=dtype, attention="eager")
 
 
-def load_compiled(checkpoint: str, *, device: str = "cpu", dtype: torch.dtype = torch.float32) -> HuggingFace:
+def load_compiled(
+    checkpoint: str, *, device: str = "cpu", dtype: torch.dtype = torch.float32
+) -> HuggingFace:
     """Under torch.compile, once for tensors of any size. On the CPU that takes a C++ compiler, and seconds a checkpoint."""
     compiled = load(checkpoint, device=device, dtype=dtype)
     compiled.model.forward = torch.compile(compiled.model.forward, dynamic=True)

@@ -38,7 +38,13 @@ class TransformerLens:
         return self.model(token_ids)
 
     def generate(
-        self, token_ids: Tensor, *, max_new_tokens: int, temperature: float = 1.0, top_k: int | None = None, seed: int = 0
+        self,
+        token_ids: Tensor,
+        *,
+        max_new_tokens: int,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        seed: int = 0,
     ) -> list[list[int]]:
         batch, time = token_ids.shape
         if time + max_new_tokens - 1 > self.model.cfg.n_ctx:
@@ -60,16 +66,24 @@ class TransformerLens:
 
     def prefill(self, token_ids: Tensor) -> tuple[Tensor, TransformerLensKeyValueCache]:
         cfg = self.model.cfg
-        return self.step(token_ids, TransformerLensKeyValueCache.init_cache(cfg, cfg.device, len(token_ids)))
+        return self.step(
+            token_ids, TransformerLensKeyValueCache.init_cache(cfg, cfg.device, len(token_ids))
+        )
 
     @torch.inference_mode()
-    def step(self, token_ids: Tensor, cache: TransformerLensKeyValueCache) -> tuple[Tensor, TransformerLensKeyValueCache]:
+    def step(
+        self, token_ids: Tensor, cache: TransformerLensKeyValueCache
+    ) -> tuple[Tensor, TransformerLensKeyValueCache]:
         cache = copy.deepcopy(cache)  # the model extends a cache in place
         # The mask, of the new tokens alone, is what the model would else ask a tokenizer for.
-        return self.model(token_ids, past_kv_cache=cache, attention_mask=torch.ones_like(token_ids)), cache
+        return self.model(
+            token_ids, past_kv_cache=cache, attention_mask=torch.ones_like(token_ids)
+        ), cache
 
 
-def load(checkpoint: str, *, device: str = "cpu", dtype: torch.dtype = torch.float32, cached: bool = True) -> TransformerLens:
+def load(
+    checkpoint: str, *, device: str = "cpu", dtype: torch.dtype = torch.float32, cached: bool = True
+) -> TransformerLens:
     source = huggingface.load(checkpoint, device=device, dtype=dtype).model
     config = source.config
     cfg = HookedTransformerConfig(
@@ -99,6 +113,8 @@ def load(checkpoint: str, *, device: str = "cpu", dtype: torch.dtype = torch.flo
     return TransformerLens(model.eval(), cached=cached)
 
 
-def load_uncached(checkpoint: str, *, device: str = "cpu", dtype: torch.dtype = torch.float32) -> TransformerLens:
+def load_uncached(
+    checkpoint: str, *, device: str = "cpu", dtype: torch.dtype = torch.float32
+) -> TransformerLens:
     """With generate() told to do without its cache."""
     return load(checkpoint, device=device, dtype=dtype, cached=False)

@@ -15,7 +15,11 @@ from .catalogue import KNOWLEDGE, defect
 from .parts import KeysValues, Parts, Weights
 
 
-@defect("gelu-erf", "activation.curve", "karpathy/nanoGPT #274; huggingface/candle #900; huggingface/transformers #40053")
+@defect(
+    "gelu-erf",
+    "activation.curve",
+    "karpathy/nanoGPT #274; huggingface/candle #900; huggingface/transformers #40053",
+)
 class GeluErf(Parts):
     """Exact (erf) GELU instead of the tanh form that the weights were trained with."""
 
@@ -83,14 +87,22 @@ class WithEpsilon(Parts):
         return F.layer_norm(x, weight.shape, weight, bias, epsilon)
 
 
-@defect("ln-eps-wrong", "layer-norm.epsilon-ln_f", "keras-team/keras-hub #728; THUDM/SwissArmyTransformer #40")
+@defect(
+    "ln-eps-wrong",
+    "layer-norm.epsilon-ln_f",
+    "keras-team/keras-hub #728; THUDM/SwissArmyTransformer #40",
+)
 class EpsilonWrong(WithEpsilon):
     """LayerNorm's epsilon 1e-6 instead of 1e-5."""
 
     epsilon = 1e-6
 
 
-@defect("ln-eps-1e-12", "layer-norm.epsilon-ln_f", "cybershiptrooper/gpt2-from-scratch@2f479417f:model/layer_norm.py")
+@defect(
+    "ln-eps-1e-12",
+    "layer-norm.epsilon-ln_f",
+    "cybershiptrooper/gpt2-from-scratch@2f479417f:model/layer_norm.py",
+)
 class EpsilonTiny(WithEpsilon):
     """BERT's epsilon, 1e-12."""
 
@@ -129,18 +141,27 @@ class OwnNorm(Parts):
     """LayerNorm written out."""
 
     def norm(self, x: Tensor, name: str) -> Tensor:
-        return self.normalised(x, x.mean(-1, keepdim=True)) * self.weights[f"{name}.weight"] + self.weights[f"{name}.bias"]
+        return (
+            self.normalised(x, x.mean(-1, keepdim=True)) * self.weights[f"{name}.weight"]
+            + self.weights[f"{name}.bias"]
+        )
 
     def normalised(self, x: Tensor, mean: Tensor) -> Tensor:
         raise NotImplementedError
 
 
-@defect("ln-eps-outside-sqrt", "layer-norm.epsilon-place", "hyunwoongko/transformer #7; codertimo/BERT-pytorch #30")
+@defect(
+    "ln-eps-outside-sqrt",
+    "layer-norm.epsilon-place",
+    "hyunwoongko/transformer #7; codertimo/BERT-pytorch #30",
+)
 class EpsilonOutsideRoot(OwnNorm):
     """(x - mean) / (std + epsilon): epsilon added after the root."""
 
     def normalised(self, x: Tensor, mean: Tensor) -> Tensor:
-        return (x - mean) / (x.var(-1, keepdim=True, correction=0).sqrt() + self.config.layer_norm_epsilon)
+        return (x - mean) / (
+            x.var(-1, keepdim=True, correction=0).sqrt() + self.config.layer_norm_epsilon
+        )
 
 
 @defect(
@@ -167,7 +188,9 @@ class RMSNorm(OwnNorm):
 class PostNorm(Parts):
     """The norm after the sum, as in the original Transformer."""
 
-    def block(self, layer: int, x: Tensor, mask: Tensor, past: KeysValues | None) -> tuple[Tensor, KeysValues]:
+    def block(
+        self, layer: int, x: Tensor, mask: Tensor, past: KeysValues | None
+    ) -> tuple[Tensor, KeysValues]:
         attended, keys_values = self.attention(layer, x, mask, past)
         x = self.norm(x + attended, f"h.{layer}.ln_1")
         return self.norm(x + self.mlp(layer, x), f"h.{layer}.ln_2"), keys_values
@@ -177,7 +200,9 @@ class PostNorm(Parts):
 class ResidualFromNormalised(Parts):
     """h = ln(x); x = h + attention(h): the branch is added to what was normalised."""
 
-    def block(self, layer: int, x: Tensor, mask: Tensor, past: KeysValues | None) -> tuple[Tensor, KeysValues]:
+    def block(
+        self, layer: int, x: Tensor, mask: Tensor, past: KeysValues | None
+    ) -> tuple[Tensor, KeysValues]:
         normed = self.norm(x, f"h.{layer}.ln_1")
         attended, keys_values = self.attention(layer, normed, mask, past)
         normed = self.norm(normed + attended, f"h.{layer}.ln_2")
@@ -188,7 +213,9 @@ class ResidualFromNormalised(Parts):
 class ResidualMissing(Parts):
     """The branches follow one another, and nothing goes past them."""
 
-    def block(self, layer: int, x: Tensor, mask: Tensor, past: KeysValues | None) -> tuple[Tensor, KeysValues]:
+    def block(
+        self, layer: int, x: Tensor, mask: Tensor, past: KeysValues | None
+    ) -> tuple[Tensor, KeysValues]:
         x, keys_values = self.attention(layer, self.norm(x, f"h.{layer}.ln_1"), mask, past)
         return self.mlp(layer, self.norm(x, f"h.{layer}.ln_2")), keys_values
 
@@ -197,12 +224,18 @@ class ResidualMissing(Parts):
 class ParallelResidual(Parts):
     """The MLP reads the block's input beside attention, as in GPT-J."""
 
-    def block(self, layer: int, x: Tensor, mask: Tensor, past: KeysValues | None) -> tuple[Tensor, KeysValues]:
+    def block(
+        self, layer: int, x: Tensor, mask: Tensor, past: KeysValues | None
+    ) -> tuple[Tensor, KeysValues]:
         attended, keys_values = self.attention(layer, self.norm(x, f"h.{layer}.ln_1"), mask, past)
         return x + attended + self.mlp(layer, self.norm(x, f"h.{layer}.ln_2")), keys_values
 
 
-@defect("branches-scaled", "blocks.branches", "what the paper says of the initial weights: openai/gpt-2 #334; Biohub/esm #338")
+@defect(
+    "branches-scaled",
+    "blocks.branches",
+    "what the paper says of the initial weights: openai/gpt-2 #334; Biohub/esm #338",
+)
 class BranchesScaled(Parts):
     """Each branch is divided by sqrt(2 n_layer) in the forward pass, and not the initial weights, once."""
 
@@ -264,7 +297,10 @@ class PositionTableTooLong(Parts):
     """A position table longer than the context, so that a token too many is accepted without a word."""
 
     def forward(self, token_ids: Tensor, cache: Any, real: Tensor) -> Any:
-        given, self.config = self.config, GPT2Config(**vars(self.config) | {"n_positions": 2 * self.config.n_positions})
+        given, self.config = (
+            self.config,
+            GPT2Config(**vars(self.config) | {"n_positions": 2 * self.config.n_positions}),
+        )
         try:
             return super().forward(token_ids, cache, real)
         finally:
@@ -276,7 +312,11 @@ class PositionTableTooLong(Parts):
         return weights | {"wpe.weight": torch.cat([weights["wpe.weight"], rest])}
 
 
-@defect("embedding-scaled", "embedding.tokens", "JaHeRoth/gpt2-from-scratch@7f1d7306d:utilities/models.py")
+@defect(
+    "embedding-scaled",
+    "embedding.tokens",
+    "JaHeRoth/gpt2-from-scratch@7f1d7306d:utilities/models.py",
+)
 class EmbeddingScaled(Parts):
     """Token embeddings multiplied by sqrt(n_embd), as in the original Transformer."""
 
@@ -300,7 +340,9 @@ class InnerWidthIgnored(Parts):
 
 
 @defect(
-    "config-scale-option-ignored", "config.attention-scaling", "huggingface/transformers #44380, #44397; mlc-ai/mlc-llm #1389"
+    "config-scale-option-ignored",
+    "config.attention-scaling",
+    "huggingface/transformers #44380, #44397; mlc-ai/mlc-llm #1389",
 )
 class ScaleOptionIgnored(Parts):
     """scale_attn_by_inverse_layer_idx in the config is read past: 1/sqrt(head width) is hard-coded."""
@@ -310,7 +352,9 @@ class ScaleOptionIgnored(Parts):
 
 
 @defect(
-    "scale-kwarg-dropped", "config.attention-scaling", "huggingface/pytorch-image-models #2280; huggingface/transformers #44380"
+    "scale-kwarg-dropped",
+    "config.attention-scaling",
+    "huggingface/pytorch-image-models #2280; huggingface/transformers #44380",
 )
 class ScaleArgumentDropped(Parts):
     """scale_attn_weights=False in the config reaches the manual path alone; the fused one has its default scale."""
@@ -319,7 +363,11 @@ class ScaleArgumentDropped(Parts):
         return super().configure(fields | {"scale_attn_weights": True})
 
 
-@defect("layer-order-lexicographic", "blocks.layers", f"aramis-lab/clinica #542 (same cause elsewhere); {KNOWLEDGE}")
+@defect(
+    "layer-order-lexicographic",
+    "blocks.layers",
+    f"aramis-lab/clinica #542 (same cause elsewhere); {KNOWLEDGE}",
+)
 class LayersByName(Parts):
     """Blocks filled in the order of their names as text: h.0, h.1, h.10, h.11, h.2."""
 

@@ -20,7 +20,11 @@ class NoScale(Parts):
         return q @ k.mT
 
 
-@defect("scale-by-n-embd", "attention.scale", "karpathy/ng-video-lecture #6; Graylab/DL4Proteins-notebooks #12")
+@defect(
+    "scale-by-n-embd",
+    "attention.scale",
+    "karpathy/ng-video-lecture #6; Graylab/DL4Proteins-notebooks #12",
+)
 class ScaleByWidth(Parts):
     """1/sqrt(n_embd) instead of 1/sqrt(head width)."""
 
@@ -68,7 +72,9 @@ class MaskInverted(Seen):
     seen = staticmethod(torch.triu)
 
 
-@defect("mask-sees-next", "attention.mask", "flashinfer-ai/flashinfer #348; RVC-Boss/GPT-SoVITS #965")
+@defect(
+    "mask-sees-next", "attention.mask", "flashinfer-ai/flashinfer #348; RVC-Boss/GPT-SoVITS #965"
+)
 class MaskSeesNext(Seen):
     """tril(diagonal=1): one token of the future is seen."""
 
@@ -144,7 +150,11 @@ class SoftmaxOverHeads(Parts):
         return scores.masked_fill(~mask, torch.finfo(scores.dtype).min).softmax(1)
 
 
-@defect("softmax-without-maximum", "attention.large-scores", "NVIDIA/FasterTransformer #43; ggml-org/llama.cpp #2665")
+@defect(
+    "softmax-without-maximum",
+    "attention.large-scores",
+    "NVIDIA/FasterTransformer #43; ggml-org/llama.cpp #2665",
+)
 class SoftmaxOverflows(Parts):
     """exp(scores) over their sum, without taking the largest away: infinite for a score of 89, all 0 below -104."""
 
@@ -153,7 +163,9 @@ class SoftmaxOverflows(Parts):
         return shares / shares.sum(-1, keepdim=True)
 
 
-@defect("heads-split-by-view", "attention.head-split", "reczoo/FuxiCTR #30; hyunwoongko/transformer #15")
+@defect(
+    "heads-split-by-view", "attention.head-split", "reczoo/FuxiCTR #30; hyunwoongko/transformer #15"
+)
 class HeadsByView(Parts):
     """view(batch, n_head, time, width) without the transpose: tokens are mixed into the heads."""
 
@@ -169,7 +181,11 @@ class HeadsInterleaved(Parts):
         return x.unflatten(-1, (-1, self.n_head)).permute(0, 3, 1, 2)
 
 
-@defect("head-merge-by-view", "attention.head-merge", "jsbaan/transformer-from-scratch #6; hackiey/QAnet-pytorch #2")
+@defect(
+    "head-merge-by-view",
+    "attention.head-merge",
+    "jsbaan/transformer-from-scratch #6; hackiey/QAnet-pytorch #2",
+)
 class MergeByView(Parts):
     """The heads are put together by a view, without the transpose back."""
 

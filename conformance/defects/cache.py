@@ -57,7 +57,11 @@ class NoMaskWhenCached(Parts):
         return mask if past == 0 else real[:, None, None].expand_as(mask)
 
 
-@defect("mask-slice-rows-cols", "cache.splits", "rasbt/LLMs-from-scratch #1048, #697; meta-llama/llama #899")
+@defect(
+    "mask-slice-rows-cols",
+    "cache.splits",
+    "rasbt/LLMs-from-scratch #1048, #697; meta-llama/llama #899",
+)
 class MaskSlicedWrong(Parts):
     """mask[:time, :time] of the whole triangle, with the past filled up as seen: rows of the wrong queries."""
 
@@ -67,7 +71,11 @@ class MaskSlicedWrong(Parts):
         return torch.cat([corner, ~corner.new_zeros(*corner.shape[:-1], past)], dim=-1)
 
 
-@defect("cache-not-reset", "cache.second-prompt", "rasbt/LLMs-from-scratch #1048, #925; awslabs/keys_values #45")
+@defect(
+    "cache-not-reset",
+    "cache.second-prompt",
+    "rasbt/LLMs-from-scratch #1048, #925; awslabs/keys_values #45",
+)
 class CacheNotReset(Parts):
     """The cache lives on the model: a second prompt of as many rows goes on from the first one's keys and values."""
 
@@ -87,12 +95,18 @@ class CacheNotReset(Parts):
         return super().step(token_ids, [])[0]
 
 
-@defect("cache-silently-unused", "cache.splits", "rasbt/LLMs-from-scratch #1048; huggingface/transformers #30108")
+@defect(
+    "cache-silently-unused",
+    "cache.splits",
+    "rasbt/LLMs-from-scratch #1048; huggingface/transformers #30108",
+)
 class CacheUnused(Parts):
     """A new cache is made in each step, so that a step sees nothing of what came before (its position is right)."""
 
     def remember(self, past: KeysValues, k: Tensor, v: Tensor) -> KeysValues:
-        return torch.cat([torch.zeros_like(past[0]), k], dim=2), torch.cat([torch.zeros_like(past[1]), v], dim=2)
+        return torch.cat([torch.zeros_like(past[0]), k], dim=2), torch.cat(
+            [torch.zeros_like(past[1]), v], dim=2
+        )
 
 
 @equivalent("cache-recomputed")
@@ -109,7 +123,9 @@ class BranchesAliased(Parts):
 
     def step(self, token_ids: Tensor, cache: Cache) -> tuple[Tensor, Cache]:
         if length(cache) + token_ids.size(1) > self.config.n_positions:
-            cache[:] = [(k[:, :, : -token_ids.size(1)], v[:, :, : -token_ids.size(1)]) for k, v in cache]
+            cache[:] = [
+                (k[:, :, : -token_ids.size(1)], v[:, :, : -token_ids.size(1)]) for k, v in cache
+            ]
         logits, cache[:] = super().step(token_ids, cache)
         return logits, cache
 
@@ -120,10 +136,18 @@ class EmptyCache(Parts):
 
     def remember(self, past: KeysValues, k: Tensor, v: Tensor) -> KeysValues:
         k, v = super().remember(past, k, v)
-        return k, torch.where(torch.arange(v.size(2), device=v.device)[:, None] == past[1].size(2), v + torch.nan * (v - v), v)
+        return k, torch.where(
+            torch.arange(v.size(2), device=v.device)[:, None] == past[1].size(2),
+            v + torch.nan * (v - v),
+            v,
+        )
 
 
-@defect("batch-frozen-at-first-call", "cache.second-prompt", "tinygrad/tinygrad@a9069c177:examples/gpt2.py")
+@defect(
+    "batch-frozen-at-first-call",
+    "cache.second-prompt",
+    "tinygrad/tinygrad@a9069c177:examples/gpt2.py",
+)
 class BatchFrozen(Parts):
     """The buffers have as many rows as the first call had; in a larger batch its rows are seen by all."""
 
@@ -148,7 +172,9 @@ class CacheInHalf(Parts):
     """Keys and values are kept in bfloat16 though the model is float32: cached logits drift."""
 
     def remember(self, past: KeysValues, k: Tensor, v: Tensor) -> KeysValues:
-        return super().remember((past[0].bfloat16().to(k.dtype), past[1].bfloat16().to(v.dtype)), k, v)
+        return super().remember(
+            (past[0].bfloat16().to(k.dtype), past[1].bfloat16().to(v.dtype)), k, v
+        )
 
 
 @defect("slide-past-block-size", "generation.window", "rasbt/LLMs-from-scratch #925")
@@ -190,7 +216,11 @@ class PaddingAttended(Parts):
         return super().mask(torch.ones_like(real), past)
 
 
-@defect("left-pad-positions", "generation.ragged", "huggingface/transformers #7552, #21080, #21853; keras-team/keras-hub #571")
+@defect(
+    "left-pad-positions",
+    "generation.ragged",
+    "huggingface/transformers #7552, #21080, #21853; keras-team/keras-hub #571",
+)
 class PaddingCounted(Parts):
     """What fills up a short row on the left shifts the positions of its real tokens."""
 
@@ -207,7 +237,11 @@ class LastColumn(Parts):
         return super().next_logits([[*row, *[50256] * (longest - len(row))] for row in rows], [])
 
 
-@defect("padding-with-cache", "generation.ragged", "huggingface/transformers #4130, #18104; mosaicml/examples #257")
+@defect(
+    "padding-with-cache",
+    "generation.ragged",
+    "huggingface/transformers #4130, #18104; mosaicml/examples #257",
+)
 class PaddingForgotten(Parts):
     """The mask of what fills up is dropped once there is a cache."""
 
@@ -215,7 +249,11 @@ class PaddingForgotten(Parts):
         return super().mask(real if past == 0 else torch.ones_like(real), past)
 
 
-@defect("fully-masked-row-nan", "generation.ragged", "pytorch/pytorch #131060, #103749; tracel-ai/burn #4697")
+@defect(
+    "fully-masked-row-nan",
+    "generation.ragged",
+    "pytorch/pytorch #131060, #103749; tracel-ai/burn #4697",
+)
 class MaskedRowNaN(Parts):
     """Minus infinity hides everything from a position that only fills up: its softmax is NaN, which spreads."""
 
@@ -223,7 +261,9 @@ class MaskedRowNaN(Parts):
         return scores.masked_fill(~mask, float("-inf")).softmax(-1)
 
 
-@defect("mask-order-vs-head-fold", "generation.ragged", "lsdefine/attention-is-all-you-need-keras #36")
+@defect(
+    "mask-order-vs-head-fold", "generation.ragged", "lsdefine/attention-is-all-you-need-keras #36"
+)
 class MaskFoldedWrong(Parts):
     """Heads are folded into the batch in one order and masks repeated in another: rows have each other's masks."""
 

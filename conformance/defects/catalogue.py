@@ -45,7 +45,9 @@ def variant(name: str, of: str, source: str) -> Callable[[Class], Class]:
     return _entered(VARIANTS, name, of, source)
 
 
-def _entered(entries: dict[str, Entry], name: str, requirement: str | None, source: str) -> Callable[[Class], Class]:
+def _entered(
+    entries: dict[str, Entry], name: str, requirement: str | None, source: str
+) -> Callable[[Class], Class]:
     if requirement is not None and requirement not in REQUIREMENTS:
         raise ValueError(f"defect {name!r}: {requirement!r} is not in requirements.py")
     if name in DEFECTS | EQUIVALENT | VARIANTS:
@@ -53,7 +55,9 @@ def _entered(entries: dict[str, Entry], name: str, requirement: str | None, sour
 
     def enter(parts: Class) -> Class:
         what = " ".join((parts.__doc__ or "").split())
-        entries[name] = Entry(name, parts.__module__.rpartition(".")[2], what, source, requirement, parts)
+        entries[name] = Entry(
+            name, parts.__module__.rpartition(".")[2], what, source, requirement, parts
+        )
         return parts
 
     return enter

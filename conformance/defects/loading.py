@@ -26,7 +26,11 @@ class Lenient(Parts):
         return blank | {key: t for key, t in tensors.items() if key in blank}
 
     def expected(self) -> list[str]:
-        return [key.format(layer=layer) for layer in range(self.config.n_layer) for key in COPIED + TRANSPOSED]
+        return [
+            key.format(layer=layer)
+            for layer in range(self.config.n_layer)
+            for key in COPIED + TRANSPOSED
+        ]
 
     def initial(self, key: str) -> Tensor:
         c = self.config
@@ -36,7 +40,11 @@ class Lenient(Parts):
             "wpe.weight": (c.n_positions, n),
             "c_attn.weight": (n, 3 * n),
         }
-        shapes |= {"attn.c_proj.weight": (n, n), "c_fc.weight": (n, inner), "mlp.c_proj.weight": (inner, n)}
+        shapes |= {
+            "attn.c_proj.weight": (n, n),
+            "c_fc.weight": (n, inner),
+            "mlp.c_proj.weight": (inner, n),
+        }
         shapes |= {"c_attn.bias": (3 * n,), "c_fc.bias": (inner,)}
         shape = next((shape for ending, shape in shapes.items() if key.endswith(ending)), (n,))
         if len(shape) > 1:
@@ -67,12 +75,24 @@ class UnexpectedAccepted(Parts):
     """Tensors that have no place are dropped without a word: a checkpoint of more layers loads, and loses them."""
 
     def load(self, tensors: Weights) -> Weights:
-        places = {key.format(layer=layer) for layer in range(self.config.n_layer) for key in [*COPIED, *TRANSPOSED, *IGNORED]}
-        known = {key: t for key, t in tensors.items() if key.removeprefix("transformer.") in places | {"lm_head.weight"}}
+        places = {
+            key.format(layer=layer)
+            for layer in range(self.config.n_layer)
+            for key in [*COPIED, *TRANSPOSED, *IGNORED]
+        }
+        known = {
+            key: t
+            for key, t in tensors.items()
+            if key.removeprefix("transformer.") in places | {"lm_head.weight"}
+        }
         return super().load(known)
 
 
-@defect("transformer-prefix", "keys.prefix", "microsoft/dp-transformers #33; huggingface/transformers #26173")
+@defect(
+    "transformer-prefix",
+    "keys.prefix",
+    "microsoft/dp-transformers #33; huggingface/transformers #26173",
+)
 class OneNamingOnly(Parts):
     """Only the names without `transformer.` are known; the others are a KeyError."""
 
@@ -81,7 +101,9 @@ class OneNamingOnly(Parts):
 
 
 @defect(
-    "buffers-required", "keys.mask-buffers", "karpathy/minGPT #122; karpathy/nanoGPT@d995c221; huggingface/transformers #24581"
+    "buffers-required",
+    "keys.mask-buffers",
+    "karpathy/minGPT #122; karpathy/nanoGPT@d995c221; huggingface/transformers #24581",
 )
 class BuffersRefused(Parts):
     """assert len(keys) == len(state dict), without leaving out the mask buffers that older files have."""
@@ -98,10 +120,17 @@ class BroadcastCopy(Parts):
     """parameter.copy_(tensor), which broadcasts one of the wrong shape."""
 
     def load(self, tensors: Weights) -> Weights:
-        shapes = {"attn.c_proj.weight": (self.config.n_embd,) * 2, "attn.c_attn.bias": (3 * self.config.n_embd,)}
+        shapes = {
+            "attn.c_proj.weight": (self.config.n_embd,) * 2,
+            "attn.c_attn.bias": (3 * self.config.n_embd,),
+        }
         shapes |= {"wpe.weight": (self.config.n_positions, self.config.n_embd)}
         for ending, shape in shapes.items():
-            tensors = changed(tensors, ending, lambda t, shape=shape: t.expand(shape) if 1 in t.shape else t)  # type: ignore[misc]
+
+            def broadcast(t: Tensor, shape: tuple[int, ...] = shape) -> Tensor:
+                return t.expand(shape) if 1 in t.shape else t
+
+            tensors = changed(tensors, ending, broadcast)
         return super().load(tensors)
 
 
@@ -113,7 +142,9 @@ class SizeFromTable(Parts):
         return super().configure(fields | ({"n_layer": 24} if fields["n_embd"] == 1280 else {}))
 
     def load(self, tensors: Weights) -> Weights:
-        return super().load({key: t for key, t in tensors.items() if not _beyond(key, self.config.n_layer)})
+        return super().load(
+            {key: t for key, t in tensors.items() if not _beyond(key, self.config.n_layer)}
+        )
 
 
 def _beyond(key: str, n_layer: int) -> bool:
@@ -121,12 +152,18 @@ def _beyond(key: str, n_layer: int) -> bool:
     return "h" in parts and 24 <= n_layer <= int(parts[parts.index("h") + 1])
 
 
-@defect("dtype-changed-on-load", "keys.round-trip", "huggingface/transformers #12062, #21681; pytorch/pytorch #187138")
+@defect(
+    "dtype-changed-on-load",
+    "keys.round-trip",
+    "huggingface/transformers #12062, #21681; pytorch/pytorch #187138",
+)
 class RoundedOnLoad(Parts):
     """A float32 file is copied into a model in bfloat16, which is made float32 again afterwards."""
 
     def load(self, tensors: Weights) -> Weights:
-        return {key: tensor.bfloat16().to(self.dtype) for key, tensor in super().load(tensors).items()}
+        return {
+            key: tensor.bfloat16().to(self.dtype) for key, tensor in super().load(tensors).items()
+        }
 
 
 @defect("half-file-as-float", "keys.half-file")
@@ -135,10 +172,17 @@ class HalfFileMisread(Parts):
 
     def read(self, checkpoint: Any) -> Weights:
         tensors = super().read(checkpoint)
-        return {key: t.view(torch.float16) if t.dtype == torch.bfloat16 else t for key, t in tensors.items()}
+        return {
+            key: t.view(torch.float16) if t.dtype == torch.bfloat16 else t
+            for key, t in tensors.items()
+        }
 
 
-@defect("uninitialised-buffer", "attention.visibility", "huggingface/transformers #48892; pytorch/torchtitan #1371")
+@defect(
+    "uninitialised-buffer",
+    "attention.visibility",
+    "huggingface/transformers #48892; pytorch/torchtitan #1371",
+)
 class MaskUninitialised(Parts):
     """The mask, a buffer that is not in the file, is left as the memory was: here, every other bit."""
 
@@ -163,7 +207,11 @@ class Dropout(Parts):
         return torch.dropout(x, self.probability, train=True)
 
 
-@defect("train-mode-after-load", "laws.repeatable", "karpathy/ng-video-lecture #16; huggingface/trl #155")
+@defect(
+    "train-mode-after-load",
+    "laws.repeatable",
+    "karpathy/ng-video-lecture #16; huggingface/trl #155",
+)
 class TrainMode(Dropout):
     """eval() is never called: dropout is active."""
 
@@ -171,7 +219,11 @@ class TrainMode(Dropout):
         return self.dropped(super().merge(attended))
 
 
-@defect("sdpa-dropout-in-eval", "laws.repeatable", "karpathy/nanoGPT #240; pytorch/pytorch #124464; suno-ai/bark #662")
+@defect(
+    "sdpa-dropout-in-eval",
+    "laws.repeatable",
+    "karpathy/nanoGPT #240; pytorch/pytorch #124464; suno-ai/bark #662",
+)
 class AttentionDropout(Dropout):
     """The fused attention is given its dropout probability in evaluation too."""
 
@@ -187,7 +239,11 @@ class DropoutOfZero(Parts):
         return torch.dropout(super().merge(attended), 0.0, train=True)
 
 
-@defect("generate-changes-mode", "generation.leaves-no-trace", "rohitg00/ai-engineering-from-scratch #206")
+@defect(
+    "generate-changes-mode",
+    "generation.leaves-no-trace",
+    "rohitg00/ai-engineering-from-scratch #206",
+)
 class ModeChanged(Parts):
     """generate() leaves the model in training mode, so what comes after it has dropout."""
 

@@ -19,7 +19,11 @@ class ReducedMatmul(Parts):
         return F.linear(x.bfloat16(), weight.bfloat16()).to(x.dtype) + bias
 
 
-@defect("device-kernel-wrong", "parity.full-context", "pytorch/pytorch #116331, #98212; huggingface/transformers #32005")
+@defect(
+    "device-kernel-wrong",
+    "parity.full-context",
+    "pytorch/pytorch #116331, #98212; huggingface/transformers #32005",
+)
 class KernelWrong(Parts):
     """A kernel that is wrong for exactly 1024 tokens: 1023 are fine."""
 
@@ -27,14 +31,20 @@ class KernelWrong(Parts):
         return super().final_norm(x if x.size(1) != 1024 else x.roll(1, dims=1))
 
 
-@defect("decode-kernel-wrong", "cache.steps", "ml-explore/mlx-examples #977 (a tail left out, elsewhere)")
+@defect(
+    "decode-kernel-wrong",
+    "cache.steps",
+    "ml-explore/mlx-examples #977 (a tail left out, elsewhere)",
+)
 class DecodeKernelWrong(Parts):
     """A decode kernel that takes channels in blocks of 48 and leaves out the rest: heads of 48 and fewer are fine."""
 
     def scores(self, q: Tensor, k: Tensor, layer: int) -> Tensor:
         if q.size(2) > 1 or q.size(-1) <= 48:
             return super().scores(q, k, layer)
-        return super().scores(torch.cat([q[..., :48], torch.zeros_like(q[..., 48:])], dim=-1), k, layer)
+        return super().scores(
+            torch.cat([q[..., :48], torch.zeros_like(q[..., 48:])], dim=-1), k, layer
+        )
 
 
 @defect("fast-and-fallback-differ", "parity.bfloat16", "karpathy/nanoGPT #331, #398")
@@ -42,7 +52,9 @@ class FallbackUnmasked(Parts):
     """The fused attention is masked; the fallback, taken in bfloat16 here, is not."""
 
     def shares(self, scores: Tensor, mask: Tensor) -> Tensor:
-        return super().shares(scores, torch.ones_like(mask) if scores.dtype == torch.bfloat16 else mask)
+        return super().shares(
+            scores, torch.ones_like(mask) if scores.dtype == torch.bfloat16 else mask
+        )
 
 
 @defect("float64-rounded", "parity.float64")

@@ -30,9 +30,13 @@ Cache = list[KeysValues]  # of each layer; empty before the first token
 MATRICES = tuple(key.removeprefix("h.{layer}.") for key in TRANSPOSED)
 
 
-def changed(weights: Mapping[str, Tensor], ending: str | tuple[str, ...], change: Callable[[Tensor], Tensor]) -> Weights:
+def changed(
+    weights: Mapping[str, Tensor], ending: str | tuple[str, ...], change: Callable[[Tensor], Tensor]
+) -> Weights:
     """The weights, with `change` made to those whose name ends so."""
-    return {key: change(tensor) if key.endswith(ending) else tensor for key, tensor in weights.items()}
+    return {
+        key: change(tensor) if key.endswith(ending) else tensor for key, tensor in weights.items()
+    }
 
 
 def length(cache: Cache) -> int:
@@ -42,10 +46,16 @@ def length(cache: Cache) -> int:
 class Parts:
     """A GPT-2 for the suite (see `protocol.Implementation`), step by step."""
 
-    def __init__(self, checkpoint: str, *, device: str = "cpu", dtype: torch.dtype = torch.float32) -> None:
+    def __init__(
+        self, checkpoint: str, *, device: str = "cpu", dtype: torch.dtype = torch.float32
+    ) -> None:
         self.dtype = dtype
-        self.config = self.configure(json.loads((Path(checkpoint) / "config.json").read_text(encoding="utf-8")))
-        self.weights = {key: t.to(device) for key, t in self.load(self.read(Path(checkpoint))).items()}
+        self.config = self.configure(
+            json.loads((Path(checkpoint) / "config.json").read_text(encoding="utf-8"))
+        )
+        self.weights = {
+            key: t.to(device) for key, t in self.load(self.read(Path(checkpoint))).items()
+        }
 
     # From the file to the weights.
 
@@ -73,7 +83,9 @@ class Parts:
         `real`: bool [batch, seen], false for what only fills up a short row on the left.
         """
         if real.size(1) > self.config.n_positions:
-            raise ValueError(f"token_ids: {real.size(1)} tokens, but there are {self.config.n_positions} positions")
+            raise ValueError(
+                f"token_ids: {real.size(1)} tokens, but there are {self.config.n_positions} positions"
+            )
         past = real.size(1) - token_ids.size(1)
         x = self.embed(token_ids, self.positions(real, past))
         mask = self.mask(real, past)
@@ -98,13 +110,19 @@ class Parts:
     def layers(self) -> Sequence[int]:
         return range(self.config.n_layer)
 
-    def block(self, layer: int, x: Tensor, mask: Tensor, past: KeysValues | None) -> tuple[Tensor, KeysValues]:
+    def block(
+        self, layer: int, x: Tensor, mask: Tensor, past: KeysValues | None
+    ) -> tuple[Tensor, KeysValues]:
         attended, keys_values = self.attention(layer, self.norm(x, f"h.{layer}.ln_1"), mask, past)
         x = x + attended
         return x + self.mlp(layer, self.norm(x, f"h.{layer}.ln_2")), keys_values
 
-    def attention(self, layer: int, x: Tensor, mask: Tensor, past: KeysValues | None) -> tuple[Tensor, KeysValues]:
-        q, k, v = self.split(self.linear(x, f"h.{layer}.attn.c_attn"))  # each [batch, n_head, time, head_width]
+    def attention(
+        self, layer: int, x: Tensor, mask: Tensor, past: KeysValues | None
+    ) -> tuple[Tensor, KeysValues]:
+        q, k, v = self.split(
+            self.linear(x, f"h.{layer}.attn.c_attn")
+        )  # each [batch, n_head, time, head_width]
         if past is not None:
             k, v = self.remember(past, k, v)
         attended = self.shares(self.scores(q, k, layer), mask) @ v
@@ -135,7 +153,9 @@ class Parts:
         return attended.transpose(1, 2).flatten(2)
 
     def mlp(self, layer: int, x: Tensor) -> Tensor:
-        return self.linear(self.activation(self.linear(x, f"h.{layer}.mlp.c_fc")), f"h.{layer}.mlp.c_proj")
+        return self.linear(
+            self.activation(self.linear(x, f"h.{layer}.mlp.c_fc")), f"h.{layer}.mlp.c_proj"
+        )
 
     def activation(self, x: Tensor) -> Tensor:
         return F.gelu(x, approximate="tanh")
@@ -169,10 +189,20 @@ class Parts:
     # From logits to text.
 
     def generate(
-        self, token_ids: Tensor, *, max_new_tokens: int, temperature: float = 1.0, top_k: int | None = None, seed: int = 0
+        self,
+        token_ids: Tensor,
+        *,
+        max_new_tokens: int,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        seed: int = 0,
     ) -> list[list[int]]:
         return self.generate_ragged(
-            token_ids.tolist(), max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k, seed=seed
+            token_ids.tolist(),
+            max_new_tokens=max_new_tokens,
+            temperature=temperature,
+            top_k=top_k,
+            seed=seed,
         )
 
     def generate_ragged(
@@ -219,9 +249,15 @@ class Parts:
         if longest < max(map(len, rows)):
             cache = []  # the window has moved, and with it every position
         device = self.weights["wte.weight"].device
-        filled = torch.tensor([[EOS] * (longest - len(row)) + list(row) for row in view], device=device)
-        real = torch.tensor([[False] * (longest - len(row)) + [True] * len(row) for row in view], device=device)
-        logits, cache = self.forward(filled[:, length(cache) :], cache, self.padding(filled, real, cache))
+        filled = torch.tensor(
+            [[EOS] * (longest - len(row)) + list(row) for row in view], device=device
+        )
+        real = torch.tensor(
+            [[False] * (longest - len(row)) + [True] * len(row) for row in view], device=device
+        )
+        logits, cache = self.forward(
+            filled[:, length(cache) :], cache, self.padding(filled, real, cache)
+        )
         return logits[:, -1], cache
 
     def padding(self, filled: Tensor, real: Tensor, cache: Cache) -> Tensor:
@@ -236,7 +272,9 @@ class Parts:
     def uniform(self, generators: Sequence[random.Random]) -> Tensor:
         return torch.tensor([generator.random() for generator in generators], dtype=torch.float64)
 
-    def next_token(self, logits: Tensor, uniform: Tensor, temperature: float, top_k: int | None) -> Tensor:
+    def next_token(
+        self, logits: Tensor, uniform: Tensor, temperature: float, top_k: int | None
+    ) -> Tensor:
         """[batch, vocab] and float64 [batch] -> int64 [batch]"""
         if not logits.amax(-1).isfinite().all():
             raise ValueError("logits: the largest one is not a finite number")

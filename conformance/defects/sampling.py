@@ -21,7 +21,9 @@ def kept(logits: Tensor, top_k: int | None) -> Tensor:
     return logits.masked_fill(logits < logits.topk(top_k).values[..., -1:], float("-inf"))
 
 
-@defect("topk-none-unbound", "sampling.top-k-none", "the loop as printed in a summary of the textbook")
+@defect(
+    "topk-none-unbound", "sampling.top-k-none", "the loop as printed in a summary of the textbook"
+)
 class NoneUnbound(Parts):
     """The probabilities are computed inside `if top_k is not None`."""
 
@@ -72,7 +74,9 @@ class DropsTheKth(Parts):
 
     def probabilities(self, logits: Tensor, temperature: float, top_k: int | None) -> Tensor:
         if top_k is not None and 1 < top_k < logits.size(-1):
-            logits = logits.masked_fill(logits <= logits.topk(top_k).values[..., -1:], float("-inf"))
+            logits = logits.masked_fill(
+                logits <= logits.topk(top_k).values[..., -1:], float("-inf")
+            )
         return (logits / temperature).softmax(-1)
 
 
@@ -85,7 +89,9 @@ class OneTokenMore(Parts):
 
 
 @defect(
-    "threshold-no-keepdim", "sampling.top-k", "rasbt/LLMs-from-scratch@28c65cdfb; graykode/gpt-2-Pytorch@46ae886:GPT2/sample.py"
+    "threshold-no-keepdim",
+    "sampling.top-k",
+    "rasbt/LLMs-from-scratch@28c65cdfb; graykode/gpt-2-Pytorch@46ae886:GPT2/sample.py",
 )
 class ThresholdWithoutDimension(Parts):
     """The k-th values have lost their last dimension, [batch] beside [batch, vocab]: an error for more than one row."""
@@ -96,7 +102,11 @@ class ThresholdWithoutDimension(Parts):
         return (logits / temperature).softmax(-1)
 
 
-@defect("threshold-of-first-row", "sampling.top-k-one", "rasbt/LLMs-from-scratch@28c65cdfb, had it been broadcast")
+@defect(
+    "threshold-of-first-row",
+    "sampling.top-k-one",
+    "rasbt/LLMs-from-scratch@28c65cdfb, had it been broadcast",
+)
 class ThresholdOfFirstRow(Parts):
     """The k-th value of the first row is every row's."""
 
@@ -114,7 +124,9 @@ class ThresholdOfFirstRow(Parts):
 class ArgumentsNotForwarded(Parts):
     """The public function takes temperature and top_k, and gives constants to the one that works."""
 
-    def next_token(self, logits: Tensor, uniform: Tensor, temperature: float, top_k: int | None) -> Tensor:
+    def next_token(
+        self, logits: Tensor, uniform: Tensor, temperature: float, top_k: int | None
+    ) -> Tensor:
         return super().next_token(logits, uniform, 1.0, None)
 
 
@@ -146,7 +158,9 @@ class TemperatureMultiplied(Parts):
 class TemperatureZeroCrash(Parts):
     """Division by 0 gives NaN, and the draw falls over."""
 
-    def next_token(self, logits: Tensor, uniform: Tensor, temperature: float, top_k: int | None) -> Tensor:
+    def next_token(
+        self, logits: Tensor, uniform: Tensor, temperature: float, top_k: int | None
+    ) -> Tensor:
         return (
             (kept(logits, top_k) / temperature).softmax(-1).multinomial(1)[:, 0]
             if temperature == 0
@@ -158,7 +172,9 @@ class TemperatureZeroCrash(Parts):
 class TemperatureZeroIgnored(Parts):
     """Temperature 0 skips the division, and samples at temperature 1."""
 
-    def next_token(self, logits: Tensor, uniform: Tensor, temperature: float, top_k: int | None) -> Tensor:
+    def next_token(
+        self, logits: Tensor, uniform: Tensor, temperature: float, top_k: int | None
+    ) -> Tensor:
         return super().next_token(logits, uniform, temperature or 1.0, top_k)
 
 
@@ -170,7 +186,11 @@ class SoftmaxOverBatch(Parts):
         return (kept(logits, top_k) / temperature).softmax(0).nan_to_num(0.0)
 
 
-@defect("softmax-sampler-rewrite", "sampling.distribution", "vllm-project/vllm #753, #819; 0hq/WebGPT@674c822")
+@defect(
+    "softmax-sampler-rewrite",
+    "sampling.distribution",
+    "vllm-project/vllm #753, #819; 0hq/WebGPT@674c822",
+)
 class SoftmaxTwice(Parts):
     """The softmax of what is a softmax already."""
 
@@ -179,7 +199,9 @@ class SoftmaxTwice(Parts):
         return shares.softmax(-1) * (shares > 0)
 
 
-@defect("loop-feeds-prompt", "generation.greedy", "jorgensandhaug/gpt-2-from-scratch@53f44ac03:model.py")
+@defect(
+    "loop-feeds-prompt", "generation.greedy", "jorgensandhaug/gpt-2-from-scratch@53f44ac03:model.py"
+)
 class PromptFedAgain(Parts):
     """The loop feeds the prompt each time, not the growing sequence: independent draws of one next token."""
 
@@ -194,7 +216,9 @@ class PromptFedAgain(Parts):
         return super().generate_ragged(prompts, **options)
 
 
-@defect("zero-prob-drawn", "sampling.top-k", "pytorch/pytorch #48841, #13867; Lightning-AI/litgpt #2325")
+@defect(
+    "zero-prob-drawn", "sampling.top-k", "pytorch/pytorch #48841, #13867; Lightning-AI/litgpt #2325"
+)
 class ZeroDrawn(Parts):
     """The first token whose cumulative probability is >= a half-precision number, which is 0 once in 2,048 draws."""
 
@@ -214,11 +238,17 @@ class HalfPrecisionRace(Parts):
         return (probabilities.half() / (noise * 2e-4).half()).argmax(-1)
 
 
-@defect("nan-hidden", "sampling.nan", "HaileyStorm/ChirpGPT@8f3b8c60c:audio_in_out.py; karpathy/nanoGPT #273")
+@defect(
+    "nan-hidden",
+    "sampling.nan",
+    "HaileyStorm/ChirpGPT@8f3b8c60c:audio_in_out.py; karpathy/nanoGPT #273",
+)
 class NaNHidden(Parts):
     """nan_to_num makes random text of what should be an error."""
 
-    def next_token(self, logits: Tensor, uniform: Tensor, temperature: float, top_k: int | None) -> Tensor:
+    def next_token(
+        self, logits: Tensor, uniform: Tensor, temperature: float, top_k: int | None
+    ) -> Tensor:
         return super().next_token(logits.nan_to_num(), uniform, temperature, top_k)
 
 
@@ -230,7 +260,11 @@ class ReseededEachCall(Parts):
         return super().generators(42, batch)
 
 
-@defect("reseed-each-step", "sampling.independent-draws", "masonwang025/gpt-2-from-scratch@b907032c4:yap.py")
+@defect(
+    "reseed-each-step",
+    "sampling.independent-draws",
+    "masonwang025/gpt-2-from-scratch@b907032c4:yap.py",
+)
 class ReseededEachStep(Parts):
     """Seeded anew in each step: the same quantile each time."""
 
@@ -284,7 +318,9 @@ class RowsShareDraw(Parts):
 class ArgmaxOfProbabilities(Parts):
     """Greedy takes the largest probability, not the largest logit: the softmax keeps the order."""
 
-    def next_token(self, logits: Tensor, uniform: Tensor, temperature: float, top_k: int | None) -> Tensor:
+    def next_token(
+        self, logits: Tensor, uniform: Tensor, temperature: float, top_k: int | None
+    ) -> Tensor:
         return super().next_token(logits.softmax(-1).log(), uniform, temperature, top_k)
 
 

@@ -50,11 +50,17 @@ class EosAllRows(Parts):
         return [all(token_id == EOS for token_id in chosen)] * len(ended)
 
 
-@defect("eos-kept", "eos.middle", "GordonGustafson/llm-inference@075b239fe:sampler.py; greg00ry/browser-model-gpt-2@192d9e60d")
+@defect(
+    "eos-kept",
+    "eos.middle",
+    "GordonGustafson/llm-inference@075b239fe:sampler.py; greg00ry/browser-model-gpt-2@192d9e60d",
+)
 class EosKept(Parts):
     """EOS is appended before it is looked at, and is part of the result."""
 
-    def generate_ragged(self, prompts: Sequence[Sequence[int]], *, max_new_tokens: int, **options: Any) -> list[list[int]]:
+    def generate_ragged(
+        self, prompts: Sequence[Sequence[int]], *, max_new_tokens: int, **options: Any
+    ) -> list[list[int]]:
         new = super().generate_ragged(prompts, max_new_tokens=max_new_tokens, **options)
         return [row if len(row) == max_new_tokens else [*row, EOS] for row in new]
 
@@ -76,7 +82,9 @@ class EosFirstUnseen(Parts):
 class EosLastKept(Parts):
     """The loop ends before it looks at the last token: an EOS there stays."""
 
-    def generate_ragged(self, prompts: Sequence[Sequence[int]], *, max_new_tokens: int, **options: Any) -> list[list[int]]:
+    def generate_ragged(
+        self, prompts: Sequence[Sequence[int]], *, max_new_tokens: int, **options: Any
+    ) -> list[list[int]]:
         new = super().generate_ragged(prompts, max_new_tokens=max_new_tokens, **options)
         return [[*row, EOS] if len(row) == max_new_tokens - 1 else row for row in new]
 
@@ -102,15 +110,24 @@ class OneTokenTooMany(Parts):
     """out[:, -(n + 1):]: the last token of the prompt is among the new ones."""
 
     def generate_ragged(self, prompts: Sequence[Sequence[int]], **options: Any) -> list[list[int]]:
-        return [[*prompt[-1:], *row] for prompt, row in zip(prompts, super().generate_ragged(prompts, **options), strict=True)]
+        return [
+            [*prompt[-1:], *row]
+            for prompt, row in zip(
+                prompts, super().generate_ragged(prompts, **options), strict=True
+            )
+        ]
 
 
 @defect("one-token-too-few", "eos.never")
 class OneTokenTooFew(Parts):
     """A loop from 1 to n - 1."""
 
-    def generate_ragged(self, prompts: Sequence[Sequence[int]], *, max_new_tokens: int, **options: Any) -> list[list[int]]:
-        return super().generate_ragged(prompts, max_new_tokens=max(0, max_new_tokens - 1), **options)
+    def generate_ragged(
+        self, prompts: Sequence[Sequence[int]], *, max_new_tokens: int, **options: Any
+    ) -> list[list[int]]:
+        return super().generate_ragged(
+            prompts, max_new_tokens=max(0, max_new_tokens - 1), **options
+        )
 
 
 @defect(
@@ -121,21 +138,33 @@ class OneTokenTooFew(Parts):
 class LimitCountsPrompt(Parts):
     """max_new_tokens is taken for the length of the whole, prompt included, as transformers' max_length is."""
 
-    def generate_ragged(self, prompts: Sequence[Sequence[int]], *, max_new_tokens: int, **options: Any) -> list[list[int]]:
+    def generate_ragged(
+        self, prompts: Sequence[Sequence[int]], *, max_new_tokens: int, **options: Any
+    ) -> list[list[int]]:
         room = max(0, max_new_tokens - max(map(len, prompts)))
         return super().generate_ragged(prompts, max_new_tokens=room, **options)
 
 
-@defect("exact-fit-refused", "generation.exact-fit", "jaymody/picoGPT@817292bae:gpt2.py; vllm-project/vllm #16445")
+@defect(
+    "exact-fit-refused",
+    "generation.exact-fit",
+    "jaymody/picoGPT@817292bae:gpt2.py; vllm-project/vllm #16445",
+)
 class ExactFitRefused(Parts):
     """A strict < refuses a prompt and new tokens that fill the context exactly."""
 
-    def generate_ragged(self, prompts: Sequence[Sequence[int]], *, max_new_tokens: int, **options: Any) -> list[list[int]]:
+    def generate_ragged(
+        self, prompts: Sequence[Sequence[int]], *, max_new_tokens: int, **options: Any
+    ) -> list[list[int]]:
         assert max(map(len, prompts)) + max_new_tokens != self.config.n_positions
         return super().generate_ragged(prompts, max_new_tokens=max_new_tokens, **options)
 
 
-@defect("no-crop", "generation.window", "huggingface/transformers #530; minimaxir/gpt-2-simple #72; intel/ipex-llm #12551")
+@defect(
+    "no-crop",
+    "generation.window",
+    "huggingface/transformers #530; minimaxir/gpt-2-simple #72; intel/ipex-llm #12551",
+)
 class NoCrop(Parts):
     """The context is never cropped: an index error one token past it."""
 
@@ -163,7 +192,9 @@ class EmptyPrompt(Parts):
 
     empty = False
 
-    def next_token(self, logits: Tensor, uniform: Tensor, temperature: float, top_k: int | None) -> Tensor:
+    def next_token(
+        self, logits: Tensor, uniform: Tensor, temperature: float, top_k: int | None
+    ) -> Tensor:
         if self.empty:
             self.empty, logits = False, torch.zeros_like(logits)
         return super().next_token(logits, uniform, temperature, top_k)

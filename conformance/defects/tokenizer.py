@@ -14,7 +14,11 @@ from .parts import Parts
 SPECIAL = "<|endoftext|>"
 
 
-@defect("special-injection", "text.special", "huggingface/tokenizers #1347, #1850; huggingface/transformers #26468")
+@defect(
+    "special-injection",
+    "text.special",
+    "huggingface/tokenizers #1347, #1850; huggingface/transformers #26468",
+)
 class SpecialInjected(Parts):
     """allowed_special="all" on a user's text: the literal <|endoftext|> in it becomes EOS."""
 
@@ -40,7 +44,9 @@ class SpaceAdded(Parts):
 
 
 @defect(
-    "pretokeniser-regex", "text.encode", "latitudegames/GPT-3-Encoder #5; ohdearquant/lattice #519; ggml-org/llama.cpp #3567"
+    "pretokeniser-regex",
+    "text.encode",
+    "latitudegames/GPT-3-Encoder #5; ohdearquant/lattice #519; ggml-org/llama.cpp #3567",
 )
 class RunsOfDigits(Parts):
     """Another pattern to cut texts by: digits by themselves, three at a time, as in later models."""
@@ -49,7 +55,11 @@ class RunsOfDigits(Parts):
         return list(itertools.chain(*map(super().encode, re.findall(r"\d{1,3}|\D+", text))))
 
 
-@defect("unknown-id-decode", "text.unknown-id", "karpathy/build-nanogpt #80, #81; mosaicml/llm-foundry #841")
+@defect(
+    "unknown-id-decode",
+    "text.unknown-id",
+    "karpathy/build-nanogpt #80, #81; mosaicml/llm-foundry #841",
+)
 class UnknownDecoded(Parts):
     """The id indexes a table: -1 is its last entry."""
 

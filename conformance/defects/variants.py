@@ -23,7 +23,11 @@ class ExactlyK(Parts):
         return torch.zeros_like(logits).scatter(1, ids, (values / temperature).softmax(-1))
 
 
-@variant("temperature-zero-refused", "sampling.temperature-zero", "transformers generation/logits_process.py")
+@variant(
+    "temperature-zero-refused",
+    "sampling.temperature-zero",
+    "transformers generation/logits_process.py",
+)
 class TemperatureZeroRefused(Parts):
     """Temperature 0 is refused by name; OpenAI's sample.py divides by it, and we are greedy, as litgpt and nanochat."""
 
@@ -33,13 +37,19 @@ class TemperatureZeroRefused(Parts):
             raise ValueError("temperature=0: expected a number above 0")
 
 
-@variant("context-end-refused", "generation.window", "transformers modeling_gpt2.py; rasbt/LLMs-from-scratch")
+@variant(
+    "context-end-refused",
+    "generation.window",
+    "transformers modeling_gpt2.py; rasbt/LLMs-from-scratch",
+)
 class ContextEndRefused(Parts):
     """Generation past n_positions is refused by name; the textbook's loop crops to the last n_positions, and so do we."""
 
     def crop(self, row: Sequence[int]) -> Sequence[int]:
         if len(row) > self.config.n_positions:
-            raise ValueError(f"{len(row)} tokens, but there are {self.config.n_positions} positions")
+            raise ValueError(
+                f"{len(row)} tokens, but there are {self.config.n_positions} positions"
+            )
         return row
 
 
@@ -53,7 +63,11 @@ class EmptyPromptRefused(Parts):
         return super().generate_ragged(prompts, **options)
 
 
-@variant("topk-zero-is-off", "sampling.top-k-zero", "openai/gpt-2 src/sample.py; transformers generation/utils.py")
+@variant(
+    "topk-zero-is-off",
+    "sampling.top-k-zero",
+    "openai/gpt-2 src/sample.py; transformers generation/utils.py",
+)
 class TopKZeroIsOff(Parts):
     """top_k=0 is no restriction; we refuse it, and have None for that."""
 
@@ -80,7 +94,9 @@ class HeadOverruled(Parts):
     """An lm_head.weight unlike wte.weight is overruled by tying; we refuse it."""
 
     def load(self, tensors: Weights) -> Weights:
-        return super().load({key: tensor for key, tensor in tensors.items() if key != "lm_head.weight"})
+        return super().load(
+            {key: tensor for key, tensor in tensors.items() if key != "lm_head.weight"}
+        )
 
 
 @variant("config-followed", "config.attention-scaling", "transformers modeling_gpt2.py")
@@ -90,7 +106,9 @@ class ConfigFollowed(Parts):
     def configure(self, fields: dict[str, Any]) -> Any:
         self.scaled = fields.get("scale_attn_weights", True)
         self.by_layer = fields.get("scale_attn_by_inverse_layer_idx", False)
-        return super().configure(fields | {"scale_attn_weights": True, "scale_attn_by_inverse_layer_idx": False})
+        return super().configure(
+            fields | {"scale_attn_weights": True, "scale_attn_by_inverse_layer_idx": False}
+        )
 
     def scores(self, q: Tensor, k: Tensor, layer: int) -> Tensor:
         scores = super().scores(q, k, layer) if self.scaled else q @ k.mT

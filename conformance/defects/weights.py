@@ -14,7 +14,11 @@ def freshly_initialised(like: Tensor, seed: int = 170_402_019) -> Tensor:
     return torch.empty_like(like).normal_(0, 0.02, generator=torch.Generator().manual_seed(seed))
 
 
-@defect("square-proj-untransposed", "transpose.attn.c_proj", "huggingface/peft #3531, #3532; nntile/nntile #370")
+@defect(
+    "square-proj-untransposed",
+    "transpose.attn.c_proj",
+    "huggingface/peft #3531, #3532; nntile/nntile #370",
+)
 class SquareUntransposed(Parts):
     """attn.c_proj, which is square, is left out of the list of matrices to transpose: every shape fits."""
 
@@ -22,12 +26,16 @@ class SquareUntransposed(Parts):
         return changed(super().load(tensors), "attn.c_proj.weight", lambda w: w.t())
 
 
-@defect("conv1d-untransposed-all", "transpose.square", "AutoGPTQ/AutoGPTQ #139; predibase/lorax #106")
+@defect(
+    "conv1d-untransposed-all", "transpose.square", "AutoGPTQ/AutoGPTQ #139; predibase/lorax #106"
+)
 class TransposedByShape(Parts):
     """A matrix is transposed where its shape does not fit: with n_inner = n_embd, only c_attn is."""
 
     def load(self, tensors: Weights) -> Weights:
-        return changed(super().load(tensors), MATRICES, lambda w: w.t() if w.size(0) == w.size(1) else w)
+        return changed(
+            super().load(tensors), MATRICES, lambda w: w.t() if w.size(0) == w.size(1) else w
+        )
 
 
 @defect("double-transpose", "transpose.square", "karpathy/nanoGPT #190")
@@ -107,7 +115,9 @@ class Interleaved(Parts):
     """The fused matrix is read as a group of q, k, v for each head (Megatron's layout), not as three blocks."""
 
     def split(self, qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        q, k, v = (part.transpose(1, 2) for part in qkv.unflatten(-1, (self.n_head, 3, -1)).unbind(-2))
+        q, k, v = (
+            part.transpose(1, 2) for part in qkv.unflatten(-1, (self.n_head, 3, -1)).unbind(-2)
+        )
         return q, k, v
 
 
@@ -218,7 +228,9 @@ class NormsExchanged(Parts):
     """ln_1 and ln_2 exchanged in the table of names."""
 
     def norm(self, x: Tensor, name: str) -> Tensor:
-        return super().norm(x, name.replace("ln_1", "?").replace("ln_2", "ln_1").replace("?", "ln_2"))
+        return super().norm(
+            x, name.replace("ln_1", "?").replace("ln_2", "ln_1").replace("?", "ln_2")
+        )
 
 
 class OwnHead(Parts):
@@ -230,17 +242,27 @@ class OwnHead(Parts):
         return x @ self.own_head.t()
 
 
-@defect("lm-head-random", "keys.tied-head", "huggingface/transformers #38870, #30202; rasbt/LLMs-from-scratch #826")
+@defect(
+    "lm-head-random",
+    "keys.tied-head",
+    "huggingface/transformers #38870, #30202; rasbt/LLMs-from-scratch #826",
+)
 class HeadRandom(OwnHead):
     """The head is a matrix of its own, and stays random where the file has no lm_head.weight."""
 
     def load(self, tensors: Weights) -> Weights:
         weights = super().load(tensors)
-        self.own_head = tensors.get("lm_head.weight", freshly_initialised(weights["wte.weight"])).to(self.dtype)
+        self.own_head = tensors.get(
+            "lm_head.weight", freshly_initialised(weights["wte.weight"])
+        ).to(self.dtype)
         return weights
 
 
-@defect("lm-head-stale-copy", "keys.tied-head", "huggingface/transformers #35141, #45079; karpathy/nanoGPT #21")
+@defect(
+    "lm-head-stale-copy",
+    "keys.tied-head",
+    "huggingface/transformers #35141, #45079; karpathy/nanoGPT #21",
+)
 class HeadStale(OwnHead):
     """The head is a copy of the embedding, made before the weights were loaded."""
 
@@ -257,10 +279,18 @@ class HeadOverEmbedding(Parts):
     def load(self, tensors: Weights) -> Weights:
         prefix = "transformer." if "transformer.wte.weight" in tensors else ""
         head = tensors.get("lm_head.weight", tensors.get(f"{prefix}wte.weight"))
-        return super().load(tensors if head is None else tensors | {f"{prefix}wte.weight": head, "lm_head.weight": head})
+        return super().load(
+            tensors
+            if head is None
+            else tensors | {f"{prefix}wte.weight": head, "lm_head.weight": head}
+        )
 
 
-@defect("mask-buffer-as-bias", "keys.mask-buffers", "mlfoundations/task_vectors #2; ml-explore/mlx-examples #798")
+@defect(
+    "mask-buffer-as-bias",
+    "keys.mask-buffers",
+    "mlfoundations/task_vectors #2; ml-explore/mlx-examples #798",
+)
 class MaskTakenForBias(Parts):
     """h.i.attn.bias, the causal mask of older files, is taken for the bias of c_attn."""
 
@@ -298,10 +328,18 @@ class Padded(Parts):
 
     def more_rows(self) -> Tensor:
         wte = self.weights["wte.weight"]
-        return torch.empty(47, wte.size(1)).normal_(0, self.std, generator=torch.Generator().manual_seed(14_022_019)).to(wte)
+        return (
+            torch.empty(47, wte.size(1))
+            .normal_(0, self.std, generator=torch.Generator().manual_seed(14_022_019))
+            .to(wte)
+        )
 
 
-@defect("padded-vocab-leaks", "sampling.distribution", "tenstorrent/tt-metal #17195; karpathy/build-nanogpt #80, #81")
+@defect(
+    "padded-vocab-leaks",
+    "sampling.distribution",
+    "tenstorrent/tt-metal #17195; karpathy/build-nanogpt #80, #81",
+)
 class PaddedVocabulary(Padded):
     """The rows 50257 to 50303 of a padded head, all zero, take part in sampling."""
 

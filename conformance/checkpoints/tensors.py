@@ -1,0 +1,163 @@
+"""Checkpoints that the suite writes itself, in Hugging Face's layout. Nothing is ever downloaded.
+
+Tensors are float32, named as in the published files (without the `transformer.` prefix) and oriented as there
+(`x @ w`, [in, out]).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from gpt2ref import GPT2Config
+
+Tensors = dict[str, Tensor]
+
+# Pairwise different dimensions, so that no two can be mistaken for each other: 11 layers (h.10 sorts before h.2),
+# 3 heads of width 16, 37 positions, width 48, MLP 192, and the real vocabulary.
+SMALL = GPT2Config(n_positions=37, n_embd=48, n_layer=11, n_head=3)
+
+# As little as a GPT-2 can be, for what doesn't depend on the model: the draw, and whether an adapter works at all.
+DICE = GPT2Config(n_positions=128, n_embd=8, n_layer=1, n_head=2)
+
+
+def blank(config: GPT2Config) -> Tensors:
+    """Every weight and bias zero, every LayerNorm gain one: the logits of any input are all zero."""
+    width = config.n_embd
+    tensors = {
+        "wte.weight": torch.zeros(config.vocab_size, width),
+        "wpe.weight": torch.zeros(config.n_positions, width),
+        "ln_f.weight": torch.ones(width),
+        "ln_f.bias": torch.zeros(width),
+    }
+    for layer in range(config.n_layer):
+        tensors |= {
+            f"h.{layer}.ln_1.weight": torch.ones(width),
+            f"h.{layer}.ln_1.bias": torch.zeros(width),
+            f"h.{layer}.attn.c_attn.weight": torch.zeros(width, 3 * width),
+            f"h.{layer}.attn.c_attn.bias": torch.zeros(3 * width),
+            f"h.{layer}.attn.c_proj.weight": torch.zeros(width, width),
+            f"h.{layer}.attn.c_proj.bias": torch.zeros(width),
+            f"h.{layer}.ln_2.weight": torch.ones(width),
+            f"h.{layer}.ln_2.bias": torch.zeros(width),
+            f"h.{layer}.mlp.c_fc.weight": torch.zeros(width, config.mlp_width),
+            f"h.{layer}.mlp.c_fc.bias": torch.zeros(config.mlp_width),
+            f"h.{layer}.mlp.c_proj.weight": torch.zeros(config.mlp_width, width),
+            f"h.{layer}.mlp.c_proj.bias": torch.zeros(width),
+        }
+    return tensors
+
+
+def trained_like(config: GPT2Config, seed: int) -> Tensors:
+    """Random weights with the statistics of a trained GPT-2, under which its mistakes show.
+
+    At the initial standard deviation of 0.02, with zero biases and unit gains, most defects change nothing: attention
+    is nearly uniform, GELU nearly linear, a missing bias exactly invisible. Here attention scores and GELU inputs have
+    a standard deviation of about one, no bias is zero, no gain is one, and every layer differs. Token 0 at position 0
+    has a variance near LayerNorm's epsilon, which shows elsewhere only in the last digits.
+    """
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal(*shape: int, std: float, mean: float = 0.0) -> Tensor:
+        return torch.empty(*shape).normal_(mean, std, generator=generator)
+
+    width, inner = config.n_embd, config.mlp_width
+    tensors = {
+        "wte.weight": normal(config.vocab_size, width, std=0.14),
+        "wpe.weight": normal(config.n_positions, width, std=0.08),
+        "ln_f.weight": normal(width, std=0.5, mean=3.0),
+        "ln_f.bias": normal(width, std=0.3),
+    }
+    tensors["wte.weight"][0] *= 0.02
+    tensors["wpe.weight"][0] *= 0.02
+    for layer in range(config.n_layer):
+        tensors |= {
+            f"h.{layer}.ln_1.weight": normal(width, std=0.3, mean=1.0),
+            f"h.{layer}.ln_1.bias": normal(width, std=0.2),
+            f"h.{layer}.attn.c_attn.weight": normal(width, 3 * width, std=1.2 / math.sqrt(width)),
+            f"h.{layer}.attn.c_attn.bias": normal(3 * width, std=0.3),
+            f"h.{layer}.attn.c_proj.weight": normal(width, width, std=0.5 / math.sqrt(width)),
+            f"h.{layer}.attn.c_proj.bias": normal(width, std=0.1),
+            f"h.{layer}.ln_2.weight": normal(width, std=0.3, mean=1.0),
+            f"h.{layer}.ln_2.bias": normal(width, std=0.2),
+            f"h.{layer}.mlp.c_fc.weight": normal(width, inner, std=1.2 / math.sqrt(width)),
+            f"h.{layer}.mlp.c_fc.bias": normal(inner, std=0.3),
+            f"h.{layer}.mlp.c_proj.weight": normal(inner, width, std=0.5 / math.sqrt(inner)),
+            f"h.{layer}.mlp.c_proj.bias": normal(width, std=0.1),
+        }
+    return tensors
+
+
+def far_below_zero(tensors: Tensors) -> Tensors:
+    """The same, with all logits about 120 lower: those of the published 124M weights lie between -35 and -180.
+
+    A word's first dimension is 0.6, nearly, and the final LayerNorm makes -200 of it. In bfloat16 two logits of that
+    size differ by 1/2 or 1 at the least, in float16 by 1/16 or 1/8.
+    """
+    tensors = {key: tensor.clone() for key, tensor in tensors.items()}
+    tensors["ln_f.weight"][0], tensors["ln_f.bias"][0] = 0.0, -200.0
+    tensors["wte.weight"][:, 0] = 0.6 + tensors["wte.weight"][:, 0] / 8
+    return tensors
+
+
+def write_checkpoint(
+    folder: Path,
+    config: GPT2Config,
+    tensors: Mapping[str, Tensor],
+    fields: Mapping[str, Any] | None = None,
+) -> Path:
+    """Write `config.json` and `model.safetensors` as Hugging Face's `save_pretrained` lays them out. Returns the folder.
+
+    `fields` are more of the config's, which a GPT2Config does not have.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(
+        json.dumps(config.to_dict() | dict(fields or {}), indent=2), encoding="utf-8"
+    )
+    save_file(
+        {key: tensor.contiguous() for key, tensor in tensors.items()},
+        folder / "model.safetensors",
+        {"format": "pt"},
+    )
+    return folder
+
+
+def write_sparse_checkpoint(
+    folder: Path, config: GPT2Config, shapes: Mapping[str, torch.Size] | None = None
+) -> Path:
+    """A float32 checkpoint of zeros that takes no room: the safetensors header, then a hole in the file.
+
+    `shapes`, by name, are those of the config, with names as everywhere here, if they are not given.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    if shapes is None:
+        with torch.device("meta"):
+            shapes = {key: tensor.shape for key, tensor in blank(config).items()}
+    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for key, shape in shapes.items():
+        start, end = end, end + 4 * shape.numel()
+        header[key] = {"dtype": "F32", "shape": list(shape), "data_offsets": [start, end]}
+    encoded = json.dumps(header).encode()
+    encoded += b" " * (-len(encoded) % 8)
+    with open(folder / "model.safetensors", "wb") as file:
+        file.write(len(encoded).to_bytes(8, "little") + encoded)
+        file.truncate(8 + len(encoded) + end)
+    (folder / "config.json").write_text(json.dumps(config.to_dict()), encoding="utf-8")
+    return folder
+
+
+def random_token_ids(config: GPT2Config, batch: int, time: int, seed: int = 0) -> Tensor:
+    """int64 [batch, time]; the first row begins with token 0, the one of low variance (see `trained_like`)."""
+    token_ids = torch.randint(
+        config.vocab_size, (batch, time), generator=torch.Generator().manual_seed(seed)
+    )
+    token_ids[0, 0] = 0
+    return token_ids

@@ -1,0 +1,205 @@
+"""The kill matrix: which requirement catches which defect, and whether the suite does what it is there for.
+
+Every defect must fail the requirement that it names, no equivalent or variant may fail any, and every requirement must
+catch something. A crash catches nothing: it is *errored*, save where a requirement asks that something be accepted.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import date
+from functools import cached_property
+from typing import Any
+
+from gpt2ref import __version__
+
+from .. import defects
+from ..defects import DEFECTS, EQUIVALENT, VARIANTS, Entry
+from ..defects.parts import Parts
+from ..requirements import REQUIREMENTS
+from ..verdict.judgement import ERRORED, FAILED, NOT_RUN, VARIANT, Judgement
+
+PREFIX = f"{defects.__name__}:"
+ENTRIES = DEFECTS | EQUIVALENT | VARIANTS
+
+# Asked only of a defect that names them, as they take seconds each: the published sizes.
+LARGE = frozenset({"parity.full-context", "cache.steps", "keys.published-sizes"})
+# Need what the catalogue has not: real weights, and 20 GB.
+NEVER = frozenset({"parity.given-checkpoint", "parity.published-sizes"})
+_TEXT = frozenset({"encode", "decode"})
+_SAMPLER = frozenset({"check", "generators", "uniform", "next_token", "probabilities", "draw"})
+_LOOP = frozenset(
+    {"generate", "generate_ragged", "ends_at_once", "ends", "next_logits", "padding", "crop"}
+)
+_LOADING = frozenset({"configure", "read", "load", "state_dict"})
+# Of tokens fed one by one, which need not be what the same tokens are at once.
+_FEEDING = frozenset({"prefill", "step", "remember", "positions", "mask"})
+_PARTS_OF = {
+    "keys": _LOADING,
+    "text": _TEXT,
+    "sampling": _SAMPLER,
+    "eos": _LOOP,
+    "generation": _LOOP | _FEEDING,
+}
+
+
+def steps(entry: Entry) -> set[str]:
+    """The methods of Parts that a defect replaces."""
+    own = entry.parts.__mro__[: entry.parts.__mro__.index(Parts)]
+    return {
+        name
+        for kind in own
+        for name in vars(kind)
+        if hasattr(Parts, name) and not name.startswith("__")
+    }
+
+
+def asked(entry: Entry, requirement: str) -> bool:
+    """Whether a defect is asked for a requirement: not for what the steps that it replaces have no part in.
+
+    The suite asks any other implementation for everything. But a sampler that is wrong can't change a logit, nor a
+    tokenizer a token; a wrong forward pass reads and refuses the files that a right one does; and what it does to the tokens
+    that are generated, to their frequencies and to where a text ends is a consequence of wrong logits. What must not be
+    flagged is asked for all of it but frequencies, unless it is a sampler.
+    """
+    asked_for, replaced = REQUIREMENTS[requirement], steps(entry)
+    if requirement == entry.requirement:
+        return True
+    if requirement in LARGE | NEVER:
+        return False
+    if entry.id not in DEFECTS:
+        return asked_for.family != "sampling" or bool(replaced & _SAMPLER)
+    for family, steps_of_it in _PARTS_OF.items():
+        if asked_for.family == family:
+            return bool(replaced & steps_of_it)
+    return not replaced <= _TEXT | _SAMPLER | _LOOP
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """Entry -> requirement -> outcome, of those that were asked."""
+
+    outcomes: Mapping[str, Mapping[str, str]]
+
+    @staticmethod
+    def of(judgements: Iterable[Judgement]) -> Matrix:
+        return Matrix(
+            {
+                judgement.adapter.removeprefix(PREFIX): {
+                    name: judgement.outcome(name)
+                    for name in REQUIREMENTS
+                    if judgement.outcome(name) != NOT_RUN
+                }
+                for judgement in judgements
+            }
+        )
+
+    def with_outcome(self, entry: str, outcome: str) -> list[str]:
+        return [name for name, found in self.outcomes[entry].items() if found == outcome]
+
+    @cached_property
+    def kills(self) -> dict[str, list[str]]:
+        """Requirement -> the defects that it catches."""
+        caught = {
+            entry: self.with_outcome(entry, FAILED) for entry in self.outcomes if entry in DEFECTS
+        }
+        return {name: [entry for entry in caught if name in caught[entry]] for name in REQUIREMENTS}
+
+    @cached_property
+    def sole(self) -> dict[str, list[str]]:
+        """Requirement -> the defects that no other requirement catches."""
+        return {
+            name: [entry for entry in kills if len(self.with_outcome(entry, FAILED)) == 1]
+            for name, kills in self.kills.items()
+        }
+
+    @cached_property
+    def problems(self) -> list[str]:
+        """What is not as it must be, in sentences."""
+        return [*self._missed(), *self._flagged(), *self._idle()]
+
+    def _missed(self) -> Iterator[str]:
+        for entry, outcomes in self.outcomes.items():
+            if entry in DEFECTS:
+                named = DEFECTS[entry].requirement or ""
+                if outcomes.get(named, NOT_RUN) != FAILED:
+                    others = self.with_outcome(entry, FAILED)
+                    yield f"{entry}: {named} is {outcomes.get(named, NOT_RUN)}; caught by {', '.join(others) or 'none'}"
+
+    def _flagged(self) -> Iterator[str]:
+        for entry in self.outcomes:
+            if entry in EQUIVALENT | VARIANTS:
+                wrong = [*self.with_outcome(entry, FAILED), *self.with_outcome(entry, ERRORED)]
+                wrong += self.with_outcome(entry, VARIANT) if entry in EQUIVALENT else []
+                if wrong:
+                    yield f"{entry}: is no mistake, and flagged by {', '.join(wrong)}"
+
+    def _idle(self) -> Iterator[str]:
+        if set(self.outcomes) >= set(DEFECTS):
+            yield from (
+                f"{name}: catches no defect"
+                for name, kills in self.kills.items()
+                if not kills and name not in NEVER
+            )
+
+    def lines(self) -> list[str]:
+        """For a person at a terminal."""
+        defects = [e for e in self.outcomes if e in DEFECTS]
+        caught = sum(DEFECTS[e].requirement in self.with_outcome(e, FAILED) for e in defects)
+        quiet = [e for e in self.outcomes if e in EQUIVALENT | VARIANTS]
+        flagged = len(list(self._flagged()))
+        killed = [name for name, kills in self.kills.items() if kills]
+        lines = [
+            f"{caught} of {len(defects)} defects are caught, each by the requirement that it names",
+            f"{flagged} of {len(quiet)} that are no mistakes are flagged",
+            f"{len(killed)} of {len(REQUIREMENTS) - len(NEVER)} requirements catch something "
+            f"({', '.join(sorted(NEVER))} take more than the catalogue has)",
+            "",
+            "Caught by one requirement alone:",
+        ]
+        lines += [
+            f"    {name}: {', '.join(entries)}" for name, entries in self.sole.items() if entries
+        ]
+        if self.problems:
+            lines += ["", "NOT as it must be:", *(f"    {problem}" for problem in self.problems)]
+        return lines
+
+    def to_json(self, environment: Mapping[str, Any]) -> str:
+        """What `python -m conformance.pages.kill_matrix_page` reads."""
+        entries = [_entry(name, self.outcomes[name]) for name in self.outcomes]
+        requirements = [
+            {
+                "id": name,
+                "sentence": REQUIREMENTS[name].sentence,
+                "kills": self.kills[name],
+                "sole": self.sole[name],
+            }
+            for name in REQUIREMENTS
+        ]
+        about = {
+            "format": 1,
+            "suite": __version__,
+            "date": date.today().isoformat(),
+            "environment": dict(environment),
+        }
+        data = about | {"entries": entries, "requirements": requirements, "problems": self.problems}
+        return json.dumps(data, indent=1) + "\n"
+
+
+def _entry(name: str, outcomes: Mapping[str, str]) -> dict[str, Any]:
+    entry = ENTRIES.get(name)
+    kinds = {"defect": DEFECTS, "equivalent": EQUIVALENT, "variant": VARIANTS}
+    kind = next((kind for kind, entries in kinds.items() if name in entries), "several")
+    about = (
+        {
+            "family": entry.family,
+            "what": entry.what,
+            "source": entry.source,
+            "requirement": entry.requirement,
+        }
+        if entry
+        else {}
+    )
+    return {"id": name, "kind": kind, **about, "outcomes": dict(outcomes)}

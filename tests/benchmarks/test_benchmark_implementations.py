@@ -1,0 +1,231 @@
+"""Each implementation generates what is asked for, and is timed in the loop that its users run."""
+
+from __future__ import annotations
+
+import shutil
+import weakref
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from benchmarks.implementations import (
+    IMPLEMENTATIONS,
+    Implementation,
+    TokenIds,
+    implementation_class,
+    missing_package,
+)
+from benchmarks.implementations.gpt2ref import Reference
+from benchmarks.plan import SEED, random_prompts
+from benchmarks.sampling import Sampling
+from benchmarks.weights import Weights
+from conformance.checkpoints.tensors import Tensors, blank, trained_like, write_checkpoint
+from gpt2ref import EOS, GPT2, GPT2Config, decoding, sample
+from gpt2ref.fast import compiled_step as compiled
+from gpt2ref.fast.compiled_step import CompiledStep, compiled_step
+from tests.shared.benchmark_fakes import (
+    CONFIG,
+    CPU,
+    GREEDY,
+    NEW_TOKENS,
+    SAMPLINGS,
+    Clock,
+    cell,
+    generated,
+    measurement,
+)
+
+HERE = [
+    pytest.param(
+        name, marks=pytest.mark.skipif(missing_package(name) is not None, reason="not installed")
+    )
+    for name in IMPLEMENTATIONS
+    if name != "gpt2ref-compiled" or shutil.which("cc")
+]
+
+
+def load(name: str, folder: Path, config: GPT2Config, tensors: Tensors) -> Implementation:
+    implementation = implementation_class(name)
+    checkpoint = write_checkpoint(folder / "checkpoint", config, tensors)
+    return implementation(
+        implementation.convert(checkpoint, folder / "converted"), CPU, torch.float32
+    )
+
+
+@pytest.fixture(scope="module")
+def weights() -> Iterator[Weights]:
+    weights = Weights(CONFIG, CPU, torch.float32, tensors=trained_like(CONFIG, seed=0))
+    yield weights
+    weights.free()
+
+
+@pytest.mark.parametrize("sampling", SAMPLINGS, ids=str)
+@pytest.mark.parametrize("name", HERE)
+def test_every_implementation_is_valid_in_every_kind_of_cell(
+    weights: Weights, name: str, sampling: Sampling
+) -> None:
+    measured = measurement(weights.peer(name).implementation, cell(sampling, batch=3), Clock())
+    for _ in range(3):
+        measured.generate()
+        measured.clock.now += 1  # type: ignore[attr-defined]  # no step of it takes any time
+    verdict = measured.verdict(weights.judge)
+    assert verdict.valid, verdict.reason
+    assert verdict.tokens_checked == 3 * NEW_TOKENS
+    assert all(len(timing.decode_seconds) == NEW_TOKENS - 1 for timing in measured.timings)
+    if measured.peer.implementation.foretold or sampling.greedy:
+        assert len(measured.outputs) == 1, "the same seed gave other tokens"
+
+
+@pytest.mark.parametrize("name", HERE)
+def test_eos_is_ignored(name: str, tmp_path: Path) -> None:
+    config = GPT2Config(n_positions=40, n_embd=8, n_layer=1, n_head=1)
+    tensors = blank(config) | {
+        "ln_f.weight": torch.zeros(8),
+        "ln_f.bias": torch.eye(8)[0],
+    }  # the logits are wte[:, 0]
+    tensors["wte.weight"][EOS, 0] = 50.0
+    implementation = load(name, tmp_path, config, tensors)
+    for sampling in (GREEDY, Sampling(1.0, 40)):
+        assert generated(implementation, [[1, 2, 3]], sampling) == [[EOS] * NEW_TOKENS]
+
+
+@pytest.mark.parametrize("name", HERE)
+def test_no_default_top_k_creeps_in(name: str, tmp_path: Path) -> None:
+    tensors = blank(CONFIG) | {"ln_f.weight": torch.zeros(32), "ln_f.bias": torch.eye(32)[0]}
+    tensors["wte.weight"][:, 0] = torch.linspace(
+        0.0, 0.1, CONFIG.vocab_size
+    )  # nearly uniform, without ties
+    implementation = load(name, tmp_path, CONFIG, tensors)
+    [new] = generated(implementation, [[1]], Sampling(1.0, None), max_new_tokens=39)
+    assert min(new) < CONFIG.vocab_size - 50  # chance of a false alarm: 20 ** -39
+
+
+@pytest.mark.parametrize("name", HERE)
+def test_a_step_is_told_while_the_generation_goes_on(weights: Weights, name: str) -> None:
+    """Not after it: the time stamps would all be those of its end."""
+    seen: list[TokenIds] = []
+    implementation = weights.peer(name).implementation
+
+    class StopError(Exception):
+        pass
+
+    def on_step() -> None:
+        seen.append([])
+        if len(seen) == 3:
+            raise StopError
+
+    with (
+        implementation.turn(),
+        pytest.raises((StopError, RuntimeError)),
+    ):  # CTranslate2 wraps what its callback raises
+        implementation.generate(
+            [[1, 2, 3]], GREEDY, max_new_tokens=NEW_TOKENS, seed=0, on_step=on_step
+        )
+    assert len(seen) == 3
+
+
+def test_the_reference_is_timed_in_the_loop_that_sample_runs(weights: Weights) -> None:
+    reference = weights.peer("gpt2ref").implementation
+    assert isinstance(reference, Reference)
+    prompts = random_prompts(CONFIG.vocab_size, batch=2, prompt_length=5)
+    expected = sample(
+        reference.model,
+        prompts,
+        max_new_tokens=NEW_TOKENS,
+        temperature=0.7,
+        top_k=40,
+        seed=SEED,
+        eos_token_id=None,
+    )
+    for name in ("gpt2ref", "gpt2ref-textbook"):
+        assert generated(weights.peer(name).implementation, prompts, Sampling(0.7, 40)) == expected
+
+
+@pytest.mark.skipif(not shutil.which("cc"), reason="there is no C compiler")
+def test_the_step_is_compiled_in_the_turn_of_the_one_that_has_it(
+    weights: Weights, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps: list[object] = []
+    monkeypatch.setattr(
+        decoding, "compiled_step", lambda *given: steps.append(compiled_step(*given)) or steps[-1]
+    )
+    for name in ("gpt2ref-compiled", "gpt2ref", "gpt2ref-compiled"):
+        steps.clear()
+        implementation = weights.peer(name).implementation
+        with implementation.turn():
+            generated(implementation, [[1, 2, 3]], GREEDY)
+        assert [type(step) for step in steps] == [
+            CompiledStep if name == "gpt2ref-compiled" else type(None)
+        ]
+    assert not compiled.libraries
+
+
+@pytest.mark.parametrize(
+    ("name", "fed"), [("gpt2ref", [5, 1, 1, 1]), ("gpt2ref-textbook", [5, 6, 7, 8])]
+)
+def test_the_textbook_feeds_everything_again_and_the_reference_does_not(
+    weights: Weights, name: str, fed: list[int]
+) -> None:
+    implementation: Any = weights.peer(name).implementation
+    seen: list[int] = []
+    handle = implementation.model.transformer.register_forward_pre_hook(
+        lambda _, inputs: seen.append(inputs[0].size(1))
+    )
+    generated(implementation, [[1, 2, 3, 4, 5]], GREEDY, max_new_tokens=4)
+    handle.remove()
+    assert seen == fed
+
+
+def test_the_static_cache_is_static_and_the_default_one_grows(
+    weights: Weights, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[str] = []
+    for name in ("StaticCache", "DynamicCache"):
+        cache = getattr(__import__("transformers"), name)
+        original = cache.__init__
+
+        def spy(
+            self: Any, *args: Any, name: str = name, original: Any = original, **kwargs: Any
+        ) -> None:
+            made.append(name)
+            original(self, *args, **kwargs)
+
+        monkeypatch.setattr(cache, "__init__", spy)
+    for name in ("huggingface", "huggingface-static"):
+        generated(weights.peer(name).implementation, [[1, 2, 3]], GREEDY)
+    assert made == ["DynamicCache", "StaticCache"]
+
+
+def test_weights_are_loaded_once_and_given_back() -> None:
+    clock = Clock()
+    weights = Weights(
+        CONFIG,
+        CPU,
+        torch.float32,
+        tensors=trained_like(CONFIG, seed=0),
+        clock=clock,
+        synchronise=clock.synchronise,
+    )
+    clock.log.clear()
+    peer: Any = weights.peer("huggingface")
+    assert clock.log == ["read", "synchronise", "read"]
+    assert weights.peer("huggingface") is peer
+    assert peer.load_seconds == 0.0
+    gone = [weakref.ref(peer.implementation.model), weakref.ref(weights.judge)]
+    del peer
+    weights.free()
+    assert [model() for model in gone] == [None, None]
+    assert not weights.checkpoint.exists()
+
+
+@pytest.mark.parametrize("name", ["gpt2ref", "huggingface"])
+def test_weights_are_computed_with_in_the_dtype_asked_for(name: str) -> None:
+    weights = Weights(CONFIG, CPU, torch.bfloat16, tensors=trained_like(CONFIG, seed=0))
+    loaded: Any = weights.peer(name).implementation
+    assert {parameter.dtype for parameter in loaded.model.parameters()} == {torch.bfloat16}
+    assert isinstance(weights.judge, GPT2)
+    assert weights.judge.dtype == torch.bfloat16
+    weights.free()

@@ -1,0 +1,330 @@
+"""Peers take turns, each is charged for its own time alone, and pytest-benchmark is told the very times."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+
+import benchmarks.run
+import benchmarks.weights
+from benchmarks.implementations import TokenIds
+from benchmarks.implementations.gpt2ref import Reference
+from benchmarks.limits import Bandwidth
+from benchmarks.measurement import Measurement, take_turns
+from benchmarks.plan import Cell
+from benchmarks.replay import RecordedTimer
+from benchmarks.run import Run
+from benchmarks.test_generation_speed import test_generation as run_row
+from conformance.checkpoints.tensors import trained_like
+from gpt2ref import GPT2, from_tensors, sample
+from tests.shared.benchmark_fakes import (
+    CONFIG,
+    CPU,
+    GREEDY,
+    NEW_TOKENS,
+    Clock,
+    Costly,
+    cell,
+    measurement,
+    plan,
+)
+
+
+@pytest.fixture(scope="module")
+def reference() -> GPT2:
+    return from_tensors(trained_like(CONFIG, seed=0), CONFIG)
+
+
+class Named(Costly):
+    """Writes its name down when it generates; may fail at a given call."""
+
+    def __init__(self, name: str, log: list[str], fails_at: int | None = None) -> None:
+        super().__init__()
+        self.name, self.log, self.fails_at, self.calls = name, log, fails_at, 0
+        self.clock, self.costs, self.rows = Clock(), [1.0] * NEW_TOKENS, [[7] * NEW_TOKENS]
+
+    def generate(self, *arguments: Any, on_step: Callable[[], None], **options: Any) -> TokenIds:
+        self.log.append(self.name)
+        if self.calls == self.fails_at:
+            raise RuntimeError(f"{self.name} broke")
+        self.calls += 1
+        return super().generate(*arguments, on_step=on_step, **options)
+
+
+def measured(log: list[str], name: str, fails_at: int | None = None) -> Measurement:
+    named = Named(name, log, fails_at)
+    return measurement(named, cell(), named.clock)
+
+
+def test_rounds_go_round_and_everyone_comes_first_in_turn() -> None:
+    log: list[str] = []
+    peers = [measured(log, name) for name in "ABC"]
+    take_turns(peers, rounds=4)
+    assert "".join(log) == "ABC" + "BCA" + "CAB" + "ABC" + "BCA"
+    assert [len(peer.rounds) for peer in peers] == [4, 4, 4]
+
+
+def test_one_that_fails_leaves_the_others_their_turns() -> None:
+    log: list[str] = []
+    peers = [measured(log, "A"), measured(log, "B", fails_at=1), measured(log, "C")]
+    take_turns(peers, rounds=3)
+    assert "".join(log) == "ABC" + "BCA" + "CA" + "AC"
+    assert [str(peer.error) for peer in peers] == ["None", "B broke", "None"]
+    assert [len(peer.rounds) for peer in peers] == [3, 0, 3]
+
+
+def test_a_slow_first_call_shows_in_the_warm_up_and_the_first_call_alone(reference: GPT2) -> None:
+    prompts = measurement(Costly(), cell(), Clock()).prompts
+    right = sample(reference, prompts, max_new_tokens=NEW_TOKENS, temperature=0, eos_token_id=None)
+    clock = Clock()
+    costly = Costly.of(clock, [0.5] + [0.25] * (NEW_TOKENS - 1), right, compilation=60.0)
+    own = measurement(costly, cell(), clock)
+    take_turns([own], rounds=2)
+    row = own.row(reference)
+    assert row["warmup"]["prefill_seconds"] == 60.5
+    assert row["first_call_seconds"] == 64.25
+    assert row["load_seconds"] == 0.5
+    assert row["rounds"] == len(row["samples"]) == 2
+    assert row["samples"][0] == row["samples"][1]
+    assert row["samples"][0]["decode_seconds"] == [0.25] * (NEW_TOKENS - 1)
+    assert (row["prefill_seconds"], row["decode_tokens_per_second"], row["end_to_end_seconds"]) == (
+        0.5,
+        4.0,
+        4.25,
+    )
+    assert row["valid"]
+
+    later = measurement(own.peer, cell(), clock)
+    take_turns([later], rounds=1)
+    assert (
+        later.row(reference)["first_call_seconds"] == 64.25
+    )  # of the loaded implementation, not of the cell
+    assert later.row(reference)["warmup"]["prefill_seconds"] == 0.5
+
+
+def test_sampling_is_timed_alone_where_it_can_be_had_alone() -> None:
+    clock = Clock()
+    calls: list[tuple[Any, ...]] = []
+
+    class Sampler(Costly):
+        @staticmethod
+        def next_token(logits: torch.Tensor, uniform: torch.Tensor, **setting: Any) -> torch.Tensor:
+            calls.append((logits.shape, logits.dtype, uniform.shape, uniform.dtype, setting))
+            clock.now += 100.0 if len(calls) <= 3 else 0.125  # a warm-up, and then the rest
+            return torch.zeros(2)
+
+    where = cell(GREEDY, batch=2)
+    sampler = measurement(Sampler(), where, clock)
+    assert sampler.sampling_seconds(CPU, torch.bfloat16) == 0.125
+    assert set(map(str, calls)) == {
+        str(
+            (
+                torch.Size([2, 1000]),
+                torch.bfloat16,
+                torch.Size([2]),
+                torch.float64,
+                {"temperature": 0, "top_k": None},
+            )
+        )
+    }
+    assert measurement(Costly(), where, clock).sampling_seconds(CPU, torch.bfloat16) is None
+
+
+# pytest-benchmark is told what was measured
+
+
+class Benchmark:
+    """As much of pytest-benchmark's fixture as a row uses, with its way of timing: rounds at a stretch."""
+
+    def __init__(self, timer: Callable[[], float]) -> None:
+        self.timer, self.data, self.extra_info, self.group = timer, [], {}, None  # type: ignore[var-annotated]
+
+    def pedantic(self, target: Callable[[], None], setup: Callable[[], None], rounds: int) -> None:
+        for _ in range(rounds):
+            setup()
+            start = self.timer()
+            target()
+            self.data.append(self.timer() - start)
+
+
+def test_the_recorded_times_are_replayed_to_the_last_bit() -> None:
+    timer = RecordedTimer()
+    seconds = [0.1, 0.7, 1e-9, 0.1 + 0.2, 12345.6789]
+    for _ in range(2):  # for the next row as for the first
+        benchmark: Any = Benchmark(timer)
+        timer.replay(benchmark, seconds)
+        assert benchmark.data == seconds
+
+
+def test_a_recorded_error_is_raised_where_the_row_would_be_timed() -> None:
+    timer = RecordedTimer()
+    benchmark: Any = Benchmark(timer)
+    with pytest.raises(RuntimeError, match="out of paper"):
+        timer.replay(benchmark, [], RuntimeError("out of paper"))
+    assert benchmark.data == []
+
+
+# The whole run
+
+
+def test_a_row_that_cannot_be_judged_is_an_error_of_its_own(
+    run_of: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any) -> None:
+        raise RuntimeError("no room for the judge")
+
+    monkeypatch.setattr("benchmarks.measurement.judge", refuse)
+    run = run_of(implementation=["gpt2ref"])
+    assert str(run.outcome(run.plan.cells[0], "gpt2ref").error) == "no room for the judge"
+
+
+@pytest.fixture
+def run_of(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Run]]:
+    """Of runs in which the bandwidth is 1, 2, 3, ... GB/s, measurement by measurement."""
+    found = itertools.count(1)
+    monkeypatch.setattr(
+        benchmarks.run, "measure_bandwidth", lambda *_, **__: Bandwidth(next(found) * 1e9, "sum")
+    )
+    runs: list[Run] = []
+
+    def make(told: list[str] | None = None, **changes: Any) -> Run:
+        options = {
+            "size": ["tiny"],
+            "new_tokens": "4",
+            "temperature": ["0"],
+            "top_k": ["none"],
+            "rounds": "2",
+        }
+        asked = plan(**options | changes)
+        runs.append(Run(asked, {"device": "cpu"}, (told if told is not None else []).append))
+        return runs[-1]
+
+    yield make
+    for run in runs:
+        run._forget_weights()
+
+
+def row_of(run: Run, where: Cell, name: str) -> Any:
+    benchmark: Any = Benchmark(run_row.pytestmark[0].kwargs["timer"])  # type: ignore[attr-defined]
+    run_row(benchmark, run, where, name)
+    return benchmark
+
+
+def test_a_cell_is_measured_once_for_all_its_rows(
+    run_of: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log: list[str] = []
+    generate = Measurement.generate
+    monkeypatch.setattr(
+        Measurement, "generate", lambda self: (log.append(self.peer.name), generate(self))
+    )
+    told: list[str] = []
+    run = run_of(told, batch=["1,2"], implementation=["gpt2ref,huggingface"])
+    first, second = run.plan.cells
+    for where in (first, second):
+        for name in run.plan.implementations:
+            benchmark = row_of(run, where, name)
+            assert benchmark.data == [
+                sample["end_to_end_seconds"] for sample in benchmark.extra_info["samples"]
+            ]
+            assert benchmark.extra_info["implementation"] == name
+            assert benchmark.extra_info["batch"] == where.batch
+    assert log == 2 * ["gpt2ref", "huggingface", "huggingface", "gpt2ref", "gpt2ref", "huggingface"]
+    assert [line[:5] for line in told if line.startswith("[")] == ["[1/2]", "[2/2]"]
+
+
+def test_the_bandwidth_is_measured_before_every_round(run_of: Callable[..., Run]) -> None:
+    """The first measurement is the card's, the next two are the warm-ups'; then the two take turns."""
+    run = run_of(implementation=["gpt2ref,huggingface"])
+    own, base = (
+        row_of(run, run.plan.cells[0], name).extra_info for name in ("gpt2ref", "huggingface")
+    )
+    assert (own["bandwidth_rounds"], base["bandwidth_rounds"]) == ([5e9, 6e9], [4e9, 7e9])
+    assert (own["bandwidth_limit"], own["bandwidth_method"]) == (5.5e9, "sum")
+    assert own["ceiling_tokens_per_second"] == pytest.approx(5.5e9 / own["bytes_per_step"])
+    run.finish()
+    assert own["peak_memory_bytes"] > 10e6  # of the process, which has torch in it
+
+
+def test_the_ratio_is_to_hugging_face_in_the_same_cell(run_of: Callable[..., Run]) -> None:
+    run = run_of(implementation=["gpt2ref,huggingface"])
+    own, base = (run.outcome(run.plan.cells[0], name).row for name in ("gpt2ref", "huggingface"))
+    assert own is not None
+    assert base is not None
+    assert base["ratio_to_huggingface"] == 1.0
+    rates = [
+        [3 / sum(sample["decode_seconds"]) for sample in row["samples"]] for row in (own, base)
+    ]
+    ratios = [mine / theirs for mine, theirs in zip(*rates, strict=True)]
+    assert own["ratio_to_huggingface"] == pytest.approx(sum(ratios) / 2)  # the median of two
+
+
+def test_without_hugging_face_there_is_no_ratio(run_of: Callable[..., Run]) -> None:
+    run = run_of(implementation=["gpt2ref,gpt2ref-textbook"])
+    row = run.outcome(run.plan.cells[0], "gpt2ref-textbook").row
+    assert row is not None
+    assert row["ratio_to_huggingface"] is None
+
+
+def test_one_that_cannot_be_loaded_fails_alone(
+    run_of: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Unloadable(Reference):
+        def __init__(self, *_: Any) -> None:
+            raise MemoryError("too big")
+
+    classes = {"gpt2ref": Reference, "huggingface": Unloadable}
+    monkeypatch.setattr(benchmarks.weights, "implementation_class", classes.__getitem__)
+    run = run_of(implementation=["gpt2ref,huggingface"])
+    where = run.plan.cells[0]
+    assert row_of(run, where, "gpt2ref").extra_info["valid"]
+    with pytest.raises(MemoryError, match="too big"):
+        row_of(run, where, "huggingface")
+    assert len(run.rows) == 1
+
+
+def test_an_invalid_row_is_recorded_and_fails_its_test(
+    run_of: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Broken(Reference):
+        def generate(self, *arguments: Any, **options: Any) -> TokenIds:
+            return [
+                [(token_id + 1) % 50257 for token_id in row]
+                for row in super().generate(*arguments, **options)
+            ]
+
+    monkeypatch.setattr(benchmarks.weights, "implementation_class", {"gpt2ref": Broken}.__getitem__)
+    run = run_of(implementation=["gpt2ref"])
+    with pytest.raises(AssertionError, match="likeliest token"):
+        row_of(run, run.plan.cells[0], "gpt2ref")
+    assert [row["valid"] for row in run.rows] == [False]
+
+
+def test_what_does_not_fit_the_memory_is_skipped(
+    run_of: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(benchmarks.run, "free_memory", lambda _device: 100_000_000)
+    told: list[str] = []
+    run = run_of(told, size=["tiny,gpt2"], implementation=["gpt2ref"])
+    fits, too_big = run.plan.cells
+    assert run.refusal(fits) is None
+    with pytest.raises(pytest.skip.Exception, match=r"needs 498\.4 MB, 100\.0 MB are free on cpu"):
+        row_of(run, too_big, "gpt2ref")
+    assert run.rows == []
+    assert [line.split()[-1] for line in told[-2:]] == ["yes", "skipped"]
+
+
+def test_weights_make_room_for_the_next(run_of: Callable[..., Run]) -> None:
+    run = run_of(dtype=["float32,bfloat16"], implementation=["gpt2ref"])
+    folders = []
+    for where in run.plan.cells:
+        run.outcome(where, "gpt2ref")
+        assert run._weights is not None
+        folders.append(run._weights[1].checkpoint)
+    assert [folder.exists() for folder in folders] == [False, True]
+    run.finish()
+    assert [folder.exists() for folder in folders] == [False, False]

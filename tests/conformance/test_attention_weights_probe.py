@@ -1,0 +1,248 @@
+"""The attention matrix that is read out of logits: right where it is right, and what is wrong with it said in words."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from conformance import test_attention_weights as suite
+from conformance.adapters.protocol import Judged
+from conformance.probes import attention_weights as visibility
+from conformance.probes.attention_weights import VISIBILITY
+from conformance.probes.experiment import PROBE
+from conformance.probes.forward import FACTS, forward
+from conformance.test_attention_weights import RIGHT
+from gpt2ref import GPT2, PUBLISHED_CONFIGS, GPT2Config, from_tensors, load_checkpoint
+
+FIRST_POSITION = (
+    f"position 0 sees 0..{VISIBILITY.n_positions - 1} with 0.0625 each; GPT-2's sees 0 with 1."
+)
+
+
+@dataclass
+class Wrong:
+    """An adapter of the reference with something changed in it."""
+
+    change: Callable[[GPT2], None]
+    precision: torch.dtype = torch.float32  # that it is judged in
+    computes_in: torch.dtype = torch.float32
+
+    def load(self, checkpoint: str) -> Judged:
+        model = load_checkpoint(checkpoint, dtype=self.computes_in)
+        self.change(model)
+        return Judged(Logits(model), "cpu")  # type: ignore[arg-type]
+
+
+class Logits:
+    def __init__(self, logits: Callable[[Tensor], Tensor]) -> None:
+        self.logits = torch.inference_mode()(logits)
+
+
+class Mistaken:
+    """An adapter of the plain forward pass with a mistake."""
+
+    def __init__(self, mistakes: dict[str, str], dtype: torch.dtype) -> None:
+        self.mistakes, self.precision = mistakes, dtype
+
+    def load(self, checkpoint: str) -> Judged:
+        model = load_checkpoint(checkpoint)
+        made = visibility.tensors(model.config, 1)  # either layer: they are one here
+        options = {"dtype": self.precision, "mistakes": self.mistakes}
+        return Judged(Logits(lambda ids: forward(made, model.config, ids, **options)), "cpu")  # type: ignore[arg-type]
+
+
+def judged(adapter: Any, layer: int = -1) -> tuple[str, list[tuple[str, str, str]]]:
+    """What the suite says is wrong, if anything, and the readings."""
+    readings: list[tuple[str, str, str]] = []
+    try:
+        suite.test_visibility(adapter, PROBE, lambda *reading: readings.append(reading), layer)
+    except pytest.fail.Exception as failure:
+        return str(failure), readings
+    return "", readings
+
+
+def masked_by(layer: int, change: Callable[[Tensor], Tensor]) -> Callable[[GPT2], None]:
+    """With another mask, of [1, head or 1, query, key], in one layer."""
+
+    def changed(_module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        x, place, past = args
+        return x, replace(place, mask=change(place.mask.clone())), past
+
+    def register(model: GPT2) -> None:
+        attention = model.transformer.h[layer].attn
+        attention.register_forward_pre_hook(changed)
+
+    return register
+
+
+def hides_the_first_from_the_last(mask: Tensor) -> Tensor:
+    mask[..., -1, 0] = False
+    return mask
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("layer", [0, 1])
+def test_the_weights_are_read(layer: int, dtype: torch.dtype) -> None:
+    logits = forward(
+        visibility.tensors(VISIBILITY, layer),
+        VISIBILITY,
+        visibility.token_ids(VISIBILITY),
+        dtype=dtype,
+    )
+    weights = visibility.read(logits[0], VISIBILITY)
+    truth = torch.ones(16, 16, dtype=torch.float64).tril() / torch.arange(1, 17)[:, None]
+    torch.testing.assert_close(
+        weights, truth.expand(2, -1, -1), rtol=10 * torch.finfo(dtype).eps, atol=0
+    )
+    assert visibility.off(weights, visibility.expected(VISIBILITY), VISIBILITY, dtype).max() < 0.5
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
+def test_a_right_one_passes_and_its_reading_is_a_word(dtype: torch.dtype) -> None:
+    found, readings = judged(Wrong(lambda _model: None, dtype, dtype))
+    assert not found
+    ((quantity, read, expected),) = readings
+    assert (quantity, expected) == ("attention, layer 1", RIGHT)
+    assert read.startswith(f"{RIGHT}, within ")
+    assert float(read.rpartition(" ")[2]) < 10 * torch.finfo(dtype).eps
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(
+    ("fact", "choice"),
+    [(fact, choice) for fact in ("mask", "softmax") for choice in FACTS[fact][1:]],
+    ids=str,
+)
+def test_a_mistake_is_seen_and_named(fact: str, choice: str, dtype: torch.dtype) -> None:
+    found, readings = judged(Mistaken({fact: choice}, dtype))
+    assert found == f"reads {fact}: {choice}; GPT-2 has {fact}: {FACTS[fact][0]}"
+    assert readings[0][1] != RIGHT
+
+
+def test_rotary_positions_are_seen() -> None:
+    def rotated(_module: Any, _args: Any, qkv: Tensor) -> Tensor:
+        n = 2 * VISIBILITY.n_embd
+        turn = torch.polar(torch.ones(1), torch.arange(qkv.size(1)) / 10)
+        pairs = torch.view_as_complex(qkv[..., :n].unflatten(-1, (-1, 2))) * turn[:, None]
+        return torch.cat([torch.view_as_real(pairs).flatten(2), qkv[..., n:]], dim=-1)
+
+    adapter = Wrong(lambda model: model.transformer.h[0].attn.c_attn.register_forward_hook(rotated))
+    found, _ = judged(adapter, layer=0)
+    assert found.startswith(
+        "layer 0, head 0: position 1 sees 0..1 with weights 0.4978, 0.5022; GPT-2's sees 0..1 with 0.5"
+    )
+
+
+def test_a_wrong_mask_in_the_last_layer_alone_is_told_of_it() -> None:
+    adapter = Wrong(masked_by(1, torch.ones_like))
+    assert judged(adapter, layer=0)[0] == ""
+    found, readings = judged(adapter, layer=1)
+    assert found == "reads mask: none; GPT-2 has mask: up to the position itself"
+    assert readings[0][0] == "attention, layer 1"
+    assert readings[0][1].startswith(f"head 0: {FIRST_POSITION}")
+
+
+def test_a_wrong_mask_in_one_head_of_one_layer_is_told_of_both() -> None:
+    def second_head(mask: Tensor) -> Tensor:
+        return torch.cat([mask, torch.ones_like(mask)], dim=1)
+
+    assert judged(Wrong(masked_by(1, second_head)), layer=0)[0] == ""
+    found, _ = judged(Wrong(masked_by(1, second_head)), layer=1)
+    assert found.startswith(f"layer 1, head 1: {FIRST_POSITION}")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_a_mask_wrong_from_the_last_position_on_is_told_of_it(dtype: torch.dtype) -> None:
+    found, _ = judged(Wrong(masked_by(0, hides_the_first_from_the_last), dtype, dtype), layer=0)
+    assert found.startswith("layer 0, head 0: position 15 sees 1..15 with 0.066")
+    assert "; GPT-2's sees 0..15 with 0.0625 each. " in found
+
+
+def test_an_uneven_attention_is_told_by_its_weights() -> None:
+    def twice_the_first(mask: Tensor) -> Tensor:
+        bias = torch.zeros(mask.shape).masked_fill(~mask, -math.inf)
+        bias[..., 0] += math.log(2)
+        return bias
+
+    found, _ = judged(Wrong(masked_by(0, twice_the_first)), layer=0)
+    assert found.startswith(
+        "layer 0, head 0: position 1 sees 0..1 with weights 0.6667, 0.3333; GPT-2's sees 0..1 with 0.5"
+    )
+
+
+def test_gaps_and_nothing_at_all_are_told() -> None:
+    def every_other(mask: Tensor) -> Tensor:
+        return mask & (torch.arange(mask.size(-1)) % 2 == torch.arange(mask.size(-2))[:, None] % 2)
+
+    found, _ = judged(Wrong(masked_by(0, every_other)), layer=0)
+    assert found.startswith(
+        "layer 0, head 0: position 1 sees 1 with 1; GPT-2's sees 0..1 with 0.5 each."
+    )
+
+    def two_layers(mask: Tensor) -> Tensor:
+        mask[..., 4, 1:3] = False
+        return mask
+
+    found, _ = judged(Wrong(masked_by(0, two_layers)), layer=0)
+    assert "position 4 sees 0, 3..4 with 0.3333 each; GPT-2's sees 0..4 with 0.2 each." in found
+
+    def no_attention(model: GPT2) -> None:
+        model.transformer.h[0].attn.c_proj.weight.data.zero_()
+
+    found, _ = judged(Wrong(no_attention), layer=0)
+    assert "position 0 sees none of those that are read; GPT-2's sees 0 with 1." in found
+
+
+def test_what_is_no_number_is_told() -> None:
+    def nothing_left(mask: Tensor) -> Tensor:
+        mask = torch.zeros(mask.shape).masked_fill(~mask, -math.inf)
+        mask[..., 3, :] = math.nan
+        return mask
+
+    found, _ = judged(Wrong(masked_by(1, nothing_left)))
+    assert found.startswith(
+        "layer 1, head 0: position 3 sees 0..15 with nan each; GPT-2's sees 0..3 with 0.25 each. inf times"
+    )
+
+
+def test_a_coarser_engine_is_told_from_a_wrong_one() -> None:
+    found, _ = judged(Wrong(lambda _model: None, torch.float32, torch.bfloat16))
+    assert re.match(r"right to the rounding of torch.b?float16, but not of torch.float32: ", found)
+
+
+@pytest.mark.parametrize("config", PUBLISHED_CONFIGS.values(), ids=PUBLISHED_CONFIGS)
+def test_positions_and_readers_fit_into_a_published_shape(config: GPT2Config) -> None:
+    at = visibility.positions(config)
+    assert at == sorted(set(at))
+    assert [*range(9)] == at[:9]
+    assert [*range(1015, 1024)] == at[-9:]
+    assert 2 * len(at) * (config.n_head + 1) <= config.n_embd
+    assert max(b - a for a, b in itertools.pairwise(at)) < 128
+
+
+def test_a_published_shape_is_read_to_one_position_in_a_thousand() -> None:
+    config = replace(GPT2Config(), n_layer=1, vocab_size=1400)
+    model = from_tensors(visibility.tensors(config, 0), config, dtype=torch.float32)
+    truth, ids = visibility.expected(config), visibility.token_ids(config)
+    assert truth[0, -1].tolist() == [1 / 1024] * len(visibility.positions(config))
+    with torch.inference_mode():
+        assert (
+            visibility.off(
+                visibility.read(model(ids)[0], config), truth, config, torch.float32
+            ).max()
+            < 0.5
+        )
+        masked_by(0, hides_the_first_from_the_last)(model)
+        errors = visibility.off(
+            visibility.read(model(ids)[0], config), truth, config, torch.float32
+        )
+    assert (errors[:, :-1] < 0.5).all()
+    assert (errors[:, -1] > 2).all(), "also where the weight is 1/1023, not 1/1024"

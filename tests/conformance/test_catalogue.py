@@ -1,0 +1,151 @@
+"""The catalogue of wrong GPT-2s: each is caught by what it names, and what is no mistake is not."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from conformance.defects import DEFECTS, EQUIVALENT, FAMILIES, VARIANTS
+from conformance.kill_matrix.matrix import ENTRIES, LARGE, NEVER, Matrix, asked, steps
+from conformance.requirements import REQUIREMENTS
+from conformance.verdict.judgement import ERRORED, FAILED, PASSED, VARIANT
+from tests.conformance.test_verdict import judge, section
+
+# Some of every kind: what they override decides what they are asked. The whole takes minutes: pytest conformance/ --defects
+CHOSEN = (
+    "square-proj-untransposed", "double-transpose", "mask-buffer-as-bias", "gelu-erf", "config-followed", "window-of-eight",
+    "cache-not-reset", "cache-dtype", "left-pad-positions", "temperature-zero-crash", "no-crop", "eos-item-on-batch",
+    "unknown-id-decode", "op-order-drift", "centred-unembed",
+)  # fmt: skip
+
+
+def test_every_entry_says_what_it_is() -> None:
+    for entry in ENTRIES.values():
+        assert entry.what.endswith("."), entry.id
+        assert len(entry.source) > 10, entry.id
+        assert entry.family in FAMILIES
+        assert steps(entry) or entry.id == "dropout-of-zero", (
+            f"{entry.id} replaces no step of Parts"
+        )
+
+
+def test_every_requirement_that_can_be_asked_is_asked_of_some_defect() -> None:
+    for name in REQUIREMENTS:
+        assert any(asked(entry, name) for entry in DEFECTS.values()) == (name not in NEVER), name
+    for entry in ENTRIES.values():
+        assert entry.requirement is None or asked(entry, entry.requirement)
+
+
+def test_a_large_shape_is_asked_of_those_that_name_it_alone() -> None:
+    for name in LARGE:
+        assert {entry.id for entry in ENTRIES.values() if asked(entry, name)} == {
+            entry.id for entry in DEFECTS.values() if entry.requirement == name
+        }
+
+
+def test_the_right_one_that_they_are_made_of_passes() -> None:
+    chosen = "not full_context and not 124m and not published_sizes"
+    run = judge("conformance", "-k", chosen, "--implementation", "conformance.defects.parts:Parts")
+    assert "no deviation from GPT-2 found" in section(
+        run.stdout, "conformance.defects.parts:Parts"
+    ), run.stdout[-3000:]
+
+
+def test_some_of_each_kind_are_caught_and_what_is_no_mistake_is_not(tmp_path: Path) -> None:
+    run = judge(
+        "conformance",
+        "--defects",
+        ",".join(CHOSEN),
+        "--defects-report",
+        str(tmp_path / "kill.json"),
+    )
+    assert run.returncode == 0, run.stdout[-3000:]
+    defects = [name for name in CHOSEN if name in DEFECTS]
+    assert (
+        f"{len(defects)} of {len(defects)} defects are caught, each by the requirement that it names"
+        in run.stdout
+    )
+    assert f"0 of {len(CHOSEN) - len(defects)} that are no mistakes are flagged" in run.stdout
+    matrix = json.loads((tmp_path / "kill.json").read_text(encoding="utf-8"))
+    assert [entry["id"] for entry in matrix["entries"]] == list(CHOSEN)
+    assert not matrix["problems"]
+
+
+def test_one_that_is_not_there_is_refused() -> None:
+    run = judge("conformance", "--defects", "gelu-erf,no-such")
+    assert run.returncode == pytest.ExitCode.USAGE_ERROR
+    assert "--defects: no-such not in the catalogue" in run.stderr
+
+
+def test_one_can_be_judged_like_any_implementation_and_is_called_by_its_name() -> None:
+    adapter = "conformance.defects:gelu-erf"
+    run = judge(
+        "conformance/test_eos.py", "conformance/test_probes.py", "--implementation", adapter
+    )
+    verdict = section(run.stdout, adapter)
+    assert "reads activation: erf-GELU" in verdict
+    assert (
+        "indistinguishable from: gelu-erf\n    gelu-erf: Exact (erf) GELU instead of the tanh form"
+        in verdict
+    )
+    assert re.search(r"^eos +7 passed$", verdict, re.M)
+
+
+# The matrix itself, from outcomes made up.
+
+
+def test_a_defect_that_another_requirement_catches_is_a_problem() -> None:
+    matrix = Matrix({"gelu-erf": {"activation.curve": PASSED, "parity.float32": FAILED}})
+    assert matrix.problems == ["gelu-erf: activation.curve is passed; caught by parity.float32"]
+
+
+def test_a_crash_catches_nothing() -> None:
+    matrix = Matrix({"gelu-erf": {"activation.curve": ERRORED}})
+    assert matrix.problems == ["gelu-erf: activation.curve is errored; caught by none"]
+
+
+@pytest.mark.parametrize("outcome", [FAILED, ERRORED])
+@pytest.mark.parametrize("name", ["key-bias-missing", "topk-exactly-k"])
+def test_what_is_no_mistake_must_not_be_flagged(name: str, outcome: str) -> None:
+    assert Matrix({name: {"laws.prefix": outcome}}).problems == [
+        f"{name}: is no mistake, and flagged by laws.prefix"
+    ]
+
+
+def test_a_variant_is_told_of_variants_alone() -> None:
+    assert not Matrix({"topk-exactly-k": {"sampling.top-k-ties": VARIANT}}).problems
+    assert Matrix({"key-bias-missing": {"sampling.top-k-ties": VARIANT}}).problems
+
+
+def test_a_requirement_that_catches_nothing_is_a_problem_of_the_whole_catalogue() -> None:
+    caught = {
+        name: {entry.requirement: FAILED} for name, entry in DEFECTS.items() if entry.requirement
+    }
+    idle = set(REQUIREMENTS) - NEVER - {entry.requirement for entry in DEFECTS.values()}
+    assert Matrix(caught).problems == [
+        f"{name}: catches no defect" for name in REQUIREMENTS if name in idle
+    ]
+    assert not Matrix(dict(list(caught.items())[:3])).problems
+
+
+def test_what_one_requirement_alone_catches_is_listed() -> None:
+    matrix = Matrix(
+        {
+            "gelu-erf": {"activation.curve": FAILED},
+            "relu": {"activation.curve": FAILED, "parity.float32": FAILED},
+        }
+    )
+    assert matrix.kills["activation.curve"] == ["gelu-erf", "relu"]
+    assert matrix.sole["activation.curve"] == ["gelu-erf"]
+    assert not matrix.sole["parity.float32"]
+
+
+def test_the_variants_are_those_of_the_table() -> None:
+    page = (Path(__file__).parents[2] / "docs/adapters.md").read_text(encoding="utf-8")
+    table = page.split("## Where sources disagree")[1]
+    for entry in VARIANTS.values():
+        assert f"| `{entry.requirement}` |" in table
+    assert EQUIVALENT

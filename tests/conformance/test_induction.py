@@ -1,0 +1,175 @@
+"""The induction program catches generation whose mask, positions or cache are wrong, and a right one passes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from conformance import test_generation as suite
+from conformance.adapters import gpt2ref as reference
+from conformance.adapters import huggingface
+from conformance.adapters.protocol import Judged
+from conformance.checkpoints.scripts import INDUCTION, induction
+from conformance.checkpoints.tensors import write_checkpoint
+from gpt2ref import KVCache
+from tests.shared.defective_adapters import position_not_offset
+
+TOKENS = list(suite.WORDS.values())
+Load = Callable[..., Any]
+
+
+def masked_by(change: Callable[[Tensor], Tensor], layers: tuple[int, ...] = (0, 1)) -> Load:
+    """The reference with another mask, of [1, query, key], in these layers."""
+
+    def changed(_module: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        x, place, past = args
+        mask = (
+            torch.ones(1, 1, place.seen, dtype=torch.bool)
+            if place.mask is None
+            else place.mask.clone()
+        )
+        return x, replace(place, mask=change(mask)), past
+
+    def load(checkpoint: str, **options: Any) -> reference.Reference:
+        right = reference.load(checkpoint, **options)
+        for layer in layers:
+            right.model.transformer.h[layer].attn.register_forward_pre_hook(changed)
+        return right
+
+    return load
+
+
+def one_too_many(mask: Tensor) -> Tensor:
+    mask[..., 1:] |= mask[..., :-1].clone()
+    return mask
+
+
+def hidden_in_steps(keys: slice) -> Callable[[Tensor], Tensor]:
+    def change(mask: Tensor) -> Tensor:
+        if mask.size(-2) == 1:
+            mask[..., keys] = False
+        return mask
+
+    return change
+
+
+def newest_token_alone(checkpoint: str, **options: Any) -> Any:
+    """Each step has an empty cache."""
+    right = reference.load(checkpoint, **options)
+    transformer = right.model.transformer
+    whole = transformer.forward
+
+    def forgetful(token_ids: Tensor, cache: KVCache | None = None) -> Tensor:
+        return whole(token_ids, cache if token_ids.size(1) > 1 else None)
+
+    transformer.forward = forgetful
+    return right
+
+
+def first_row_for_all(checkpoint: str, **options: Any) -> Any:
+    """In steps, the first row's past is that of every row."""
+    right = reference.load(checkpoint, **options)
+
+    def change(_module: Any, args: tuple[Any, ...]) -> None:
+        x, _place, past = args
+        if x.size(1) == 1:
+            for each in past:  # [batch, capacity, n_head, head_width]
+                each[1:] = each[0]
+
+    for block in right.model.transformer.h:
+        block.attn.register_forward_pre_hook(change)
+    return right
+
+
+# Fault -> an adapter that has it; the row that is told, and how many of its new tokens are right all the same.
+FAULTS: dict[str, tuple[Load, int, int]] = {
+    "no mask": (masked_by(torch.ones_like), 1, 0),
+    "no mask in the first layer": (masked_by(torch.ones_like, layers=(0,)), 1, 0),
+    "one position too many": (masked_by(one_too_many), 1, 0),
+    "steps start at position 0": (position_not_offset, 0, 1),
+    "the newest token alone is fed": (newest_token_alone, 0, 1),
+    "steps do not see the prompt": (masked_by(hidden_in_steps(slice(suite.PROMPT))), 0, 1),
+    "steps do not see the token before": (masked_by(hidden_in_steps(slice(-2, -1))), 0, 1),
+    "steps see the prompt alone": (masked_by(hidden_in_steps(slice(suite.PROMPT, -1))), 0, 4),
+    "the first row's cache for all": (first_row_for_all, 1, 1),
+}
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_checkpoint(tmp_path_factory.mktemp("induction"), INDUCTION, induction(TOKENS))
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_is_caught_where_it_begins(
+    checkpoint: Path, fault: str, temperature: float
+) -> None:
+    load, row, right = FAULTS[fault]
+    with pytest.raises(pytest.fail.Exception) as failure:
+        suite.test_induction(Judged(load(str(checkpoint)), "cpu"), temperature)
+    found = str(failure.value)
+    assert found.startswith(f"temperature {temperature}, row {row}: new tokens [")
+    assert found.endswith(f"; the first {right} are right")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(
+    "load", [reference.load, reference.load_uncached, huggingface.load, huggingface.load_eager]
+)
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_a_right_one_passes(
+    checkpoint: Path, load: Load, dtype: torch.dtype, temperature: float
+) -> None:
+    suite.test_induction(Judged(load(str(checkpoint), dtype=dtype), "cpu"), temperature)
+
+
+def test_a_batch_that_is_refused_is_a_failure(checkpoint: Path) -> None:
+    right = reference.load(str(checkpoint))
+    generate = right.generate
+
+    def one_row(token_ids: Tensor, **options: Any) -> list[list[int]]:
+        if len(token_ids) > 1:
+            raise ValueError("one row at a time")
+        return generate(token_ids, **options)
+
+    right.generate = one_row
+    with pytest.raises(
+        pytest.fail.Exception, match="a batch of 4 rows is refused: ValueError: one row at a time"
+    ):
+        suite.test_induction(Judged(right, "cpu"), 0.0)
+
+
+def test_no_pair_of_words_in_a_text_has_two_followers_and_the_prompt_has_seen_its_last() -> None:
+    for begin, cycle in suite.TEXTS:
+        text = (begin + cycle * INDUCTION.n_positions)[: INDUCTION.n_positions + 1]
+        followers = {text[i : i + 2]: text[i + 2] for i in range(len(text) - 2)}
+        assert all(followers[text[i : i + 2]] == text[i + 2] for i in range(len(text) - 2))
+        assert text[suite.PROMPT - 2 : suite.PROMPT] in text[: suite.PROMPT - 1]
+
+
+@pytest.mark.parametrize(
+    "dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16], ids=str
+)
+def test_the_word_to_say_has_a_logit_of_64_and_others_below_2(
+    checkpoint: Path, dtype: torch.dtype
+) -> None:
+    text = [suite.WORDS[word] for word in ("BADCEFG" * 5)[: INDUCTION.n_positions]]
+    logits = Judged(reference.load(str(checkpoint), dtype=dtype), "cpu").logits(
+        torch.tensor([text])
+    )[0, 8:]
+    largest = logits.topk(2).values
+    assert (largest[:, 0] - 64).abs().max() < 0.5
+    assert largest[:, 1].max() < 2
+
+
+def test_there_is_room_for_ten_words() -> None:
+    induction(range(10))
+    with pytest.raises(ValueError, match="11 different tokens, a script has room for 10"):
+        induction(range(11))

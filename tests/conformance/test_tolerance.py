@@ -1,0 +1,112 @@
+"""The judge's arithmetic: what is within the allowed error, and what is not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from conformance.checkpoints.tensors import SMALL, random_token_ids, trained_like, write_checkpoint
+from conformance.judging.oracle import (
+    FACTOR,
+    FLOOR_ULPS,
+    allowed_error,
+    check_logits,
+    expected,
+    hugging_face_logits,
+)
+from conformance.studies.tolerance import DEFECTS, defective_copy
+
+TOKEN_IDS = random_token_ids(SMALL, batch=2, time=11)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_checkpoint(
+        tmp_path_factory.mktemp("tolerance") / "right", SMALL, trained_like(SMALL, seed=3)
+    )
+
+
+def test_one_ulp_on_every_logit_passes(checkpoint: Path) -> None:
+    truth, allowed = expected(str(checkpoint), TOKEN_IDS, torch.float32)
+    one_ulp_up = torch.nextafter(truth.float(), torch.tensor(torch.inf)).double()
+    check_logits(one_ulp_up, truth, allowed, "one ulp")
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("defect", DEFECTS)
+def test_the_smallest_known_defects_fail(checkpoint: Path, defect: str, dtype: torch.dtype) -> None:
+    truth, allowed = expected(str(checkpoint), TOKEN_IDS, dtype)
+    logits = hugging_face_logits(
+        str(defective_copy(checkpoint, DEFECTS[defect])), TOKEN_IDS, dtype, "eager"
+    )
+    with pytest.raises(AssertionError, match="times the allowed"):
+        check_logits(logits, truth, allowed, defect)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_the_allowed_error_is_between_the_dtypes_rounding_and_a_visible_deviation(
+    checkpoint: Path, dtype: torch.dtype
+) -> None:
+    truth, allowed = expected(str(checkpoint), TOKEN_IDS, dtype)
+    ulp = torch.finfo(dtype).eps * float(truth.abs().max())
+    assert FLOOR_ULPS * ulp <= allowed <= 100 * ulp
+
+
+def test_the_allowed_error_is_a_multiple_of_the_oracles_with_a_floor() -> None:
+    eps = torch.finfo(torch.float32).eps
+    assert allowed_error(lambda _: 1e-3, 8.0, torch.float32) == FACTOR * 1e-3
+    assert allowed_error(lambda _: 0.0, 8.0, torch.float32) == FLOOR_ULPS * eps * 8.0
+
+
+def test_float64_is_allowed_float32s_error_in_proportion() -> None:
+    ratio = torch.finfo(torch.float64).eps / torch.finfo(torch.float32).eps
+    errors = {
+        torch.float32: 1e-3
+    }  # asked for in float64, where the oracle would be compared with itself, it raises
+    assert allowed_error(errors.__getitem__, 8.0, torch.float64) == pytest.approx(
+        FACTOR * 1e-3 * ratio
+    )
+
+
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf"), 1.001])
+def test_a_single_wrong_number_fails_and_is_located(wrong: float) -> None:
+    truth = torch.ones(2, 3, 5, dtype=torch.float64)
+    logits = truth.clone()
+    logits[1, 2, 4] = wrong
+    with pytest.raises(
+        AssertionError, match=r"token 4 at row 1, position 2 .* 1 of 6 positions are off"
+    ):
+        check_logits(logits, truth, 1e-4, "a change")
+
+
+def test_another_shape_fails() -> None:
+    with pytest.raises(AssertionError, match=r"shape \[1, 3, 5\], expected \[2, 3, 5\]"):
+        check_logits(torch.ones(1, 3, 5), torch.ones(2, 3, 5), 1.0, "one row")
+
+
+def test_trained_like_weights_exercise_softmax_and_gelu(checkpoint: Path) -> None:
+    """The reason for them: scores and GELU inputs have a standard deviation of about one, and no parameter is inert."""
+    from gpt2ref import load_checkpoint
+
+    model = load_checkpoint(checkpoint)
+    inputs: list[torch.Tensor] = []
+    queries_keys: list[torch.Tensor] = []
+    for block in model.transformer.h:
+        block.mlp.c_fc.register_forward_hook(lambda _module, _args, output: inputs.append(output))
+        block.attn.c_attn.register_forward_hook(
+            lambda _module, _args, output: queries_keys.append(output)
+        )
+    model(TOKEN_IDS)
+    width = SMALL.head_width
+    for output in queries_keys:
+        q, k, _ = output[1].split(SMALL.n_embd, dim=-1)
+        scores = q[:, :width] @ k[:, :width].t() / width**0.5
+        assert 0.5 < float(scores.std()) < 4
+    assert all(0.5 < float(output.std()) < 3 for output in inputs)
+    assert all(
+        float(tensor.abs().min()) > 0
+        for name, tensor in model.state_dict().items()
+        if name.endswith("bias")
+    )

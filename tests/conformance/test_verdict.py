@@ -1,0 +1,225 @@
+"""The suite run as a person runs it, on right, wrong and broken implementations."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from conformance.requirements import REQUIREMENTS
+
+ROOT = Path(__file__).parents[2]
+ADAPTERS = "tests/shared/defective_adapters.py"
+
+# Each wrong GPT-2, and the requirement that must name what is wrong with it.
+DEFECTS = {
+    "gelu_erf": "activation.curve",
+    "epsilon_1e_6": "layer-norm.epsilon-ln_f",
+    "square_proj_untransposed": "transpose.attn.c_proj",
+    "reshape_for_transpose": "transpose.mlp.c_proj",
+    "qkv_reshaped": "transpose.attn.c_attn",
+    "position_not_offset": "cache.splits",
+    "ignores_missing": "keys.missing",
+    "eos_appended": "eos.middle",
+    "eos_any_row": "eos.per-row",
+    "declares_bfloat16_no_scale": "attention.scale",
+}
+TESTS_OF_DEFECTS = (  # one of each kind, to be quick: every wrong GPT-2 goes through all of them
+    "test_small and float32-36 or test_orientation or test_every_split or test_missing and wte or test_middle "
+    "or test_per_row and first-row or test_activation_curve or test_constant"
+)
+
+
+def judge(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--tb=no", *arguments]
+    # Small models gain nothing from a second thread, and on a busy machine it costs more than it brings.
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600, check=False
+    )
+
+
+def section(output: str, adapter: str) -> str:
+    """What the verdict says of one adapter."""
+    return re.split(r"=+ conformance of ", output.split(f" conformance of {adapter} ")[1])[0]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def run_on_hugging_face() -> Iterator[Future[subprocess.CompletedProcess[str]]]:
+    """Started first and looked at last, as it takes as long as all other runs here together."""
+    # Not in the large shapes, where it would be compared with itself.
+    chosen = "not full_context and not 124m and not published_sizes"
+    with ThreadPoolExecutor(1) as pool:
+        yield pool.submit(judge, "conformance", "-k", chosen, "--implementation", "huggingface")
+
+
+@pytest.fixture(scope="module")
+def verdicts_on_defects() -> str:
+    chosen = [f"--implementation={ADAPTERS}:{name}" for name in DEFECTS]
+    return judge("conformance", "-k", TESTS_OF_DEFECTS, *chosen).stdout
+
+
+@pytest.mark.parametrize("defect", DEFECTS)
+def test_a_defect_fails_the_requirement_that_names_it(
+    verdicts_on_defects: str, defect: str
+) -> None:
+    verdict = section(verdicts_on_defects, f"{ADAPTERS}:{defect}")
+    assert f"{DEFECTS[defect]}: FAILED\n    asked: " in verdict
+    assert f"{ADAPTERS}:{defect}: NOT a right GPT-2." in verdict
+    assert "ERRORED" not in verdict, "a wrong answer is no broken adapter"
+
+
+def test_a_failure_says_how_to_see_it_again() -> None:
+    adapter = f"{ADAPTERS}:square_proj_untransposed"
+    verdict = section(
+        judge("conformance/test_transpose.py", "--implementation", adapter).stdout, adapter
+    )
+    assert (
+        "attn.c_proj.weight is not transposed: the logits are exactly those of that mistake"
+        in verdict
+    )
+    (command,) = re.findall(r"transpose.attn.c_proj: FAILED.*?again: pytest (.*?)\n", verdict, re.S)
+    again = subprocess.run(
+        f"{sys.executable} -m pytest {command}",
+        shell=True,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert again.returncode == 1
+    assert "1 failed" in again.stdout.splitlines()[-1]
+
+
+def test_a_coarse_engine_is_told_from_a_wrong_one() -> None:
+    declares, conceals = f"{ADAPTERS}:declares_bfloat16", f"{ADAPTERS}:conceals_bfloat16"
+    chosen = ("-k", "curve or activation or scale or variance")
+    run = judge(
+        "conformance/test_probes.py",
+        *chosen,
+        "--implementation",
+        declares,
+        "--implementation",
+        conceals,
+    )
+    assert f"{declares}: no deviation from GPT-2 found" in section(run.stdout, declares)
+    verdict = section(run.stdout, conceals)
+    assert "right to the rounding of torch.bfloat16, but not of torch.float32" in " ".join(
+        verdict.split()
+    )
+    assert "reads" not in verdict
+
+
+def test_what_an_adapter_lacks_is_not_applicable_and_never_passed() -> None:
+    adapter = f"{ADAPTERS}:logits_only"
+    run = judge(
+        "conformance/test_eos.py",
+        "conformance/test_cache.py",
+        "-k",
+        "not 124m",
+        "--implementation",
+        adapter,
+    )
+    verdict = section(run.stdout, adapter)
+    assert run.returncode == 0
+    assert re.search(r"^eos +7 not applicable$", verdict, re.M)
+    assert re.search(r"^cache +4 not applicable$", verdict, re.M)
+    assert "eos.first-step: not applicable\n    the adapter has no generate()" in verdict
+    assert f"{adapter}: nothing could be judged." in verdict
+
+
+def test_an_exception_is_the_adapters_error_and_no_wrong_answer() -> None:
+    adapter = f"{ADAPTERS}:raises_in_generate"
+    run = judge("conformance/test_eos.py", "--implementation", adapter)
+    verdict = section(run.stdout, adapter)
+    assert run.returncode == 1
+    assert re.search(r"^eos +7 errored$", verdict, re.M)
+    assert "found: RuntimeError: out of luck" in verdict
+    assert f"{adapter}: NOT judged in full." in verdict
+
+
+def test_a_broken_adapter_is_blamed_once() -> None:
+    adapter = f"{ADAPTERS}:last_logits_only"
+    run = judge("conformance", "--implementation", adapter)
+    verdict = section(run.stdout, adapter)
+    assert run.returncode == 1
+    assert (
+        verdict.count("the adapter can't load a blank checkpoint and give three tokens' logits")
+        == 1
+    )
+    assert "expected floating point [batch, time, vocab_size]" in verdict
+    assert "FAILED" not in verdict
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--implementation", "nowhere.py"], "--implementation nowhere.py: "),
+        (
+            ["--implementation", "no_such_module"],
+            "--implementation no_such_module: No module named",
+        ),
+        (["--implementation", f"{ADAPTERS}:nobody"], "has no function nobody()"),
+        (["--device", "nonsense"], "--device nonsense: "),
+        (["--dtype", "int8"], "--dtype: invalid choice: 'int8'"),
+    ],
+)
+def test_bad_options_are_usage_errors(arguments: list[str], message: str) -> None:
+    run = judge("conformance", *arguments)
+    assert run.returncode == 4
+    assert message in run.stderr
+
+
+def test_list_requirements_gives_them_all() -> None:
+    run = judge("conformance", "--list-requirements")
+    assert run.returncode == 0
+    assert [
+        line.split()[0] for line in run.stdout.splitlines() if not line.startswith(" ")
+    ] == list(REQUIREMENTS)
+
+
+def test_every_requirement_has_a_test_and_every_test_a_requirement() -> None:
+    class Collector:
+        items: list[pytest.Item] = []  # noqa: RUF012
+
+        def pytest_collection_finish(self, session: pytest.Session) -> None:
+            self.items = session.items
+
+    collector = Collector()
+    everything = [
+        "--collect-only",
+        "-q",
+        "-m",
+        "slow or not slow",
+        "--checkpoint=any",
+        "-p",
+        "no:cacheprovider",
+    ]
+    assert (
+        pytest.main([str(ROOT / "conformance"), *everything], plugins=[collector])
+        == pytest.ExitCode.OK
+    )
+    # A test without a requirement is refused at collection, by conformance/conftest.py.
+    assert {
+        mark.args[0] for item in collector.items for mark in item.iter_markers("requirement")
+    } == set(REQUIREMENTS)
+
+
+def test_hugging_face_passes_all_that_applies(
+    run_on_hugging_face: Future[subprocess.CompletedProcess[str]],
+) -> None:
+    run = run_on_hugging_face.result()
+    verdict = section(run.stdout, "huggingface")
+    assert run.returncode == 0, run.stdout[-5000:]
+    assert "huggingface: no deviation from GPT-2 found" in verdict
+    assert "generation.window: not applicable\n    transformers ends at n_positions" in verdict
+    assert "text.encode: not applicable\n    the adapter has no encode()" in verdict
+    assert re.search(r"\b5 not applicable\.$", verdict, re.M), (
+        "the rest of text beside these two, and no other"
+    )

@@ -1,0 +1,187 @@
+"""`captured.ahead`, whose steps are captured on CUDA, and simply run elsewhere: its tokens are those of the plain loop."""
+
+import copy
+import gc
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+
+from gpt2ref import generation, sample
+from gpt2ref.decoding import one_by_one
+from gpt2ref.fast import captured_step as captured
+from gpt2ref.fast.captured_step import Decoder, ahead
+from gpt2ref.generation import sample_steps
+
+DEVICES = [
+    "cpu",
+    pytest.param(
+        "cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+    ),
+]
+
+
+@pytest.fixture(params=DEVICES)
+def model(request, tiny):
+    """13 positions, 97 tokens, float64."""
+    return copy.deepcopy(tiny).to(request.param)
+
+
+@pytest.fixture(autouse=True, params=[0, 1, 8])
+def run_ahead(request, monkeypatch):
+    """`sample` by `ahead`, with a few buckets in 13 positions."""
+    monkeypatch.setattr(captured, "LAG", request.param)
+    monkeypatch.setattr(captured, "BUCKET", 4)
+    monkeypatch.setattr(generation, "loop_on", lambda _device: ahead)
+    yield
+    captured._idle.clear()  # of models that other tests go on using
+
+
+def plainly(model, prompts, **options):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(generation, "loop_on", lambda _device: one_by_one)
+        return sample(model, prompts, **options)
+
+
+@pytest.mark.parametrize("top_k", [None, 1, 5, 1000])
+@pytest.mark.parametrize("temperature", [0, 0.2, 1.0, 3])
+def test_tokens_are_those_of_the_plain_loop_also_past_the_context(model, temperature, top_k):
+    prompts = [[1, 2, 3], [5], list(range(12)), list(range(13)), list(range(20, 40))]
+    for number in range(1, len(prompts) + 1):  # the last of them does not fit from the start
+        options = {
+            "max_new_tokens": 20,
+            "temperature": temperature,
+            "top_k": top_k,
+            "seed": number,
+            "eos_token_id": None,
+        }
+        assert sample(model, prompts[:number], **options) == plainly(
+            model, prompts[:number], **options
+        )
+
+
+def test_each_row_stops_by_itself_wherever_the_host_is(model):
+    prompts = [list(range(start, start + length)) for start, length in enumerate([1, 4, 9, 2])]
+    lengths = set()
+    for eos_token_id in range(0, 97, 3):
+        options = {
+            "max_new_tokens": 12,
+            "temperature": 2.0,
+            "top_k": 20,
+            "seed": eos_token_id,
+            "eos_token_id": eos_token_id,
+        }
+        found = sample(model, prompts, **options)
+        assert found == plainly(model, prompts, **options)
+        lengths |= {len(row) for row in found}
+    assert len(lengths) > 4
+
+
+@pytest.mark.parametrize("max_new_tokens", [0, 1, 2])
+def test_as_few_tokens_as_are_asked_for(model, max_new_tokens):
+    options = {"max_new_tokens": max_new_tokens, "seed": 1, "eos_token_id": None}
+    assert sample(model, [[1, 2], [3]], **options) == plainly(model, [[1, 2], [3]], **options)
+    assert sample(model, [], **options) == []
+
+
+def test_logits_without_a_largest_one_are_an_error_in_a_row_that_goes_on(model):
+    with torch.no_grad():
+        model.transformer.wpe.weight[6] = float("nan")
+    # The first row gets there, in its fifth step. The second has ended before.
+    with pytest.raises(ValueError, match=r"row\(s\) \[0\]"):
+        sample(model, [[1, 2, 3]], max_new_tokens=9, temperature=0, eos_token_id=None)
+    first = sample(model, [[1]], max_new_tokens=1, temperature=0, eos_token_id=None)[0][0]
+    assert sample(model, [[1]], max_new_tokens=9, temperature=0, eos_token_id=first) == [[]]
+
+
+@pytest.fixture
+def made(monkeypatch):
+    """The decoders that are made, in order."""
+    decoders = []
+
+    class Counted(Decoder):
+        def __init__(self, *args):
+            decoders.append(self)
+            super().__init__(*args)
+
+    monkeypatch.setattr(captured, "Decoder", Counted)
+    return decoders
+
+
+def test_a_decoder_serves_again_with_other_prompts_temperatures_and_seeds(model, made):
+    for seed in range(3):
+        options = {
+            "max_new_tokens": 6,
+            "temperature": 0.5 + seed,
+            "top_k": 9,
+            "seed": seed,
+            "eos_token_id": None,
+        }
+        assert sample(model, [[seed, 2], [3]], **options) == plainly(
+            model, [[seed, 2], [3]], **options
+        )
+    assert len(made) == 1
+
+
+def test_other_weights_in_other_places_need_another_decoder(model, made):
+    options = {"max_new_tokens": 6, "temperature": 0, "eos_token_id": None}
+    before = sample(model, [[1]], **options)
+    model.load_state_dict({key: -tensor for key, tensor in model.state_dict().items()}, assign=True)
+    after = sample(model, [[1]], **options)
+    assert after == plainly(model, [[1]], **options) != before
+    assert len(made) == 2
+
+
+def test_two_at_once_do_not_share_a_decoder(model):
+    def steps(seed):
+        rows = [[1, 2]]
+        return rows, sample_steps(model, rows, 8, 1.0, None, seed, None)
+
+    (first, first_steps), (second, second_steps) = steps(1), steps(2)
+    for _ in range(8):
+        next(first_steps), next(second_steps)
+    wanted = [
+        plainly(model, [[1, 2]], max_new_tokens=8, seed=seed, eos_token_id=None)[0]
+        for seed in (1, 2)
+    ]
+    assert [first[0][2:], second[0][2:]] == wanted
+
+
+def test_threads_get_what_they_get_alone(model):
+    options = [
+        {"max_new_tokens": 8, "seed": seed, "eos_token_id": None, "top_k": 10} for seed in range(12)
+    ]
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda each: sample(model, [[1, 2]], **each), options))
+    assert found == [plainly(model, [[1, 2]], **each) for each in options]
+
+
+def test_abandoned_steps_give_their_decoder_back_and_few_are_kept(model, made):
+    for _ in range(3):
+        steps = sample_steps(model, [[1, 2]], 8, 1.0, None, 0, None)
+        next(steps)
+        steps.close()
+    assert len(made) == 1
+    for batch in range(1, 12):
+        sample(model, [[1]] * batch, max_new_tokens=3, seed=0)
+    assert len(captured._idle[model]) == captured.KEPT
+
+
+def test_decoders_go_with_their_model(tiny):
+    gc.collect()
+    before = len(captured._idle)
+    model = copy.deepcopy(tiny)
+    sample(model, [[1]], max_new_tokens=3, seed=0)
+    assert len(captured._idle) == before + 1
+    del model
+    gc.collect()
+    assert len(captured._idle) == before
+
+
+def test_the_cache_is_read_in_buckets(monkeypatch, tiny):
+    seen, run = [], Decoder._run
+    monkeypatch.setattr(
+        Decoder, "_run", lambda self, model, bucket: seen.append(bucket) or run(self, model, bucket)
+    )
+    sample(tiny, [[1, 2]], max_new_tokens=12, seed=0, eos_token_id=None)
+    assert seen == [4, 4, 8, 8, 8, 8, 12, 12, 12, 12, 13]

@@ -1,0 +1,375 @@
+"""The decode step in C, where it is asked for: right to rounding, and nothing else changes."""
+
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from conformance.checkpoints.tensors import trained_like
+from conformance.judging import textbook
+from conformance.judging.oracle import allowed_error
+from gpt2ref import GPT2, GPT2Config, compile_step, from_tensors, load_checkpoint, sample
+from gpt2ref.decoding import prefill
+from gpt2ref.fast import compiled_step as compiled
+from gpt2ref.fast.compiled_step import LARGEST_BATCH, CompiledStep, compiled_step
+from tests.shared.smallest import CONFIG, TENSORS
+
+pytestmark = pytest.mark.skipif(not shutil.which("cc"), reason="there is no C compiler")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def in_c():
+    """The step is compiled here, and is not when these tests have ended."""
+    compile_step()
+    yield
+    compiled.libraries.clear()
+
+
+def filled(model, rows):
+    """A cache in which all tokens of the rows but the last ones are."""
+    cache = model.make_cache(len(rows), max(map(len, rows)))
+    prefill(model, [row[:-1] or [0] for row in rows], cache)
+    cache.lengths = [len(row) - 1 for row in rows]
+    return cache
+
+
+def last(rows):
+    return [row[-1] for row in rows]
+
+
+def logits_of(model, rows, cache=None):
+    """As the model itself computes them, after the last token of each row."""
+    return model(
+        torch.tensor(last(rows))[:, None], filled(model, rows) if cache is None else cache
+    )[:, -1]
+
+
+def furthest(logits, truth):
+    return float((logits.double() - truth).abs().max())
+
+
+@st.composite
+def shapes_and_rows(draw, multiple_of=1):
+    """Any shape, most of them none that C's loops come out even with, and rows of tokens of any lengths."""
+    n_head = draw(st.integers(1, 5))
+    config = GPT2Config(
+        vocab_size=draw(st.integers(30, 70)),
+        n_positions=draw(st.integers(1, 12)),
+        n_embd=multiple_of * n_head * draw(st.integers(1, 40)),
+        n_layer=draw(st.integers(1, 2)),
+        n_head=n_head,
+        n_inner=multiple_of * draw(st.integers(1, 200)),
+    )
+    row = st.lists(st.integers(0, config.vocab_size - 1), min_size=1, max_size=config.n_positions)
+    return config, draw(st.lists(row, min_size=1, max_size=9))
+
+
+LARGE = (
+    GPT2Config(n_positions=3, n_embd=768, n_layer=1, n_head=12),
+    [[50256, 0], [5], [1, 2, 3], [7, 7], [9]],
+)
+
+
+def of_a_batch(model):
+    """Logits, keys and values of 32 rows of random tokens, by torch."""
+    shape = 32, model.config.n_positions
+    token_ids = torch.randint(
+        model.config.vocab_size, shape, generator=torch.Generator().manual_seed(0)
+    )
+    cache = model.make_cache(len(token_ids))
+    return model(token_ids, cache), cache.keys, cache.values
+
+
+def allowed_errors(model, exact):
+    """The suite's policy, from the errors that torch makes in all of a batch: those of one token may happen to be tiny."""
+    pairs = zip(of_a_batch(model), of_a_batch(exact), strict=True)
+    return [
+        allowed_error(
+            lambda _, its=its, truth=truth: furthest(its, truth),
+            float(truth.abs().max()),
+            model.dtype,
+        )
+        for its, truth in pairs
+    ]
+
+
+@given(shapes_and_rows(), st.integers(1, 5))
+@example(LARGE, 2)
+@example((LARGE[0], [[row, 2 * row] for row in range(32)]), 3)
+def test_logits_and_cache_are_the_models(case, n_threads):
+    config, rows = case
+    torch.set_num_threads(n_threads)
+    tensors = trained_like(config, seed=0)
+    model, exact = from_tensors(tensors, config), from_tensors(tensors, config, dtype=torch.float64)
+    cache, exact_cache = filled(model, rows), filled(exact, rows)
+    found = [compiled_step(model, cache)(last(rows)), cache.keys, cache.values]
+    truths = [logits_of(exact, rows, exact_cache), exact_cache.keys, exact_cache.values]
+    for ours, truth, allowed in zip(found, truths, allowed_errors(model, exact), strict=True):
+        assert ours.shape == truth.shape
+        assert ours.dtype == torch.float32
+        assert furthest(ours, truth) <= allowed
+    assert cache.lengths == exact_cache.lengths
+
+
+@given(shapes_and_rows(multiple_of=2), st.integers(1, 5))
+@example(LARGE, 2)
+def test_in_bfloat16_it_is_as_near_to_the_truth_as_torch(case, n_threads):
+    config, rows = case
+    torch.set_num_threads(n_threads)
+    rows = rows[: LARGEST_BATCH[torch.bfloat16]]
+    tensors = {key: tensor.bfloat16() for key, tensor in trained_like(config, seed=0).items()}
+    model, exact = from_tensors(tensors, config), from_tensors(tensors, config, dtype=torch.float64)
+    cache, exact_cache = filled(model, rows), filled(exact, rows)
+    logits, truth = compiled_step(model, cache)(last(rows)), logits_of(exact, rows, exact_cache)
+    assert logits.dtype == torch.float32
+    assert furthest(logits, truth) <= allowed_errors(model, exact)[0]
+    # What the first block's keys are made of is the same in both, so all that they are off is their own rounding: half a step.
+    for row, position in enumerate(len(each) - 1 for each in rows):
+        ours, truth = cache.keys[0, row, position].double(), exact_cache.keys[0, row, position]
+        assert (
+            (ours - truth).abs() <= torch.finfo(torch.bfloat16).eps / 2 * truth.abs() * 1.01 + 1e-5
+        ).all()
+
+
+@pytest.mark.parametrize(
+    "prompts", [[[1, 2, 3]], [[1], [4, 5, 6, 7], [], [8, 9]]], ids=["one row", "ragged"]
+)
+@pytest.mark.parametrize(("temperature", "top_k"), [(0, None), (1.0, None), (0.7, 5)])
+def test_tokens_are_those_of_the_textbooks_loop(
+    tiny_folder, monkeypatch, prompts, temperature, top_k
+):
+    """Past the context too, where nothing is left for a step to do."""
+    model, steps = load_checkpoint(tiny_folder), []
+    monkeypatch.setattr(
+        CompiledStep,
+        "__call__",
+        lambda *given, call=CompiledStep.__call__: steps.append(1) or call(*given),
+    )
+    prompts = [prompt or [0] for prompt in prompts]
+    options = {"max_new_tokens": 15, "temperature": temperature, "top_k": top_k, "eos_token_id": 7}
+    new = sample(model, prompts, seed=3, **options)
+    n_positions = model.config.n_positions
+    assert new == [
+        textbook.generate(model, prompt, n_positions=n_positions, seed=3 + row, **options)
+        for row, prompt in enumerate(prompts)
+    ]
+    assert len(steps) == n_positions - max(map(len, prompts))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_tokens_of_the_model_that_comes_with_the_package(monkeypatch, dtype):
+    model = load_checkpoint("tiny", dtype=dtype)
+    options = {"max_new_tokens": 60, "temperature": 0.8, "top_k": 40, "seed": 0}
+    in_c = sample(model, [[7454, 2402, 257, 640]], **options)
+    monkeypatch.setattr(compiled, "libraries", {})
+    plain = sample(model, [[7454, 2402, 257, 640]], **options)
+    assert (
+        in_c == plain if dtype == torch.float32 else in_c[0][:5] == plain[0][:5]
+    )  # one draw that differs, and all do
+
+
+def test_weights_that_would_have_to_be_copied_are_left_to_torch():
+    """A new nn.Linear's matrices, and nanoGPT's, are [out, in]."""
+    model = GPT2(CONFIG).requires_grad_(False)
+    assert compiled_step(model, model.make_cache(1)) is None
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_torchs_default_dtype_changes_nothing(tiny_folder, dtype):
+    model = load_checkpoint(tiny_folder)
+    options = {"max_new_tokens": 8, "temperature": 0.0, "eos_token_id": None}
+    expected = sample(model, [[1, 2, 3]], **options)
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        assert sample(model, [[1, 2, 3]], **options) == expected
+    finally:
+        torch.set_default_dtype(before)
+
+
+def test_weights_that_have_changed_between_two_calls(tiny_folder):
+    model = load_checkpoint(tiny_folder)
+    options = {"max_new_tokens": 8, "temperature": 0.0, "eos_token_id": None}
+    before = sample(model, [[1, 2, 3]], **options)
+    for parameter in model.parameters():
+        parameter.neg_()
+    after = sample(model, [[1, 2, 3]], **options)
+    assert after != before
+    assert after == [
+        textbook.generate(model, [1, 2, 3], n_positions=model.config.n_positions, **options)
+    ]
+
+
+def test_numbers_that_are_none_come_through():
+    for value in (float("nan"), float("inf")):
+        tensors = {**TENSORS, "wte.weight": TENSORS["wte.weight"].clone()}
+        tensors["wte.weight"][3, 1] = value
+        for dtype in (torch.float32, torch.bfloat16):
+            model = from_tensors(tensors, CONFIG, dtype=dtype)
+            logits = compiled_step(model, filled(model, [[1, 2]]))(last([[1, 2]]))
+            assert logits.isfinite().tolist() == [[True, True, True, False, True]]
+            with pytest.raises(ValueError, match="the largest one is not a finite number"):
+                sample(model, [[3]], max_new_tokens=2, temperature=0)
+
+
+def test_numbers_in_the_middle_of_two_are_rounded_to_the_even_one():
+    """Keys that are a product of two bfloat16, which is exact in float32."""
+    gain = [1 + n / 128 for n in range(4)]
+    tensors = {**TENSORS, "h.0.ln_1.weight": torch.zeros(4), "h.0.ln_1.bias": torch.tensor(gain)}
+    tensors["h.0.attn.c_attn.bias"] = torch.zeros(12)
+    tensors["h.0.attn.c_attn.weight"] = torch.cat(
+        [torch.zeros(4, 4), 1.5 * torch.eye(4), -1.5 * torch.eye(4)], dim=1
+    )
+    model = from_tensors(tensors, CONFIG, dtype=torch.bfloat16)
+    cache = filled(model, [[1, 2]])
+    compiled_step(model, cache)(last([[1, 2]]))
+    expected = (1.5 * torch.tensor(gain)).bfloat16()
+    assert cache.keys[0, 0, 1].flatten().tolist() == expected.tolist()
+    assert cache.values[0, 0, 1].flatten().tolist() == (-expected).tolist()
+
+
+def test_scores_may_be_large():
+    """Larger than what an exponential can be of."""
+    tensors = {
+        key: 40 * tensor if "c_attn.weight" in key else tensor for key, tensor in TENSORS.items()
+    }
+    model, rows = from_tensors(tensors, CONFIG), [[1, 2, 3]]
+    expected = logits_of(model, rows)
+    torch.testing.assert_close(compiled_step(model, filled(model, rows))(last(rows)), expected)
+
+
+def test_openmp_may_give_fewer_threads_than_asked_for():
+    command = [
+        sys.executable,
+        "-m",
+        "gpt2ref",
+        "Once",
+        "--dtype",
+        "float32",
+        "--temperature",
+        "0",
+        "--max-new-tokens",
+        "20",
+    ]
+    said = [
+        subprocess.run(
+            [*command, *options],
+            env=os.environ | limit,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=True,
+        ).stdout
+        for options, limit in (
+            ([], {}),
+            (["--compile"], {"OMP_THREAD_LIMIT": "1", "OMP_NUM_THREADS": "3"}),
+        )
+    ]
+    assert said[0] == said[1]
+
+
+def test_a_nan_in_the_cache_stays_one():
+    model = from_tensors(
+        {**TENSORS, "h.0.attn.c_attn.bias": torch.full((12,), float("nan"))},
+        CONFIG,
+        dtype=torch.bfloat16,
+    )
+    cache = filled(model, [[1, 2]])
+    compiled_step(model, cache)(last([[1, 2]]))
+    assert cache.keys[0, 0, 1].isnan().all()
+    assert cache.values[0, 0, 1].isnan().all()
+
+
+@pytest.mark.parametrize(
+    ("dtype", "config", "batch"),
+    [
+        (torch.float64, {}, 1),
+        (torch.float16, {}, 1),
+        (torch.float32, {}, 33),
+        (torch.bfloat16, {}, 9),
+        (torch.bfloat16, {"n_embd": 5, "n_head": 5}, 1),
+        (torch.bfloat16, {"n_inner": 7}, 1),
+    ],
+    ids=str,
+)
+def test_what_it_is_not_made_for_is_left_to_torch(dtype, config, batch):
+    shape = replace(CONFIG, **config)
+    model = from_tensors(trained_like(shape, 0), shape, dtype=dtype)
+    assert compiled_step(model, model.make_cache(batch)) is None
+    assert sample(model, [[1]] * batch, max_new_tokens=2, seed=0)
+
+
+def test_a_model_whose_weights_are_of_two_kinds_is_left_to_torch():
+    model = from_tensors(TENSORS, CONFIG)
+    model.transformer.ln_f.bias.data = model.transformer.ln_f.bias.data.double()
+    assert compiled_step(model, model.make_cache(1)) is None
+    cache = from_tensors(TENSORS, CONFIG, dtype=torch.float64).make_cache(1)
+    assert compiled_step(from_tensors(TENSORS, CONFIG), cache) is None
+    assert compiled_step(from_tensors(TENSORS, CONFIG).to("meta"), model.make_cache(1)) is None
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [torch.nn.Linear(4, 17), torch.nn.Sequential(torch.nn.Linear(4, 16))],
+    ids=["shape", "names"],
+)
+def test_a_model_whose_modules_are_others_is_left_to_torch(layer):
+    model = from_tensors(TENSORS, CONFIG)
+    model.transformer.h[0].mlp.c_fc = layer.requires_grad_(False)
+    assert compiled_step(model, model.make_cache(1)) is None
+
+
+@pytest.mark.parametrize(
+    ("token_ids", "lengths", "message"),
+    [
+        ([5], [1], r"token_ids: \[5\], expected 0 to 4 for each of 1 rows"),
+        ([-1], [1], r"token_ids: \[-1\]"),
+        ([1, 2], [1], r"token_ids: \[1, 2\], .* each of 1 rows"),
+        ([1], [3], r"cache.lengths: \[3\], expected 0 to 2 for each of 1 rows"),
+        ([1], [-1], r"cache.lengths: \[-1\]"),
+        ([1], [1, 1], r"cache.lengths: \[1, 1\], .* each of 1 rows"),
+        ([1], [], r"cache.lengths: \[\]"),
+    ],
+)
+def test_what_c_could_not_see_is_refused(token_ids, lengths, message):
+    model = from_tensors(TENSORS, CONFIG)
+    cache = model.make_cache(1)
+    step = compiled_step(model, cache)
+    cache.lengths = lengths
+    with pytest.raises(ValueError, match=message):
+        step(token_ids)
+    assert cache.lengths == lengths
+
+
+def test_both_dtypes_are_compiled_or_none(monkeypatch, tmp_path):
+    compiler = tmp_path / "compiler"
+    compiler.write_text('#!/bin/sh\ncase "$*" in *BFLOAT16*) exit 1;; esac\nexec cc "$@"\n')
+    compiler.chmod(0o755)
+    monkeypatch.setattr(compiled, "libraries", {})
+    monkeypatch.setenv("CC", str(compiler))
+    with pytest.raises(RuntimeError, match="-DBFLOAT16"):
+        compile_step()
+    assert not compiled.libraries
+
+
+def test_the_compilers_own_words_are_in_the_error(monkeypatch, tmp_path):
+    before = dict(compiled.libraries)
+    broken = tmp_path / "step.c"
+    broken.write_text("int main(void) { return nothing; }")
+    monkeypatch.setattr(compiled, "_SOURCE", broken)
+    with pytest.raises(RuntimeError, match=r"(?s)^\S.*step\.c -lm\n.*nothing"):
+        compile_step()
+    assert compiled.libraries == before  # what was there goes on
+
+
+def test_nothing_is_left_on_disk(monkeypatch, tmp_path):
+    monkeypatch.setattr(compiled, "libraries", {})
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    compile_step()
+    assert list(tmp_path.iterdir()) == []

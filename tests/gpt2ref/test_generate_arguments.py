@@ -1,0 +1,152 @@
+"""What `sample`, `generate` and `stream` refuse, and that they do it before any work."""
+
+import copy
+import math
+import re
+
+import pytest
+import torch
+
+from gpt2ref import generate, sample, stream
+
+BAD_OPTIONS = [
+    (ValueError, "max_new_tokens", -1),
+    (TypeError, "max_new_tokens", 1.5),
+    (TypeError, "max_new_tokens", True),
+    (TypeError, "max_new_tokens", None),
+    (TypeError, "max_new_tokens", "10"),
+    (ValueError, "temperature", -0.1),
+    (ValueError, "temperature", math.nan),
+    (ValueError, "temperature", math.inf),
+    (TypeError, "temperature", "1"),
+    (TypeError, "temperature", True),
+    (TypeError, "temperature", None),
+    (ValueError, "top_k", 0),
+    (ValueError, "top_k", -1),
+    (TypeError, "top_k", 1.5),
+    (TypeError, "top_k", True),
+    (ValueError, "seed", -1),
+    (TypeError, "seed", 1.5),
+    (TypeError, "seed", True),
+    (TypeError, "seed", "0"),
+]
+
+
+def refuse(*_):
+    raise AssertionError("the model was run")
+
+
+@pytest.fixture
+def idle(model):
+    """A model that must not be run."""
+    model = copy.deepcopy(model)
+    model.transformer.register_forward_pre_hook(refuse)
+    return model
+
+
+@pytest.fixture
+def idle_tiny(tiny):
+    model = copy.deepcopy(tiny)
+    model.transformer.register_forward_pre_hook(refuse)
+    return model
+
+
+def test_a_model_that_must_not_be_run_says_so(idle):
+    with pytest.raises(AssertionError, match="the model was run"):
+        sample(idle, [[1]], max_new_tokens=1)
+
+
+@pytest.mark.parametrize(("error", "name", "value"), BAD_OPTIONS)
+def test_a_bad_option_is_refused_by_name_and_value(idle, error, name, value):
+    options = {"max_new_tokens": 5, name: value}
+    message = f"^{name}={re.escape(repr(value))}: expected "
+    with pytest.raises(error, match=message):
+        sample(idle, [[1, 2]], **options)
+    with pytest.raises(error, match=message):
+        generate("Hello", idle, **options)
+    with pytest.raises(error, match=message):
+        stream("Hello", idle, **options)
+
+
+@pytest.mark.parametrize(("error", "name", "value"), BAD_OPTIONS)
+def test_a_bad_option_is_refused_before_a_checkpoint_is_looked_for(error, name, value):
+    for function in (generate, stream):
+        with pytest.raises(error, match=f"^{name}="):
+            function("Hello", "/no/such/checkpoint", **{name: value})
+
+
+@pytest.mark.parametrize(
+    ("error", "token_ids", "message"),
+    [
+        (ValueError, [[1], [2, -1]], "^token_ids: -1 in row 1, expected 0 to 96"),
+        (ValueError, [[97]], "^token_ids: 97 in row 0, expected 0 to 96"),
+        (ValueError, torch.tensor([[5, 97]]), "^token_ids: 97 in row 0"),
+        (
+            ValueError,
+            [[]],
+            "^token_ids: 50256 in row 0",
+        ),  # this vocabulary has no end of text to start from
+        (TypeError, [[1.0]], r"^token_ids: 1\.0 in row 0, expected an integer"),
+        (TypeError, torch.tensor([[1.0]]), r"^token_ids: 1\.0 in row 0"),
+        (TypeError, [[True]], "^token_ids: True in row 0"),
+        (TypeError, [["1"]], "^token_ids: '1' in row 0"),
+        (TypeError, [[None]], "^token_ids: None in row 0"),
+        (TypeError, "ab", "^token_ids: 'a' in row 0"),
+        (TypeError, [1, 2], r"^token_ids: \[1, 2\], expected rows"),
+        (TypeError, torch.tensor([1, 2]), r"^token_ids: tensor\(\[1, 2\]\), expected rows"),
+        (TypeError, 5, "^token_ids: 5, expected rows"),
+        (TypeError, torch.tensor(5), "^token_ids: tensor"),
+        (TypeError, None, "^token_ids: None, expected rows"),
+    ],
+)
+def test_ids_that_are_no_tokens_are_refused_by_value_and_row(idle_tiny, error, token_ids, message):
+    with pytest.raises(error, match=message):
+        sample(idle_tiny, token_ids, max_new_tokens=5)
+
+
+@pytest.mark.parametrize(
+    "prompt", [None, 5, b"Hello", ["Hello", None], [b"Hello"], [[15496]], {"Hello": 1}], ids=repr
+)
+def test_a_prompt_that_is_no_text_is_refused(idle, prompt):
+    with pytest.raises(
+        TypeError, match=f"^prompt: {re.escape(repr(prompt))}, expected a str or a list"
+    ):
+        generate(prompt, idle)
+
+
+@pytest.mark.parametrize("prompt", [None, 5, b"Hello", ["Hello"]], ids=repr)
+def test_a_stream_has_one_prompt(idle, prompt):
+    with pytest.raises(TypeError, match=f"^prompt: {type(prompt).__name__}, expected str"):
+        stream(prompt, idle)
+
+
+@pytest.mark.parametrize("options", [{"device": "cpu"}, {"dtype": torch.float32}], ids=repr)
+def test_a_live_model_stays_where_it_is(idle, options):
+    for function in (generate, stream):
+        with pytest.raises(
+            ValueError, match=r"^device=.*, dtype=.*: only for a checkpoint to load.* model\.to\(\)"
+        ):
+            function("Hello", idle, **options)
+
+
+def test_text_needs_gpt2s_vocabulary(idle_tiny, tiny_folder):
+    for model in (idle_tiny, tiny_folder):
+        for function in (generate, stream):
+            with pytest.raises(
+                ValueError,
+                match=r"^model: vocab_size=97, expected 50257; sample\(\) takes token ids",
+            ):
+                function("Hello", model)
+
+
+def test_a_checkpoint_that_is_not_there_is_not_found_at_the_call():
+    for function in (generate, stream):
+        with pytest.raises(FileNotFoundError, match="/no/such/checkpoint"):
+            function("Hello", "/no/such/checkpoint")
+
+
+def test_a_model_gone_wrong_says_so_instead_of_choosing_a_token(tiny):
+    model = copy.deepcopy(tiny)
+    model.transformer.ln_f.bias[0] = math.nan
+    with pytest.raises(ValueError, match=r"^logits: .* row\(s\) \[0, 1\]"):
+        sample(model, [[1], [2]], max_new_tokens=3)

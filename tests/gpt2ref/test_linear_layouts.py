@@ -1,0 +1,227 @@
+"""State dicts of nanoGPT and minGPT: Hugging Face's names, nn.Linear's orientation."""
+
+import re
+
+import pytest
+import torch
+
+from conformance.checkpoints.tensors import trained_like, write_checkpoint
+from gpt2ref import CheckpointError, GPT2Config, from_tensors, load_checkpoint
+from gpt2ref.conversion import PREFIX, TRANSPOSED
+
+CONFIG = GPT2Config(vocab_size=7, n_positions=5, n_embd=4, n_layer=3, n_head=2)
+MATRICES = [key.format(layer=layer) for key in TRANSPOSED for layer in range(3)]
+ARGS = {
+    "n_layer": 3,
+    "n_head": 2,
+    "n_embd": 4,
+    "block_size": 5,
+    "bias": True,
+    "vocab_size": 7,
+    "dropout": 0.0,
+}
+
+
+def as_linear(tensors, keys=MATRICES):
+    return {
+        key: tensor.t().contiguous() if key in keys else tensor for key, tensor in tensors.items()
+    }
+
+
+@pytest.fixture
+def tensors():
+    return trained_like(CONFIG, seed=0)
+
+
+@pytest.fixture
+def nanogpt(tensors):
+    """As nanoGPT saves it under torch.compile, with the masks of its slower attention and the tied head."""
+    state = {PREFIX + key: tensor for key, tensor in as_linear(tensors).items()}
+    state["lm_head.weight"] = state[PREFIX + "wte.weight"]
+    state |= {f"{PREFIX}h.{layer}.attn.bias": torch.ones(1, 1, 5, 5).tril() for layer in range(3)}
+    return {"_orig_mod." + key: tensor for key, tensor in state.items()}
+
+
+def assert_same_model(model, tensors, config=CONFIG):
+    expected = from_tensors(tensors, config)
+    state = expected.state_dict()
+    assert model.config == config
+    assert model.state_dict().keys() == state.keys()
+    for key, tensor in model.state_dict().items():
+        assert torch.equal(tensor, state[key]), key
+    token_ids = torch.tensor([[1, 6, 0, 2]])
+    torch.testing.assert_close(model(token_ids), expected(token_ids), rtol=1e-5, atol=1e-5)
+
+
+def test_a_state_dict_of_nanogpt_is_the_same_model_and_is_not_copied(nanogpt, tensors):
+    model = from_tensors(nanogpt, CONFIG)
+    assert_same_model(model, tensors)
+    for key, parameter in model.state_dict().items():
+        assert parameter.data_ptr() == nanogpt["_orig_mod." + key].data_ptr(), key
+
+
+def test_without_prefixes_it_is_the_same(nanogpt, tensors):
+    assert_same_model(from_tensors(as_linear(tensors), CONFIG), tensors)
+    assert_same_model(
+        from_tensors({key.removeprefix("_orig_mod."): t for key, t in nanogpt.items()}, CONFIG),
+        tensors,
+    )
+
+
+@pytest.mark.parametrize("n_inner", [4, 1, 12])
+def test_where_the_mlp_is_square_or_narrow_c_attn_tells(n_inner):
+    config = GPT2Config(vocab_size=7, n_positions=5, n_embd=4, n_layer=3, n_head=2, n_inner=n_inner)
+    tensors = trained_like(config, seed=0)
+    assert_same_model(from_tensors(as_linear(tensors), config), tensors, config)
+    assert_same_model(from_tensors(tensors, config), tensors, config)
+
+
+def test_one_number_wide_c_attn_tells_still():
+    config = GPT2Config(vocab_size=7, n_positions=5, n_embd=1, n_layer=1, n_head=1, n_inner=1)
+    tensors = trained_like(config, seed=0)
+    assert_same_model(from_tensors(as_linear(tensors), config), tensors, config)
+
+
+@pytest.mark.parametrize("odd", [key for key in MATRICES if "attn.c_proj" not in key])
+@pytest.mark.parametrize("linear", [False, True])
+def test_a_matrix_that_disagrees_with_the_others_is_refused(tensors, odd, linear):
+    mixed = as_linear(tensors, [key for key in MATRICES if (key != odd) == linear])
+    shape = list(mixed[odd].shape)
+    with pytest.raises(
+        CheckpointError, match=f"^wrong shape: {odd} is {re.escape(str(shape))}, expected"
+    ) as error:
+        from_tensors(mixed, CONFIG)
+    assert re.escape(str(shape[::-1])) in re.escape(str(error.value))
+
+
+def test_as_many_of_either_layout_are_refused(tensors):
+    mixed = as_linear(
+        tensors,
+        [
+            key
+            for key in MATRICES
+            if "mlp.c_fc" in key or "h.0.attn.c_attn" in key or "h.1.mlp" in key
+        ],
+    )
+    with pytest.raises(CheckpointError, match=r"^wrong shape: "):
+        from_tensors(mixed, CONFIG)
+
+
+def test_a_wrong_shape_in_linears_layout_is_held_against_that_layout(tensors):
+    linear = as_linear(tensors) | {
+        "h.1.mlp.c_fc.weight": torch.ones(15, 4),
+        "h.2.attn.c_proj.weight": torch.ones(4, 5),
+    }
+    with pytest.raises(CheckpointError) as error:
+        from_tensors(linear, CONFIG)
+    expected = "h.2.attn.c_proj.weight is [4, 5], expected [4, 4], h.1.mlp.c_fc.weight is [15, 4], expected [16, 4]"
+    assert str(error.value) == f"wrong shape: {expected}"
+
+
+def test_a_shape_of_neither_layout_is_held_against_what_the_others_tell():
+    config = GPT2Config(vocab_size=7, n_positions=5, n_embd=4, n_layer=1, n_head=2)
+    odd = {"h.0.attn.c_attn.weight": torch.ones(4, 13), "h.0.mlp.c_fc.weight": torch.ones(4, 17)}
+    with pytest.raises(CheckpointError, match=r"c_attn\.weight is \[4, 13\], expected \[4, 12\]"):
+        from_tensors(trained_like(config, seed=0) | odd, config)
+
+
+def test_biases_that_nanogpt_left_out_are_named(tensors):
+    unbiased = {
+        key: tensor for key, tensor in as_linear(tensors).items() if not key.endswith(".bias")
+    }
+    missing = ", ".join(sorted(key for key in tensors if key.endswith(".bias")))
+    with pytest.raises(CheckpointError, match=f"^missing: {re.escape(missing)}$"):
+        from_tensors(unbiased, CONFIG)
+
+
+def test_a_padded_vocabulary_is_refused_unless_the_config_has_it(tensors):
+    config = GPT2Config(vocab_size=50257, n_positions=5, n_embd=4, n_layer=3, n_head=2)
+    padded = as_linear(tensors) | {"wte.weight": torch.ones(50304, 4)}
+    with pytest.raises(
+        CheckpointError, match=r"^wrong shape: wte.weight is \[50304, 4\], expected \[50257, 4\]$"
+    ):
+        from_tensors(padded, config)
+    larger = GPT2Config(vocab_size=50304, n_positions=5, n_embd=4, n_layer=3, n_head=2)
+    assert from_tensors(padded, larger).transformer.wte.weight.shape == (50304, 4)
+
+
+def test_mingpts_own_head_is_refused(nanogpt):
+    nanogpt["_orig_mod.lm_head.weight"] = torch.ones(7, 4)
+    with pytest.raises(CheckpointError, match=r"^lm_head\.weight differs from wte\.weight"):
+        from_tensors(nanogpt, CONFIG)
+
+
+def test_a_tensor_with_and_without_torch_compiles_prefix_is_refused(nanogpt):
+    nanogpt[PREFIX + "ln_f.bias"] = torch.ones(4)
+    names = "_orig_mod.transformer.ln_f.bias, transformer.ln_f.bias"
+    with pytest.raises(
+        CheckpointError, match=f"^given with and without the prefix: {re.escape(names)}$"
+    ):
+        from_tensors(nanogpt, CONFIG)
+
+
+def save_ckpt(path, state, **args):
+    optimizer = {
+        "state": {0: {"step": torch.tensor(1.0)}},
+        "param_groups": [{"betas": (0.9, 0.95), "params": [0]}],
+    }
+    torch.save(
+        {
+            "model": state,
+            "optimizer": optimizer,
+            "model_args": ARGS | args,
+            "iter_num": 3,
+            "config": {"a": "b"},
+        },
+        path,
+    )
+    return path
+
+
+@pytest.mark.usefixtures("reads_pickles")
+def test_nanogpts_file_has_its_shape_in_it(tmp_path, nanogpt, tensors):
+    path = save_ckpt(tmp_path / "ckpt.pt", nanogpt)
+    assert_same_model(load_checkpoint(path), tensors)
+    write_checkpoint(tmp_path, GPT2Config(), {})  # a config.json of something else
+    assert_same_model(load_checkpoint(path), tensors)
+
+
+@pytest.mark.usefixtures("reads_pickles")
+def test_a_file_of_tensors_in_linears_layout_is_read_with_its_config(tmp_path, nanogpt, tensors):
+    write_checkpoint(tmp_path, CONFIG, {})
+    torch.save(nanogpt, tmp_path / "model.pt")
+    assert_same_model(load_checkpoint(tmp_path / "model.pt"), tensors)
+
+
+@pytest.mark.usefixtures("reads_pickles")
+@pytest.mark.parametrize(
+    ("saved", "reason"),
+    [
+        (
+            {"model": {}, "model_args": {"n_layer": 3, "n_head": 2, "n_embd": 4}},
+            "model_args: missing: block_size, vocab_size",
+        ),
+        ({"model": {}, "model_args": [1]}, "model_args: "),
+        ({"model": {}, "model_args": ARGS | {"n_head": 3}}, "model_args: n_head=3"),
+        ({"model": {}, "model_args": ARGS}, "\nmissing: h.0"),
+        ({"model": [1], "model_args": ARGS}, "expected a dictionary of names and dense tensors"),
+        ({"model_args": ARGS}, "expected a dictionary of names and dense tensors"),
+        (
+            {"model": {"a": 1}, "model_args": ARGS},
+            "expected a dictionary of names and dense tensors",
+        ),
+    ],
+)
+def test_what_is_not_nanogpts_is_refused_by_file_and_reason(tmp_path, saved, reason):
+    torch.save(saved, tmp_path / "ckpt.pt")
+    with pytest.raises(CheckpointError, match=rf"ckpt\.pt:\s*{re.escape(reason.strip())}"):
+        load_checkpoint(tmp_path / "ckpt.pt")
+
+
+def test_nanogpts_file_is_not_read_by_a_torch_that_would_run_its_code(
+    tmp_path, nanogpt, monkeypatch
+):
+    path = save_ckpt(tmp_path / "ckpt.pt", nanogpt)
+    monkeypatch.setattr(torch, "__version__", "2.5.1")
+    with pytest.raises(CheckpointError, match=r"ckpt\.pt: .*2\.6.*2\.5\.1"):
+        load_checkpoint(path)

@@ -1,0 +1,271 @@
+"""The wheel and the sdist, built here and installed where there is nothing but what they ask for."""
+
+import importlib.metadata
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import tarfile
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+import gpt2ref
+
+ROOT = Path(__file__).parents[2]
+VERSION = gpt2ref.__version__
+RIGHT = """
+import torch
+from transformers import GPT2LMHeadModel
+
+
+class Mine:
+    def __init__(self, model):
+        self.model = model
+
+    @torch.inference_mode()
+    def logits(self, token_ids):
+        return self.model(token_ids).logits
+
+
+def load(checkpoint, *, device="cpu", dtype=torch.float32):
+    model = GPT2LMHeadModel.from_pretrained(checkpoint).to(device, dtype).eval()
+    return Mine(model)
+"""
+WRONG = RIGHT.replace(
+    "    return Mine(model)", "    model.transformer.h[0].ln_1.eps = 1e-3\n    return Mine(model)"
+)
+
+
+def run(*words: object, cwd: Path = ROOT, status: int = 0) -> subprocess.CompletedProcess[str]:
+    # Not on sys.path: the working tree, which has a gpt2ref of its own.
+    environment = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("PYTHON", "PYTEST"))
+    }
+    done = subprocess.run(
+        [*map(str, words)],
+        cwd=cwd,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == status, done.stdout[-3000:] + done.stderr[-3000:]
+    return done
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the sdist of this tree, the wheel of this tree, and in `again` the wheel of the unpacked sdist."""
+    folder = tmp_path_factory.mktemp("dist")
+    run(sys.executable, "-m", "hatchling", "build", "-d", folder)
+    with tarfile.open(folder / f"gpt2ref-{VERSION}.tar.gz") as sdist:
+        sdist.extractall(folder, **({"filter": "data"} if hasattr(tarfile, "data_filter") else {}))
+    unpacked = folder / f"gpt2ref-{VERSION}"
+    run(
+        sys.executable,
+        "-m",
+        "hatchling",
+        "build",
+        "-t",
+        "wheel",
+        "-d",
+        folder / "again",
+        cwd=unpacked,
+    )
+    return folder
+
+
+def wheel_in(folder: Path) -> Path:
+    return folder / f"gpt2ref-{VERSION}-py3-none-any.whl"
+
+
+def asked_for(
+    name: str, extras: frozenset[str], met: dict[str, importlib.metadata.Distribution]
+) -> None:
+    """Adds a distribution's requirements, and theirs, as they are installed here."""
+    for text in importlib.metadata.requires(name) or []:
+        wanted = Requirement(text)
+        if wanted.marker is None or any(
+            wanted.marker.evaluate({"extra": extra}) for extra in {"", *extras}
+        ):
+            key = f"{canonicalize_name(wanted.name)}[{','.join(sorted(wanted.extras))}]"
+            if key not in met:
+                met[key] = importlib.metadata.distribution(wanted.name)
+                asked_for(wanted.name, frozenset(wanted.extras), met)
+
+
+def files_of(distribution: importlib.metadata.Distribution) -> Iterator[Path]:
+    """What it has put on top of site-packages: packages, modules, metadata."""
+    for name in {path.parts[0] for path in distribution.files or []} - {"..", "__pycache__"}:
+        if not name.endswith(".pth"):
+            yield Path(str(distribution.locate_file(name)))
+
+
+def environment(folder: Path, wheel: Path, *extras: str) -> Path:
+    """A new virtual environment with pip, the wheel and its requirements, and nothing else: its folder of programs."""
+    run(sys.executable, "-m", "venv", folder)
+    programs = folder / ("Scripts" if os.name == "nt" else "bin")
+    run(
+        programs / "python", "-m", "pip", "install", "-q", "--no-deps", "--no-index", wheel
+    )  # uv's environments have no pip
+    (packages,) = folder.glob("**/site-packages")
+    met: dict[str, importlib.metadata.Distribution] = {}
+    asked_for("gpt2ref", frozenset(extras), met)
+    for distribution in met.values():
+        for path in files_of(distribution):
+            if not (packages / path.name).exists() and not path.name.startswith("gpt2ref"):
+                (packages / path.name).symlink_to(path)
+    return programs
+
+
+@pytest.fixture(scope="module")
+def outside(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Somewhere else, with two adapters."""
+    folder = tmp_path_factory.mktemp("outside")
+    (folder / "my_gpt2.py").write_text(RIGHT, encoding="utf-8")
+    (folder / "wrong.py").write_text(WRONG, encoding="utf-8")
+    # Settings and options of a project of one's own, which are not for the suite.
+    (folder / "pytest.ini").write_text("[pytest]\naddopts = --no-such-option\n", encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def with_suite(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return environment(
+        tmp_path_factory.mktemp("suite") / "venv", wheel_in(built / "again"), "conformance"
+    )
+
+
+@pytest.fixture(scope="module")
+def alone(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return environment(tmp_path_factory.mktemp("alone") / "venv", wheel_in(built))
+
+
+def test_the_wheel_has_the_reference_the_suite_and_nothing_else(built: Path) -> None:
+    names = zipfile.ZipFile(wheel_in(built)).namelist()
+    assert {name.split("/")[0] for name in names} == {
+        "gpt2ref",
+        "gpt2ref_conformance",
+        f"gpt2ref-{VERSION}.dist-info",
+    }
+    of_the_tree = {
+        f"gpt2ref_conformance/{path.relative_to(ROOT / 'conformance')}" for path in suite_files()
+    }
+    assert {name for name in names if name.startswith("gpt2ref_conformance/")} == of_the_tree
+
+
+def suite_files() -> Iterator[Path]:
+    return (
+        path
+        for path in (ROOT / "conformance").rglob("*")
+        if path.is_file() and path.parent.name != "__pycache__"
+    )
+
+
+def test_the_sdist_makes_the_same_wheel_and_has_the_tests(built: Path) -> None:
+    of_the_tree, of_the_sdist = (
+        zipfile.ZipFile(wheel_in(folder)) for folder in (built, built / "again")
+    )
+    assert of_the_tree.namelist() == of_the_sdist.namelist()
+    assert all(of_the_tree.read(name) == of_the_sdist.read(name) for name in of_the_tree.namelist())
+    unpacked = built / f"gpt2ref-{VERSION}"
+    assert all(
+        (unpacked / name).exists()
+        for name in ("README.md", "tox.ini", "tests", "benchmarks", "constraints.txt")
+    )
+
+
+def test_the_reference_alone_writes_text(alone: Path, outside: Path) -> None:
+    code = "from gpt2ref import generate; print(generate('Once upon a time', max_new_tokens=8, seed=0))"
+    assert run(alone / "python", "-c", code, cwd=outside).stdout.startswith("Once upon a time")
+    command = (
+        "python",
+        "-m",
+        "gpt2ref",
+        "Once upon a time",
+        "--max-new-tokens",
+        "8",
+        "--dtype",
+        "float32",
+    )
+    compiled = ["--compile"] if shutil.which("cc") else []
+    assert run(alone / command[0], *command[1:], *compiled, cwd=outside).stdout.startswith(
+        "Once upon a time"
+    )
+
+
+def test_the_suite_says_what_it_lacks(alone: Path, outside: Path) -> None:
+    done = run(alone / "gpt2-conformance", "my_gpt2.py", cwd=outside, status=4)
+    assert done.stderr.endswith("pip install 'gpt2ref[conformance]'\n")
+    assert "Traceback" not in done.stderr
+
+
+def test_one_command_judges_an_implementation(with_suite: Path, outside: Path) -> None:
+    done = run(
+        with_suite / "gpt2-conformance",
+        "my_gpt2.py",
+        "-k",
+        "small and float32 or epsilon",
+        cwd=outside,
+    )
+    assert "my_gpt2.py: no deviation from GPT-2 found." in done.stdout
+    assert "warning" not in done.stdout
+    done = run(
+        with_suite / "gpt2-conformance",
+        "wrong.py",
+        "my_gpt2.py",
+        "-k",
+        "epsilon",
+        cwd=outside,
+        status=1,
+    )
+    assert "wrong.py: NOT a right GPT-2." in done.stdout
+    assert "my_gpt2.py: no deviation from GPT-2 found." in done.stdout
+
+
+def test_a_failure_is_seen_again_by_the_command_that_is_shown(
+    with_suite: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "wrong.py").write_text(WRONG, encoding="utf-8")
+    pytest_ = (with_suite / "python", "-m", "pytest")
+    asked = ("--pyargs", "gpt2ref_conformance", "--implementation", "wrong.py", "-k", "epsilon")
+    first = run(*pytest_, *asked, cwd=tmp_path, status=1)
+    (again,) = {
+        line.partition("again: pytest ")[2]
+        for line in first.stdout.splitlines()
+        if "again: " in line
+    }
+    second = run(*pytest_, *shlex.split(again), cwd=tmp_path, status=1)
+    assert "1 failed" in second.stdout
+
+
+def test_other_runs_of_pytest_are_left_alone(with_suite: Path, tmp_path: Path) -> None:
+    """A project may have options of the same names."""
+    options = "def pytest_addoption(parser):\n    parser.addoption('--device')\n"
+    (tmp_path / "conftest.py").write_text(options, encoding="utf-8")
+    test = "def test_it(request):\n    assert request.config.option.device == 'x'\n"
+    (tmp_path / "test_it.py").write_text(test, encoding="utf-8")
+    run(with_suite / "python", "-m", "pytest", "--device", "x", cwd=tmp_path)
+
+
+def test_the_other_programs_have_its_name(with_suite: Path, outside: Path) -> None:
+    usage = run(
+        with_suite / "python", "-m", "gpt2ref_conformance.pages.report_page", "--help", cwd=outside
+    ).stdout
+    assert usage.startswith("usage: python -m gpt2ref_conformance.pages.report_page")
+    helped = " ".join(run(with_suite / "gpt2-conformance", "--help", cwd=outside).stdout.split())
+    assert "python -m gpt2ref_conformance.pages.report_page reads it" in helped
+    one = ("gpt2ref_conformance.defects:gelu-erf", "-k", "curve")
+    assert (
+        "reads activation: erf-GELU"
+        in run(with_suite / "gpt2-conformance", *one, cwd=outside, status=1).stdout
+    )

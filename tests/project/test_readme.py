@@ -1,0 +1,96 @@
+"""What the README shows is what happens."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from conformance.requirements import REQUIREMENTS
+from gpt2ref import load_checkpoint
+from tests.shared.pages import blocks
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+MATRIX = json.loads((ROOT / "docs/kill-matrix.json").read_text(encoding="utf-8"))
+NOT_RUN = ("parity.given-checkpoint", "parity.published-sizes")
+PYTHON_BLOCKS = re.findall(r"```python\n(.*?)```", README, re.S)
+
+
+def test_ci_runs_the_test_command_word_for_word() -> None:
+    (command,) = re.findall(r"^(python3 .* && \.venv/bin/pytest)$", README, re.M)
+    assert command in (ROOT / ".ci/run").read_text(encoding="utf-8").splitlines()
+
+
+def test_the_adapter_of_the_readme_is_judged(tmp_path: Path) -> None:
+    (adapter,) = [block for block in PYTHON_BLOCKS if "def load(" in block]
+    (tmp_path / "my_gpt2.py").write_text(adapter, encoding="utf-8")
+    for program in ("gpt2-conformance", "pytest"):
+        (command,) = re.findall(rf"^({program} .*my_gpt2\.py)$", README, re.M)
+        some = "small and float32 or missing or unexpected or epsilon"
+        words = [str(Path(sys.executable).parent / program), *command.split()[1:], "-k", some]
+        run = subprocess.run(
+            words, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False
+        )
+        failed = re.findall(r"^(\S+): FAILED$", run.stdout, re.M)
+        assert failed == ["keys.missing", "keys.unexpected"], run.stdout[-3000:]
+        assert f"fails `{'` and `'.join(failed)}`" in README
+
+
+def test_the_other_blocks_run(
+    tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a small checkpoint in place of the published one, which would be downloaded."""
+    others = [block for block in PYTHON_BLOCKS if "def load(" not in block]
+    assert others
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(
+        "gpt2ref.generation.load_checkpoint",
+        lambda _name, **options: load_checkpoint(folder, **options),
+    )
+    monkeypatch.setattr(
+        "gpt2ref.load_checkpoint", lambda _name, **options: load_checkpoint(folder, **options)
+    )
+    for block in others:
+        exec(compile(block, "README.md", "exec"), {})
+
+
+def test_the_verdicts_that_it_shows_are_of_this_suite() -> None:
+    """The numbers add up to the requirements that there are, and the wrong GPT-2 fails what it did when it was measured."""
+    right, wrong = (
+        block for block in blocks("README.md", "") if "requirements (not run: " in block
+    )
+    families = Counter(name.split(".")[0] for name in REQUIREMENTS if name not in NOT_RUN)
+    assert re.findall(r"^([a-z-]+) +(\d+) passed$", right, re.M) == [
+        (name, str(count)) for name, count in families.items()
+    ]
+    asked = f"{len(REQUIREMENTS) - 2} of {len(REQUIREMENTS)} requirements (not run: {', '.join(NOT_RUN)})"
+    assert f"{asked}: {len(REQUIREMENTS) - 2} passed." in right
+
+    (main,) = re.findall(r"^(\S+): FAILED$", wrong, re.M)
+    explained = re.search(r"explains (\d+) more failures: (.*?)\n\n", wrong, re.S)
+    others = re.findall(r"^    (\w+) (\d+): (.*)$", wrong, re.M)
+    assert explained
+    assert len(re.split(r",\s+", explained[2])) == int(explained[1])
+    assert all(len(names.split(", ")) == int(count) for _, count, names in others)
+    failed = {main, *re.split(r",\s+", explained[2])}
+    failed |= {f"{family}.{name}" for family, _, names in others for name in names.split(", ")}
+    assert failed <= REQUIREMENTS.keys()
+    assert f"{asked}: {len(REQUIREMENTS) - 2 - len(failed)} passed, {len(failed)} failed." in wrong
+    (measured,) = (entry["outcomes"] for entry in MATRIX["entries"] if entry["id"] == "gelu-erf")
+    assert {name for name, outcome in measured.items() if outcome == "failed"} <= failed
+    assert not {name for name, outcome in measured.items() if outcome == "passed"} & failed
+
+
+def test_what_it_says_of_the_catalogue_is_what_was_measured() -> None:
+    kinds = Counter(entry["kind"] == "defect" for entry in MATRIX["entries"])
+    assert f"All {kinds[True]} defects are\ncaught" in README
+    assert f"none of the {kinds[False]} that are no mistakes is flagged" in README
+    assert MATRIX["problems"] == []
+    assert f"| this suite | {kinds[True]} |" in README
+    assert f"| catches, of {kinds[True]} |" in README

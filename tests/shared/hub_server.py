@@ -1,0 +1,101 @@
+"""A server that speaks the part of the Hugging Face hub's protocol that is used."""
+
+import hashlib
+import re
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+from gpt2ref.checkpoint.hub import PUBLISHED
+
+FILES = ["config.json", "model.safetensors"]
+
+
+class Server(ThreadingHTTPServer):
+    """The part of the hub's protocol that is used. Weights are elsewhere, as on the hub: a redirect to another host's name."""
+
+    daemon_threads = True
+
+    def __init__(self):
+        super().__init__(("127.0.0.1", 0), Answer)
+        self.files = {}  # (repository, commit, file) -> bytes
+        self.asked = []  # (method, path, the headers), in the order of arrival
+        self.send = (
+            lambda _: None
+        )  # called, before the body is sent, with the request; returns how much to send, None for all
+        self.damage = lambda body: body  # what arrives of what was announced
+        self.headers = {}  # file -> headers in the place of the right ones
+
+    def publish(self, name, folder):
+        for file in FILES:
+            self.files[(*PUBLISHED[name], file)] = (folder / file).read_bytes()
+
+    def sent(self, method="GET", file="model.safetensors"):
+        """The headers with which the file's bytes were asked for."""
+        return [
+            headers
+            for asked, path, headers in self.asked
+            if (asked, path.split("/")[1]) == (method, "cdn") and file in path
+        ]
+
+
+class Answer(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def do_HEAD(self):
+        asked = re.fullmatch(r"/(cdn/)?(.+)/resolve/([^/]+)/([^/]+)", self.path)
+        if (
+            not asked
+        ):  # what huggingface_hub asks once for its own ends, such as naming itself in the headers
+            self.answer(404, {})
+            return
+        self.server.asked.append((self.command, self.path, self.headers))
+        elsewhere, repository, commit, file = asked.groups()
+        if (body := self.server.files.get((repository, commit, file))) is None:
+            known = any(repository == other for other, _, _ in self.server.files)
+            self.answer(
+                404,
+                {
+                    "X-Error-Code": "EntryNotFound" if known else "RepoNotFound",
+                    "X-Repo-Commit": commit,
+                },
+            )
+            return
+        headers = {"X-Repo-Commit": commit, "ETag": f'"{git_hash(body)}"'}
+        if elsewhere:
+            headers = {"ETag": '"of another server"'}
+        elif file.endswith(".safetensors"):
+            headers |= {
+                "X-Linked-Size": str(len(body)),
+                "X-Linked-ETag": f'"{hashlib.sha256(body).hexdigest()}"',
+            }
+            headers["Location"] = f"http://localhost:{self.server.server_port}/cdn{self.path}"
+            self.answer(302, headers | self.server.headers.get(file, {}))
+            return
+        headers |= {"Accept-Ranges": "bytes"} | self.server.headers.get(file, {})
+        self.answer(200, headers, body)
+
+    do_GET = do_HEAD  # noqa: N815 - the name that http.server asks for
+
+    def answer(self, status, headers, body=b""):
+        if self.command == "GET":
+            body = self.server.damage(body) if status == 200 else body
+            if status == 200 and (asked := self.headers["Range"]):
+                start = int(re.fullmatch(r"bytes=(\d+)-", asked)[1])
+                headers |= {"Content-Range": f"bytes {start}-{len(body) - 1}/{len(body)}"}
+                status, body = 206, body[start:]
+        self.send_response(status)
+        for name, value in ({"Content-Length": str(len(body))} | headers).items():
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command == "GET" and body:
+            count = self.server.send(self)
+            self.wfile.write(body[:count])
+            if count is not None:
+                self.server.after(self)
+                self.close_connection = True
+
+    def log_message(self, *_):
+        pass
+
+
+def git_hash(body):
+    return hashlib.sha1(b"blob %d\0" % len(body) + body).hexdigest()

@@ -1,0 +1,33 @@
+"""The README and the pages of docs/: their blocks of code, their text, and the code that is in the text."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+FILES = [ROOT / name for name in ("README.md", "CHANGELOG.md", "CONTRIBUTING.md")] + sorted(
+    (ROOT / "docs").glob("*.md")
+)
+PAGES = {
+    str(path.relative_to(ROOT)): path.read_text(encoding="utf-8")
+    for path in FILES
+    if path.is_file()
+}
+
+FENCED = re.compile(r"^( *)(```+)(.*?)\n(.*?)^\1\2\n?", re.M | re.S)
+INLINE = re.compile(r"(?<!`)`([^`]+)`(?!`)")
+
+
+def blocks(page: str, language: str) -> list[str]:
+    """The fenced blocks of a language."""
+    return [code for _, _, name, code in FENCED.findall(PAGES[page]) if name.strip() == language]
+
+
+def prose(page: str) -> str:
+    """The page without its fenced blocks."""
+    return FENCED.sub("", PAGES[page])
+
+
+def inline(page: str) -> list[str]:
+    return [" ".join(code.split()) for code in INLINE.findall(prose(page))]
