@@ -20,7 +20,7 @@ from .checkpoints.tensors import DICE, SMALL, Tensors, trained_like, write_check
 from .options import DTYPES
 from .probes.experiment import PROBE
 from .requirements import REQUIREMENTS
-from .verdict.plugin import Verdict
+from .verdict.plugin import READING, VerdictPlugin
 
 # Derandomised: the same inputs in every run, so that a verdict can be repeated. No deadline on shared machines.
 LAWS = "conformance laws"
@@ -81,9 +81,9 @@ def pytest_configure(config: pytest.Config) -> None:
         raise pytest.UsageError(f"--device {config.option.device}: {error}") from None
     dtype = DTYPES[config.option.dtype or "float32"]
     names = list(dict.fromkeys(config.option.implementation or ["gpt2ref"]))
-    plugin = Verdict
+    plugin = VerdictPlugin
     if config.option.defects:
-        from .kill_matrix.run import KillMatrix, adapters
+        from .kill_matrix.run import KillMatrixPlugin, adapters
 
         # Each law by a hundred defects, of which nobody reads the smallest example.
         settings.register_profile(
@@ -92,7 +92,7 @@ def pytest_configure(config: pytest.Config) -> None:
             max_examples=4,
             phases=[Phase.explicit, Phase.generate],
         )
-        names, plugin = adapters(config.option.defects), KillMatrix
+        names, plugin = adapters(config.option.defects), KillMatrixPlugin
     chosen = [Adapter(name, config.option.device, dtype) for name in names]
     config.stash[_ADAPTERS] = chosen
     config.pluginmanager.register(plugin(config, chosen), "conformance-verdict")
@@ -175,7 +175,7 @@ def reading(request: pytest.FixtureRequest) -> Reading:
 
     def record_reading(quantity: str, read: Any, expected: Any) -> None:
         value = {"quantity": quantity, "read": read, "expected": expected}
-        request.node.user_properties.append(("reading", value))
+        request.node.user_properties.append((READING, value))
 
     return record_reading
 

@@ -36,7 +36,12 @@ class Requirement:
 
     @property
     def family(self) -> str:
-        return self.id.split(".")[0]
+        return self.id.partition(".")[0]
+
+    @property
+    def name(self) -> str:
+        """The id without the family."""
+        return self.id.partition(".")[2]
 
     @property
     def profile(self) -> str:
