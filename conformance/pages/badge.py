@@ -1,6 +1,8 @@
-"""A badge for a README, as shields.io reads it:  python -m conformance.pages.badge report.json -o badge.json
+"""Makes a badge for a README, in the format of shields.io, from a report.
 
-Put the file where the web sees it, and show the picture https://img.shields.io/endpoint?url= followed by its address.
+    python -m conformance.pages.badge report.json -o badge.json
+
+Publish the file. The picture is at https://img.shields.io/endpoint?url= followed by its address.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-COLOURS = {  # of a verdict
+COLOURS = {  # of the states of a verdict
     "deviates": "red",
     "not judged in full": "orange",
     "stale known deviations": "orange",
@@ -23,7 +25,10 @@ COLOURS = {  # of a verdict
 
 
 def badge(report: dict[str, Any], implementation: str | None = None) -> dict[str, Any]:
-    """Of the implementation that is named, or of the only one."""
+    """Make the badge of the implementation that is named, or of the only one.
+
+    Raises ValueError, naming --implementation, if it is neither.
+    """
     names = [str(adapter["specification"]) for adapter in report["adapters"]]
     if implementation not in names and (implementation or len(names) != 1):
         raise ValueError(f"--implementation has to be one of: {', '.join(names)}")
@@ -58,8 +63,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         report = json.loads(Path(options.report).read_text(encoding="utf-8"))
-        if report["format"] != 1:
-            raise ValueError(f"format {report['format']!r}, expected 1")
+        if report["format"] != 2:
+            raise ValueError(f"format {report['format']!r}, expected 2")
         text = json.dumps(badge(report, options.implementation))
         Path(options.output).write_text(text + "\n", encoding="utf-8")
     except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:

@@ -16,6 +16,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ..outcomes import sentence
 from .chart import curve_svg
 
 MARKS = {
@@ -30,8 +31,8 @@ MARKS = {
 STATES = {  # of a verdict: in words, and the outcome whose colour it has
     "deviates": ("Not a right GPT-2", "failed"),
     "not judged in full": ("Not judged in full: the adapter broke", "errored"),
-    "stale known deviations": ("A known deviation is none any more", "known deviation"),
-    "known deviations only": ("No deviation from GPT-2 but the known ones", "known deviation"),
+    "stale known deviations": ("A known deviation no longer occurs", "known deviation"),
+    "known deviations only": ("No deviation from GPT-2 except the known ones", "known deviation"),
     "no deviation found": ("No deviation from GPT-2 found", "passed"),
     "nothing judged": ("Nothing could be judged", "not applicable"),
 }
@@ -126,11 +127,11 @@ def _verdicts(subjects: list[Subject]) -> Iterator[str]:
                 if others
                 else ""
             )
-            yield f'<p class="cause"><b>{text(cause["mistake"])}</b>{more}; see {_link(subject, first, text(first))}.</p>'
+            yield f'<p class="cause"><b>{text(cause["id"])}</b>{more}; see {_link(subject, first, text(first))}.</p>'
         if diagnosis := subject.adapter["diagnosis"]:
-            yield f'<p class="cause">{text(diagnosis[:1].upper() + diagnosis[1:])}.</p>'
-        for stale in subject.adapter["stale_deviations"]:
-            yield f'<p class="cause">{text(stale)} passes, and is listed as a known deviation.</p>'
+            yield f'<p class="cause">{text(diagnosis["sentence"][:1].upper() + diagnosis["sentence"][1:])}.</p>'
+        for stale in subject.adapter["stale_known_deviations"]:
+            yield f'<p class="cause">{text(stale)} passes: this known deviation no longer occurs.</p>'
         sentence = str(subject.adapter["verdict"]["sentence"]).removeprefix(f"{subject.name}: ")
         stopped = "" if subject.report["finished"] else " The run was stopped before its end."
         yield f'<p class="soft cause">{text(sentence)} In {text(subject.where)}.{stopped}</p></section>'
@@ -264,7 +265,7 @@ def _requirement(subject: Subject, row: dict[str, Any]) -> Iterator[str]:
     for cause in subject.adapter["causes"]:
         if row["id"] in cause["explains"][1:]:
             first = cause["explains"][0]
-            yield f"<p>Explained by <b>{text(cause['mistake'])}</b>, see {_link(subject, first, text(first))}.</p>"
+            yield f"<p>Explained by <b>{text(cause['id'])}</b>, see {_link(subject, first, text(first))}.</p>"
     known = row.get("known_deviation", {})
     if known:
         issue = str(known.get("issue", ""))
@@ -277,13 +278,14 @@ def _requirement(subject: Subject, row: dict[str, Any]) -> Iterator[str]:
             else f" {text(issue)}"
         )
         yield f"<p><b>Known:</b> {text(known['reason'])}{shown}</p>"
-    details = [detail for detail in row["details"] if detail["outcome"] == outcome]
-    for found, detail in list({detail["found"]: detail for detail in reversed(details)}.items())[
-        ::-1
-    ][:3]:
+    findings = [finding for finding in row["findings"] if finding["outcome"] == outcome]
+    distinct = {
+        sentence(finding["read"], finding["expected"]): finding for finding in reversed(findings)
+    }
+    for found, finding in list(distinct.items())[::-1][:3]:
         yield f"<pre class='found'>{text(found)}</pre>"
         if outcome in _TOLD:
-            yield f"<p class='soft'>See it again: <code>{text(detail['again'])}</code></p>"
+            yield f"<p class='soft'>See it again: <code>{text(finding['again'])}</code></p>"
     yield "</div></div>"
 
 
@@ -369,8 +371,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for path in options.reports:
         try:
             report = json.loads(Path(path).read_text(encoding="utf-8"))
-            if report["format"] != 1:
-                raise ValueError(f"format {report['format']!r}, expected 1")
+            if report["format"] != 2:
+                raise ValueError(f"format {report['format']!r}, expected 2")
             page([report])  # by itself, so that a report that can't be shown is named
         except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
             print(

@@ -66,7 +66,7 @@ def report_of(state: str, finished: bool = True, **counts: int) -> dict[str, Any
         outcome.replace("_", " "): number for outcome, number in counts.items()
     }
     adapter = {"specification": "any", "verdict": {"state": state}, "counts": every}
-    return {"format": 1, "finished": finished, "adapters": [adapter]}
+    return {"format": 2, "finished": finished, "adapters": [adapter]}
 
 
 @pytest.mark.parametrize(
@@ -95,8 +95,9 @@ def test_every_verdict_has_a_colour() -> None:
 
 @pytest.mark.parametrize(
     "content",
-    ["", "[]", "{}", '{"format": 2}', '{"format": 1, "adapters": []}', '{"format": 1, "adapters": [{}]}', "\udcff", None,
-     json.dumps(report_of("nothing judged") | {"format": 2}), json.dumps(report_of("a state of a later suite"))],
+    ["", "[]", "{}", '{"format": 1}', '{"format": 2, "adapters": []}',
+     '{"format": 2, "adapters": [{}]}', "\udcff", None,
+     json.dumps(report_of("nothing judged") | {"format": 1}), json.dumps(report_of("a state of a later suite"))],
 )  # fmt: skip
 def test_what_is_no_report_is_named(
     tmp_path: Path, content: str | None, capsys: pytest.CaptureFixture[str]

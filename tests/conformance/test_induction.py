@@ -140,7 +140,9 @@ def test_a_batch_that_is_refused_is_a_failure(checkpoint: Path) -> None:
         return generate(token_ids, **options)
 
     right.generate = one_row
-    with pytest.raises(Failure, match="a batch of 4 rows is refused: ValueError: one row at a time"):
+    with pytest.raises(
+        Failure, match="a batch of 4 rows is refused: ValueError: one row at a time"
+    ):
         suite.test_induction(Judged(right, "cpu"), 0.0)
 
 

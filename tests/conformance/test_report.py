@@ -20,11 +20,12 @@ from conformance.requirements import REQUIREMENTS
 from conformance.verdict.judgement import (
     ERRORED,
     FAILED,
+    KNOWN,
     OUTCOMES,
     PASSED,
-    Decision,
-    Detail,
+    Finding,
     Judgement,
+    Result,
 )
 from conformance.verdict.report import check_writable, write_report
 from gpt2ref import __version__
@@ -84,21 +85,17 @@ def test_the_report_says_what_was_judged_where_and_what_came_of_it(
     erf, right = (each["verdict"]["state"] for each in report["adapters"])
     assert (erf, right) == ("deviates", "no deviation found")
     assert rows(report, RIGHT)["eos.middle"]["outcome"] == "not applicable"
-    assert (
-        rows(report, RIGHT)["eos.middle"]["details"][0]["found"] == "the adapter has no generate()"
-    )
+    (finding,) = rows(report, RIGHT)["eos.middle"]["findings"]
+    assert finding["read"] == "the adapter has no generate()"
     assert rows(report, RIGHT)["parity.float32"]["outcome"] == "not run"
 
 
-def test_a_failure_has_its_detail_its_reading_and_its_command(report: dict[str, Any]) -> None:
+def test_a_failure_has_its_finding_its_reading_and_its_command(report: dict[str, Any]) -> None:
     row = rows(report, ERF)["activation.curve"]
     assert row["outcome"] == "failed"
-    assert any(
-        detail["found"].startswith("reads activation: erf-GELU") for detail in row["details"]
-    )
-    assert all(
-        f"--implementation {ERF} --dtype float32" in detail["again"] for detail in row["details"]
-    )
+    assert any("erf-GELU" in finding["read"] for finding in row["findings"])
+    options = f"--implementation {ERF} --dtype float32"
+    assert all(options in finding["again"] for finding in row["findings"])
     (reading,) = [each for each in row["readings"] if each["quantity"] == "activation"]
     assert (
         max(
@@ -111,50 +108,71 @@ def test_a_failure_has_its_detail_its_reading_and_its_command(report: dict[str, 
     assert epsilon["read"] == pytest.approx(epsilon["expected"], rel=1e-2)
 
 
-def test_one_cause_is_told_once(
+def test_one_cause_is_reported_once(
     ran: tuple[subprocess.CompletedProcess[str], Path], report: dict[str, Any]
 ) -> None:
     (cause,) = report["adapters"][0]["causes"]
-    assert cause["mistake"] == "activation: erf-GELU"
+    assert cause["id"] == "gelu-erf"
     assert cause["explains"][0] == "activation.curve"
     assert "vectors.c_fc-bias" in cause["explains"]
     verdict = section(ran[0].stdout, ERF)
     assert verdict.count("    asked: ") == verdict.count("    again: ") == 1
-    assert f"activation: erf-GELU explains {len(cause['explains']) - 1} more failure" in verdict
-    assert "Also failed; see these again when that is mended:\n    keys 1: prefix\n" in verdict
+    assert f"gelu-erf explains {len(cause['explains']) - 1} more failure" in verdict
+    assert "Also failed; run again after fixing the cause above:\n    keys 1: prefix\n" in verdict
 
 
-def judgement_of(found: dict[str, str], outcome: str = FAILED) -> Judgement:
+def judgement_of(findings: dict[str, Finding]) -> Judgement:
     judgement = Judgement("any")
-    for name, text in found.items():
-        judgement.decisions[name] = Decision(details=[Detail(outcome, text, "a test")])
-        judgement.decisions[name].outcomes[outcome] += 1
+    for name, finding in findings.items():
+        judgement.results[name] = Result()
+        judgement.results[name].add(finding)
     return judgement
 
 
+def failure(*mistakes: str, own: bool = False) -> Finding:
+    return Finding(FAILED, "anything", mistakes=mistakes, own=own)
+
+
 def test_a_cause_that_was_read_comes_before_one_that_fits() -> None:
-    other = "can't be read; the logits are exactly those of another mistake: "
     judgement = judgement_of(
         {
-            "attention.mask": other + "scale: 1 or heads: one",
-            "attention.softmax": other + "scale: 1 or heads: one",
-            "attention.heads": "reads heads: one or heads: two; GPT-2 has heads: n_head",
-            "vectors.c_fc-bias": other + "activation: ReLU",
-            "transpose.mlp.c_fc": "mlp.c_fc.weight is not transposed: the logits are exactly those of that mistake",
-            "vectors.ln_2": other + "h.mlp.c_fc.weight not transposed",
-            "eos.middle": "not those tokens",
+            "attention.mask": failure("scale-one", "one-head"),
+            "attention.softmax": failure("scale-one", "one-head"),
+            "attention.heads": failure("one-head", "two-heads", own=True),
+            "vectors.c_fc-bias": failure("relu"),
+            "transpose.mlp.c_fc": failure("c_fc-reshaped", own=True),
+            "vectors.ln_2": failure("c_fc-reshaped"),
+            "eos.middle": failure(),
         }
     )
-    assert dict(judgement.causes) == {
-        "heads: one": ["attention.heads", "attention.mask", "attention.softmax"],
-        "h.mlp.c_fc.weight not transposed": ["transpose.mlp.c_fc", "vectors.ln_2"],
-        "activation: ReLU": ["vectors.c_fc-bias"],
+    assert {cause.id: cause.explains for cause in judgement.causes} == {
+        "one-head": ["attention.heads", "attention.mask", "attention.softmax"],
+        "c_fc-reshaped": ["transpose.mlp.c_fc", "vectors.ln_2"],
+        "relu": ["vectors.c_fc-bias"],
     }
+    assert [cause.finding.own for cause in judgement.causes] == [True, True, False]
+    assert judgement.unexplained == ["eos.middle"]
+
+
+def test_a_test_that_reads_a_mistake_is_believed_before_one_that_finds_another() -> None:
+    """Two tests of one requirement, of which one reads its own fact."""
+    judgement = judgement_of({"activation.curve": failure("relu", "scale-one")})
+    judgement.results["activation.curve"].add(failure("gelu-erf", own=True))
+    (cause,) = judgement.causes
+    assert cause.id == "gelu-erf"
+    assert cause.finding is judgement.results["activation.curve"].decisive
+
+
+def test_a_known_deviation_has_no_cause() -> None:
+    judgement = judgement_of(
+        {"activation.curve": Finding(KNOWN, "anything", mistakes=("gelu-erf",), own=True)}
+    )
+    assert judgement.causes == judgement.unexplained == []
 
 
 def test_numbers_that_json_does_not_know_are_words(tmp_path: Path) -> None:
-    judgement = judgement_of({"activation.curve": "x" * 10_000}, ERRORED)
-    judgement.decisions["activation.curve"].readings = [
+    judgement = judgement_of({"activation.curve": Finding(ERRORED, "x" * 10_000)})
+    judgement.results["activation.curve"].readings = [
         {
             "quantity": "activation",
             "read": [(0.0, float("nan")), (1.0, float("-inf"))],
@@ -183,7 +201,7 @@ def test_page_schema_and_suite_have_the_same_words() -> None:
     assert tuple(MARKS) == OUTCOMES == tuple(SCHEMA["$defs"]["outcome"]["enum"])
     states = SCHEMA["$defs"]["adapter"]["properties"]["verdict"]["properties"]["state"]["enum"]
     assert list(STATES) == states
-    assert judgement_of({"eos.middle": ""}, PASSED).state in states
+    assert judgement_of({"eos.middle": Finding(PASSED)}).state in states
 
 
 class Structure(HTMLParser):
@@ -303,7 +321,7 @@ def test_a_page_of_two_reports_in_a_browser(report: dict[str, Any], tmp_path: Pa
         "Not a right GPT-2",
         "No deviation from GPT-2 found",
         "bfloat16 on cpu",
-        "activation: erf-GELU",
+        "erf-GELU",
     ):
         assert words in dom
     assert dom.count('class="verdict ') == 4
@@ -337,7 +355,7 @@ def rendered(path: Path, folder: Path) -> str:
 
 
 @pytest.mark.parametrize(
-    "content", ["", "[]", "{}", '{"format": 2}', '{"format": 1, "adapters": [{}]}', None]
+    "content", ["", "[]", "{}", '{"format": 1}', '{"format": 2, "adapters": [{}]}', None]
 )
 def test_what_is_no_report_is_named(
     tmp_path: Path, content: str | None, capsys: pytest.CaptureFixture[str]

@@ -76,9 +76,7 @@ def test_a_single_wrong_number_fails_and_is_located(wrong: float) -> None:
     truth = torch.ones(2, 3, 5, dtype=torch.float64)
     logits = truth.clone()
     logits[1, 2, 4] = wrong
-    with pytest.raises(
-        Failure, match=r"token 4 at row 1, position 2 .* 1 of 6 positions are off"
-    ):
+    with pytest.raises(Failure, match=r"token 4 at row 1, position 2 .* 1 of 6 positions are off"):
         check_logits(logits, truth, 1e-4, "a change")
 
 
