@@ -145,7 +145,8 @@ def test_leaves_no_trace(adapter: Adapter, small: Path, temperature: float) -> N
 
 
 WORDS = dict(zip("ABCDEFGH", (11, 262, 1135, 50255, 0, 13, 198, 31000), strict=True))
-# The beginning of each text, and the words that it then repeats. In the second, A has two followers.
+# The beginning of each text, and the words that it then repeats. In the second, A has two
+# followers.
 TEXTS = [("", "ABC"), ("", "ABAC"), ("GH", "DABCE"), ("", "BADCEFG")]
 PROMPT = 9  # words; the last two occur before too
 

@@ -1,7 +1,7 @@
 """Temperature, top-k and the draw, on checkpoints with known next-token logits (`scripts.dice`).
 
-Support, greedy tokens and seeds are checked exactly. Frequencies are checked with a known chance of a
-false alarm (see `frequencies`); 1536 draws show a frequency of 0.3 that should be 0.4.
+Support, greedy tokens and seeds are checked exactly. Frequencies are checked with a known chance of
+a false alarm (see `frequencies`); 1536 draws show a frequency of 0.3 that should be 0.4.
 """
 
 from __future__ import annotations

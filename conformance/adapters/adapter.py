@@ -45,8 +45,9 @@ class Adapter:
     def try_out(self, shape: GPT2Config = DICE) -> None:
         """Load a checkpoint of zeros and ask for the logits of three tokens.
 
-        Raises BrokenAdapterError if that fails. So an adapter that never works is reported once, and not
-        as a failure of every requirement. Raises NotApplicable if the adapter says that it can't.
+        Raises BrokenAdapterError if that fails. So an adapter that never works is reported once,
+        and not as a failure of every requirement. Raises NotApplicable if the adapter says that it
+        can't.
         """
         with tempfile.TemporaryDirectory() as folder:
             try:

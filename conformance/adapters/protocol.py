@@ -5,8 +5,9 @@ An adapter is a Python file or module with one function:
     def load(checkpoint, *, device="cpu", dtype=torch.float32) -> Implementation: ...
 
 `checkpoint` is a folder in Hugging Face's layout. An implementation leaves out the methods that it
-can't offer, or raises NotImplementedError with the reason: the requirement is then *not applicable*.
-Any other exception is an error of the adapter, unless the requirement allows a refusal.
+can't offer, or raises NotImplementedError with the reason. The requirement is then *not
+applicable*. Any other exception is an error of the adapter, unless the requirement allows a
+refusal.
 """
 
 from __future__ import annotations

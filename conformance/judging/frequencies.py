@@ -1,8 +1,8 @@
 """Judges frequencies with a known chance of a false alarm.
 
 Chernoff's bound: for a count k of n independent draws of probability p, n KL(k/n || p) exceeds t
-with a chance of at most 2 e^-t. With t = 30 that is 1.9e-13. A run makes fewer than 200 such checks,
-so a right implementation fails a run with a chance below 4e-11.
+with a chance of at most 2 e^-t. With t = 30 that is 1.9e-13. A run makes fewer than 200 such
+checks, so a right implementation fails a run with a chance below 4e-11.
 """
 
 from __future__ import annotations

@@ -3,17 +3,16 @@
 **The truth** is Hugging Face's GPT-2 in float64 with eager attention. (`gpt2ref` in float64 agrees
 with it to 1e-12: that is the requirement parity.float64.)
 
-**The allowed error** in a dtype is measured, not guessed. Hugging Face runs in that dtype on the same
-input, with eager attention and with sdpa, and its largest error against the truth is taken. A sound
-implementation sums in another order, so its error differs but has the same size. Over 50 random
-checkpoints the error of gpt2ref, CTranslate2 and TransformerLens in float32, and of gpt2ref in
-bfloat16, was at most 1.8 times Hugging Face's
-(`python -m conformance.studies.false_alarms --seeds 50`). FACTOR = 4 leaves room for other orders of
-summation. In float32 the smallest known defects are far outside: erf-GELU is at least 68 times the
-allowed error off, an epsilon of 1e-6 more than 10,000 times. In half precision erf-GELU is inside,
-because its deviation is smaller than the noise of the dtype. The measurement is
-`python -m conformance.studies.tolerance --seeds 40`; the test of this policy is
-tests/conformance/test_tolerance.py.
+**The allowed error** in a dtype is measured, not guessed. Hugging Face runs in that dtype on the
+same input, with eager attention and with sdpa, and its largest error against the truth is taken. A
+sound implementation sums in another order, so its error differs but has the same size. Over 50
+random checkpoints the error of gpt2ref, CTranslate2 and TransformerLens in float32, and of gpt2ref
+in bfloat16, was at most 1.8 times Hugging Face's (`python -m conformance.studies.false_alarms
+--seeds 50`). FACTOR = 4 leaves room for other orders of summation. In float32 the smallest known
+defects are far outside: erf-GELU is at least 68 times the allowed error off, an epsilon of 1e-6
+more than 10,000 times. In half precision erf-GELU is inside, because its deviation is smaller than
+the noise of the dtype. The measurement is `python -m conformance.studies.tolerance --seeds 40`; the
+test of this policy is tests/conformance/test_tolerance.py.
 
 **The floor** keeps the allowed error above zero where the oracle happens to be exact. It is
 FLOOR_ULPS units in the last place of the largest logit, because each logit is the rounded result of

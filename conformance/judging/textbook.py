@@ -1,8 +1,8 @@
 """The textbook's generation loop: the oracle for every faster one.
 
 Source: *Learn Generative AI with PyTorch*, chapter 11. There is no cache: each step feeds the whole
-sequence of one row, cropped to the last `n_positions` tokens. The sampler follows its definition, in
-float64, and shares no code with `gpt2ref.sampling`.
+sequence of one row, cropped to the last `n_positions` tokens. The sampler follows its definition,
+in float64, and shares no code with `gpt2ref.sampling`.
 """
 
 from __future__ import annotations

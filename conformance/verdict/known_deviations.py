@@ -7,8 +7,8 @@ The implementer owns such a file:
     reason = "torch.topk cuts ties off; kept for speed"
     issue = "https://example.org/issues/1"  # optional
 
-Such a failure is reported with its reason and does not fail the run. An entry whose requirement passes
-fails the run, so that the file says only what is true.
+Such a failure is reported with its reason and does not fail the run. An entry whose requirement
+passes fails the run, so that the file says only what is true.
 """
 
 from __future__ import annotations

@@ -36,7 +36,7 @@ from .known_deviations import KnownDeviation, read_known_deviations, write_known
 from .report import check_writable, write_report
 from .terminal import verdict_lines
 
-# The names of user_properties of a test report. Their values are data, which pytest-xdist passes on.
+# The names of user_properties of a test report. Their values are data that pytest-xdist passes on.
 FINDING, READING = "conformance", "reading"
 # The options that a result depends on, with their defaults.
 _DECIDING_OPTIONS = {"device": "cpu", "dtype": None, "checkpoint": None, "probe_shape": "small"}
