@@ -20,63 +20,65 @@ MARKERS = (
     "slow: published sizes above 124M; minutes and gigabytes (run with -m slow)",
     "xdist_group(name): pytest-xdist's, which need not be installed",
 )
+OPTIONS: dict[str, dict[str, Any]] = {
+    "--implementation": {
+        "action": "append",
+        "metavar": "ADAPTER",
+        "help": "judge this implementation: gpt2ref (the default), huggingface, my_gpt2.py, "
+        "package.module, package.module:load or 'command: program'; may be given several times",
+    },
+    "--device": {
+        "default": "cpu",
+        "help": "device given to the adapter's load() (default: cpu)",
+    },
+    "--dtype": {
+        "choices": [*DTYPES],
+        "help": "judge in this dtype alone (default: float32, and parity in all)",
+    },
+    "--checkpoint": {
+        "help": "a real checkpoint, a folder or hub id, for parity.given-checkpoint",
+    },
+    "--probe-shape": {
+        "choices": ["small", *PUBLISHED_CONFIGS],
+        "default": "small",
+        "help": "shape of the probes' checkpoints: small (the default), or a published shape for "
+        "an implementation that can't have another",
+    },
+    "--conformance-report": {
+        "metavar": "JSON",
+        "help": "write all results to this file; "
+        f"python -m {__package__}.pages.report_page reads it",
+    },
+    "--known-deviations": {
+        "action": "append",
+        "metavar": "TOML",
+        "help": "a file of requirements that are known to fail, each with its reason, and that "
+        "must not pass; may be given several times",
+    },
+    "--write-known-deviations": {
+        "metavar": "TOML",
+        "help": "write the failures of this run as a new file of that kind",
+    },
+    "--defects": {
+        "nargs": "?",
+        "const": "all",
+        "metavar": "NAMES",
+        "help": "judge the suite itself by the wrong GPT-2s of its catalogue: by all, or by those "
+        "that are named, separated by commas",
+    },
+    "--defects-report": {
+        "metavar": "JSON",
+        "help": "write the kill matrix to this file; "
+        f"python -m {__package__}.pages.kill_matrix_page reads it",
+    },
+    "--list-requirements": {
+        "action": "store_true",
+        "help": "print all requirements and exit",
+    },
+}
 
 
 def add(option: Callable[..., Any]) -> None:
     """Add the options. `option` is the add_argument of a parser, or a function like it."""
-    option(
-        "--implementation",
-        action="append",
-        metavar="ADAPTER",
-        help="judge this implementation: gpt2ref (the default), huggingface, my_gpt2.py, "
-        "package.module, package.module:load or 'command: program'; may be given several times",
-    )
-    option("--device", default="cpu", help="device given to the adapter's load() (default: cpu)")
-    option(
-        "--dtype",
-        choices=[*DTYPES],
-        help="judge in this dtype alone (default: float32, and parity in all)",
-    )
-    option(
-        "--checkpoint",
-        help="a real checkpoint, a folder or hub id, for the requirement parity.given-checkpoint",
-    )
-    option(
-        "--probe-shape",
-        choices=["small", *PUBLISHED_CONFIGS],
-        default="small",
-        help="shape of the probes' checkpoints: small (the default), or a published shape for an "
-        "implementation that can't have another",
-    )
-    option(
-        "--conformance-report",
-        metavar="JSON",
-        help=f"write all results to this file; python -m {__package__}.pages.report_page reads it",
-    )
-    option(
-        "--known-deviations",
-        action="append",
-        metavar="TOML",
-        help="a file of requirements that are known to fail, each with its reason, and that must "
-        "not pass; may be given several times",
-    )
-    option(
-        "--write-known-deviations",
-        metavar="TOML",
-        help="write the failures of this run as a new file of that kind",
-    )
-    option(
-        "--defects",
-        nargs="?",
-        const="all",
-        metavar="NAMES",
-        help="judge the suite itself by the wrong GPT-2s of its catalogue: by all, or by those "
-        "that are named, separated by commas",
-    )
-    option(
-        "--defects-report",
-        metavar="JSON",
-        help="write the kill matrix to this file; "
-        f"python -m {__package__}.pages.kill_matrix_page reads it",
-    )
-    option("--list-requirements", action="store_true", help="print all requirements and exit")
+    for name, settings in OPTIONS.items():
+        option(name, **settings)

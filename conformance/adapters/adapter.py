@@ -7,6 +7,7 @@ import importlib.util
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -95,16 +96,7 @@ def find_load(specification: str) -> Callable[..., Implementation]:
         specification.rpartition(":") if ":" in specification else (specification, "", "load")
     )
     try:
-        if place in BUILT_IN:
-            module = importlib.import_module(f".{place}", __package__)
-        elif place.endswith(".py"):
-            spec = importlib.util.spec_from_file_location(Path(place).stem, place)
-            assert spec, place  # a name that ends in .py always gives one
-            assert spec.loader, place
-            module = importlib.util.module_from_spec(spec)
-            spec.loader.exec_module(module)
-        else:
-            module = importlib.import_module(place)
+        module = _module(place)
     except (ImportError, OSError) as error:
         raise pytest.UsageError(
             f"--implementation {specification}: {error}; "
@@ -116,3 +108,17 @@ def find_load(specification: str) -> Callable[..., Implementation]:
             f"--implementation {specification}: {module.__name__} has no function {name}()"
         )
     return load
+
+
+def _module(place: str) -> ModuleType:
+    """Import a built-in adapter, a Python file or a module."""
+    if place in BUILT_IN:
+        return importlib.import_module(f".{place}", __package__)
+    if not place.endswith(".py"):
+        return importlib.import_module(place)
+    spec = importlib.util.spec_from_file_location(Path(place).stem, place)
+    assert spec, place  # a name that ends in .py always gives one
+    assert spec.loader, place
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
