@@ -123,7 +123,7 @@ class Judgement:
         file, _, name = test.partition("::")
         # An installed suite is called by its name: a path into site-packages helps nobody.
         installed = ["--pyargs", f"gpt2ref_conformance.{Path(file).stem}::{name}"]
-        which = [test] if Path(file).parts[0] == "conformance" else installed
+        which = [test] if Path(file).parts[:1] == ("conformance",) else installed
         return shlex.join(["pytest", *which, "--implementation", self.adapter, *self.options])
 
     @property

@@ -130,7 +130,7 @@ def judgement_of(findings: dict[str, Finding]) -> Judgement:
 
 
 def failure(*mistakes: str, own: bool = False) -> Finding:
-    return Finding(FAILED, "anything", mistakes=mistakes, own=own)
+    return Finding(FAILED, "anything", mistakes=mistakes, own=own, test="a test")
 
 
 def test_a_cause_that_was_read_comes_before_one_that_fits() -> None:
