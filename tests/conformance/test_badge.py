@@ -14,7 +14,7 @@ from conformance.pages.badge import COLOURS, main
 from conformance.pages.report_page import STATES
 from conformance.requirements import REQUIREMENTS
 from conformance.verdict.judgement import OUTCOMES
-from tests.conformance.test_verdict import ADAPTERS, ROOT, judge
+from tests.shared.judging import ADAPTERS, ROOT, judge
 
 ERF, RIGHT = f"{ADAPTERS}:gelu_erf", f"{ADAPTERS}:logits_only"
 

@@ -13,7 +13,7 @@ from conformance.verdict.known_deviations import (
     read_known_deviations,
     write_known_deviations,
 )
-from tests.conformance.test_verdict import ADAPTERS, ROOT, section
+from tests.shared.judging import ADAPTERS, ROOT, judge, section
 
 ADAPTER = f"{ADAPTERS}:eos_appended"
 Run = Callable[..., tuple[int, str]]
@@ -21,16 +21,14 @@ MIDDLE = '[[deviation]]\nrequirement = "eos.middle"\nreason = "the caller wants 
 
 
 @pytest.fixture
-def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Judges in this process, which has loaded torch already. Exit status and output."""
-    monkeypatch.chdir(ROOT)  # the adapters' paths are relative
+def run() -> Run:
+    """Exit status and output."""
 
-    def judge(*arguments: str) -> tuple[int, str]:
-        status = pytest.main([*arguments, "-p", "no:cacheprovider", "--tb=no", f"--rootdir={ROOT}"])
-        captured = capsys.readouterr()
-        return int(status), captured.out + captured.err
+    def judged(*arguments: str) -> tuple[int, str]:
+        done = judge(*arguments)
+        return done.returncode, done.stdout + done.stderr
 
-    return judge
+    return judged
 
 
 EOS = str(ROOT / "conformance/test_eos.py")

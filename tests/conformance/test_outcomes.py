@@ -14,7 +14,7 @@ import pytest
 
 from conformance.outcomes import Failure, NotApplicable, check
 from conformance.verdict.plugin import finding_of
-from tests.conformance.test_verdict import ADAPTERS, ROOT
+from tests.shared.judging import ADAPTERS, ROOT
 
 SCHEMA = json.loads((ROOT / "conformance/verdict/report.schema.json").read_text(encoding="utf-8"))
 TESTS = """

@@ -29,7 +29,7 @@ from conformance.verdict.judgement import (
 )
 from conformance.verdict.report import check_writable, write_report
 from gpt2ref import __version__
-from tests.conformance.test_verdict import ADAPTERS, ROOT, judge, section
+from tests.shared.judging import ADAPTERS, ROOT, Run, judge, section
 
 SCHEMA = json.loads((ROOT / "conformance/verdict/report.schema.json").read_text(encoding="utf-8"))
 ERF, RIGHT = f"{ADAPTERS}:gelu_erf", f"{ADAPTERS}:logits_only"
@@ -43,7 +43,7 @@ def check(report: Any) -> None:
 
 
 @pytest.fixture(scope="module")
-def ran(tmp_path_factory: pytest.TempPathFactory) -> tuple[subprocess.CompletedProcess[str], Path]:
+def ran(tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, Path]:
     """Two implementations, judged in a few requirements."""
     path = tmp_path_factory.mktemp("report") / "report.json"
     files = ("conformance/test_probes.py", "conformance/test_keys.py", "conformance/test_eos.py")
@@ -57,7 +57,7 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> tuple[subprocess.CompletedP
 
 
 @pytest.fixture
-def report(ran: tuple[subprocess.CompletedProcess[str], Path]) -> dict[str, Any]:
+def report(ran: tuple[Run, Path]) -> dict[str, Any]:
     loaded: dict[str, Any] = json.loads(ran[1].read_text(encoding="utf-8"))
     return loaded
 
@@ -68,7 +68,7 @@ def rows(report: dict[str, Any], adapter: str) -> dict[str, dict[str, Any]]:
 
 
 def test_the_report_says_what_was_judged_where_and_what_came_of_it(
-    ran: tuple[subprocess.CompletedProcess[str], Path], report: dict[str, Any]
+    ran: tuple[Run, Path], report: dict[str, Any]
 ) -> None:
     check(report)
     assert [path.name for path in ran[1].parent.iterdir()] == ["report.json"], (
@@ -108,9 +108,7 @@ def test_a_failure_has_its_finding_its_reading_and_its_command(report: dict[str,
     assert epsilon["read"] == pytest.approx(epsilon["expected"], rel=1e-2)
 
 
-def test_one_cause_is_reported_once(
-    ran: tuple[subprocess.CompletedProcess[str], Path], report: dict[str, Any]
-) -> None:
+def test_one_cause_is_reported_once(ran: tuple[Run, Path], report: dict[str, Any]) -> None:
     (cause,) = report["adapters"][0]["causes"]
     assert cause["id"] == "gelu-erf"
     assert cause["explains"][0] == "activation.curve"
