@@ -72,13 +72,18 @@ def report_of(state: str, finished: bool = True, **counts: int) -> dict[str, Any
 @pytest.mark.parametrize(
     ("report", "message", "colour"),
     [
-        (report_of("no deviation found", passed=40, variant=1, not_applicable=54), "41 of 95 requirements", "brightgreen"),
-        (report_of("no deviation found", finished=False, passed=40, not_run=55), "40 of 95 requirements", "orange"),
-        (report_of("deviates", finished=False, failed=1, errored=2, not_run=92), "1 failed, 2 errored", "red"),
+        (report_of("no deviation found", passed=40, variant=1, not_applicable=54),
+         "41 of 95 requirements", "brightgreen"),
+        (report_of("no deviation found", finished=False, passed=40, not_run=55),
+         "40 of 95 requirements", "orange"),
+        (report_of("deviates", finished=False, failed=1, errored=2, not_run=92),
+         "1 failed, 2 errored", "red"),
         (report_of("not judged in full", passed=94, errored=1), "1 errored", "orange"),
         (report_of("stale known deviations", passed=95), "95 of 95 requirements", "orange"),
-        (report_of("known deviations only", passed=93, known_deviation=2), "93 of 95 requirements", "yellow"),
-        (report_of("nothing judged", not_applicable=90, not_run=5), "0 of 95 requirements", "lightgrey"),
+        (report_of("known deviations only", passed=93, known_deviation=2),
+         "93 of 95 requirements", "yellow"),
+        (report_of("nothing judged", not_applicable=90, not_run=5),
+         "0 of 95 requirements", "lightgrey"),
     ],
 )  # fmt: skip
 def test_what_was_not_found_right_is_not_counted(
@@ -97,7 +102,8 @@ def test_every_verdict_has_a_colour() -> None:
     "content",
     ["", "[]", "{}", '{"format": 1}', '{"format": 2, "adapters": []}',
      '{"format": 2, "adapters": [{}]}', "\udcff", None,
-     json.dumps(report_of("nothing judged") | {"format": 1}), json.dumps(report_of("a state of a later suite"))],
+     json.dumps(report_of("nothing judged") | {"format": 1}),
+     json.dumps(report_of("a state of a later suite"))],
 )  # fmt: skip
 def test_what_is_no_report_is_named(
     tmp_path: Path, content: str | None, capsys: pytest.CaptureFixture[str]
@@ -121,7 +127,10 @@ def test_a_file_that_cannot_be_written(
 
 def test_it_runs_on_python_alone(judged: Path) -> None:
     """CI makes the badge on a machine where nothing is installed."""
-    code = "import sys; sys.modules.update(torch=None, pytest=None); from conformance.pages.badge import main; sys.exit(main())"
+    code = (
+        "import sys; sys.modules.update(torch=None, pytest=None); "
+        "from conformance.pages.badge import main; sys.exit(main())"
+    )
     command = [
         sys.executable,
         "-c",

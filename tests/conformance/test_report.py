@@ -326,7 +326,7 @@ def test_a_page_of_two_reports_in_a_browser(report: dict[str, Any], tmp_path: Pa
 
 
 def rendered(path: Path, folder: Path) -> str:
-    """What a browser makes of a page; where there is none, the page itself, once its structure has been checked."""
+    """Return the page as a browser renders it, or without one the page itself, once checked."""
     source = path.read_text(encoding="utf-8")
     Structure(source)
     if not (
