@@ -1,7 +1,8 @@
 """The adapters that no other test runs: other engines, and other ways of gpt2ref and transformers.
 
-An adapter whose package is not installed has no test here. `pytest tests/conformance/test_adapters.py
--v` shows which there are.
+An adapter whose package is not installed has no test here. To see which there are:
+
+    pytest tests/conformance/test_adapters.py -v
 """
 
 from __future__ import annotations

@@ -40,7 +40,7 @@ for line in sys.stdin:
 
 @pytest.fixture
 def program(tmp_path: Path) -> Callable[..., Command]:
-    """Loads a checkpoint through a Python program, whose source is PROGRAM with `answer`, or `instead`."""
+    """Loads a checkpoint through the program PROGRAM with `answer`, or through `instead`."""
 
     def start(
         answer: str = "", *, instead: str | None = None, timeout: float = 20, **options: Any
