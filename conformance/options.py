@@ -50,7 +50,7 @@ def add(option: Callable[..., Any]) -> None:
     option(
         "--conformance-report",
         metavar="JSON",
-        help=f"write all results there; python -m {__package__}.pages.report_page reads it",
+        help=f"write all results there; python -m {__package__}.pages makes a page of it",
     )
     option(
         "--known-deviations",
@@ -73,7 +73,7 @@ def add(option: Callable[..., Any]) -> None:
     option(
         "--defects-report",
         metavar="JSON",
-        help=f"write the kill matrix; python -m {__package__}.pages.kill_matrix_page reads it",
+        help=f"write the kill matrix; python -m {__package__}.pages makes a page of it",
     )
     option(
         "--list-requirements", action="store_true", help="print what is asked of a GPT-2, and stop"
