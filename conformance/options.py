@@ -46,8 +46,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     },
     "--conformance-report": {
         "metavar": "JSON",
-        "help": "write all results to this file; "
-        f"python -m {__package__}.pages.report_page reads it",
+        "help": f"write all results to this file; python -m {__package__}.pages makes a page of it",
     },
     "--known-deviations": {
         "action": "append",
@@ -69,7 +68,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "--defects-report": {
         "metavar": "JSON",
         "help": "write the kill matrix to this file; "
-        f"python -m {__package__}.pages.kill_matrix_page reads it",
+        f"python -m {__package__}.pages makes a page of it",
     },
     "--list-requirements": {
         "action": "store_true",

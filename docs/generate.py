@@ -208,7 +208,7 @@ def defects_page() -> Iterator[str]:
     yield from (
         "",
         "```bash",
-        "python -m conformance.pages.kill_matrix_page docs/kill-matrix.json -o kill.html",
+        "python -m conformance.pages docs/kill-matrix.json -o kill.html",
     )
     yield "pytest conformance/ --defects gelu-erf,no-scale"
     yield "pytest conformance/ --implementation conformance.defects:gelu-erf"

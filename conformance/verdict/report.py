@@ -1,6 +1,6 @@
 """Writes the report of a run as JSON, in the format of `report.schema.json`.
 
-`python -m conformance.pages.report_page` makes a page of one or more reports.
+`python -m conformance.pages` makes a page of one or more reports.
 """
 
 from __future__ import annotations

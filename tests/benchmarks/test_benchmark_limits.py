@@ -7,21 +7,22 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks.card import card, format_bytes
+from benchmarks.expectations import expectations, format_bytes
 from benchmarks.limits import (
     REPEATS,
     Bandwidth,
-    against_limit,
+    bandwidth_fields,
     bytes_per_step,
     ceiling,
     measure_bandwidth,
     parameters,
 )
-from benchmarks.memory import Ledger, free_memory, needed_memory, process_peak
+from benchmarks.memory import DeviceMemory, free_memory, needed_memory, process_peak
 from gpt2ref import GPT2, PUBLISHED_CONFIGS, GPT2Config
 from tests.shared.benchmark_fakes import CPU, Clock, plan
 
-# V=10, P=5, C=4, L=2, I=16. wte 40, wpe 20, ln_f 8; a layer: norms 16, c_attn 48+12, c_proj 16+4, c_fc 64+16, c_proj 64+4
+# V=10, P=5, C=4, L=2, I=16. wte 40, wpe 20, ln_f 8; a layer: norms 16, c_attn 48+12, c_proj 16+4,
+# c_fc 64+16, c_proj 64+4
 SMALL = GPT2Config(vocab_size=10, n_positions=5, n_embd=4, n_layer=2, n_head=2)
 
 
@@ -56,14 +57,13 @@ def test_a_step_of_the_published_size() -> None:
     assert ceiling(step, 1, 25e9) == pytest.approx(50.19, abs=0.01)
 
 
-def test_a_row_is_compared_with_the_limit_round_by_round() -> None:
-    row = {"bytes_per_step": 500, "batch": 4}
+def test_a_result_is_compared_with_the_limit_round_by_round() -> None:
     # A step is 4 tokens: 10, 5 and 40 steps a second, so 5000, 2500 and 20,000 bytes/s
     rates, measured = (
         [40.0, 20.0, 160.0],
         [Bandwidth(20_000.0, "sum"), Bandwidth(5_000.0, "dot"), Bandwidth(50_000.0, "sum")],
     )
-    assert against_limit(row, rates, measured) == {
+    assert bandwidth_fields(500, 4, rates, measured) == {
         "bandwidth_limit": 20_000.0,
         "bandwidth_rounds": [20_000.0, 5_000.0, 50_000.0],
         "bandwidth_method": "sum",
@@ -125,7 +125,7 @@ class FakeCuda:
 def test_memory_on_cuda_is_each_ones_own() -> None:
     cuda = FakeCuda()
     device = torch.device("cuda")
-    one, other = Ledger(device, cuda), Ledger(device, cuda)
+    one, other = DeviceMemory(device, cuda), DeviceMemory(device, cuda)
 
     def generate(kept: int, passing: int) -> Any:
         cuda.take(kept)
@@ -138,7 +138,7 @@ def test_memory_on_cuda_is_each_ones_own() -> None:
     assert one.run(lambda: generate(200, 30))[1] == 1230  # its own 1000, not the other's 70
     assert one.run(lambda: generate(0, 4))[1] == 1204
     assert other.run(lambda: generate(0, 1))[1] == 71
-    assert Ledger(CPU, cuda).run(lambda: "done") == ("done", None)
+    assert DeviceMemory(CPU, cuda).run(lambda: "done") == ("done", None)
 
 
 def test_needed_memory_counts_each_copy_of_the_weights() -> None:
@@ -157,7 +157,7 @@ def test_the_memory_of_this_machine_is_a_number_or_unknown() -> None:
         assert count is None or count > 2**20
 
 
-def test_the_card_tells_each_shape_once() -> None:
+def test_the_expectations_have_each_shape_once() -> None:
     asked = plan(
         size=["gpt2"],
         dtype=["float32,bfloat16"],
@@ -165,7 +165,7 @@ def test_the_card_tells_each_shape_once() -> None:
         new_tokens="32",
         implementation=["gpt2ref"],
     )
-    head, columns, wide, narrow = card(asked, Bandwidth(25e9, "sum"), 400_000_000)
+    head, columns, wide, narrow = expectations(asked, Bandwidth(25e9, "sum"), 400_000_000)
     assert head == "read bandwidth of cpu: 25.0 GB/s (sum); 400.0 MB of memory free"
     told = [
         "gpt2",
@@ -187,8 +187,8 @@ def test_the_card_tells_each_shape_once() -> None:
     assert wide.split() == told
     assert narrow.split()[-6:] == ["249.1", "MB", "100.4", "251.2", "MB", "yes"]
     assert columns.split()[0] == "size"
-    assert card(asked, Bandwidth(25e9, "sum"), None)[-1].endswith("unknown")
+    assert expectations(asked, Bandwidth(25e9, "sum"), None)[-1].endswith("unknown")
 
 
-def test_bytes_are_told_in_decimal_units() -> None:
+def test_bytes_are_shown_in_decimal_units() -> None:
     assert (format_bytes(6_230_000_000), format_bytes(13_310_000)) == ("6.23 GB", "13.3 MB")

@@ -16,7 +16,7 @@ import torch
 
 from benchmarks import scale
 from benchmarks.sampling import Sampling
-from benchmarks.scale import Place, Replica, Work, figures, main, report
+from benchmarks.scale import Process, Replica, Workload, figures, main, report
 
 PROJECT = Path(__file__).parents[2]
 SMALL = [
@@ -34,7 +34,7 @@ SMALL = [
     "2",
 ]
 SAMPLED = ["--temperature", "1", "--top-k", "40"]
-WORK = Work(
+WORKLOAD = Workload(
     "tiny", "float32", batch=2, prompt_length=4, new_tokens=5, rounds=3, sampling=Sampling(1.0, 40)
 )
 
@@ -117,7 +117,7 @@ def test_ranks_that_take_nothing_from_each_other_are_fully_efficient() -> None:
 
 def test_all_figures_are_printed() -> None:
     told = ranks((40.0,), (30.0,), alone=(50.0,))
-    lines = report(WORK, told, figures(told)).splitlines()
+    lines = report(WORKLOAD, told, figures(told)).splitlines()
     assert "temperature 1, top-k 40" in lines[0]
     assert lines[1:] == [
         "rank 0 alone: 50.0",
@@ -128,21 +128,21 @@ def test_all_figures_are_printed() -> None:
 
 
 def test_replicas_share_weights_and_nothing_else() -> None:
-    first, second = (Replica(WORK, rank, torch.device("cpu")) for rank in (0, 1))
+    first, second = (Replica(WORKLOAD, rank, torch.device("cpu")) for rank in (0, 1))
     for one, other in zip(
         first.model.state_dict().values(), second.model.state_dict().values(), strict=True
     ):
         assert torch.equal(one, other)
     prompts = [tuple(prompt) for replica in (first, second) for prompt in replica.prompts]
-    assert len(set(prompts)) == len(prompts) == 2 * WORK.batch
-    seeds = [replica.seed + row for replica in (first, second) for row in range(WORK.batch)]
+    assert len(set(prompts)) == len(prompts) == 2 * WORKLOAD.batch
+    seeds = [replica.seed + row for replica in (first, second) for row in range(WORKLOAD.batch)]
     assert len(set(seeds)) == len(seeds)
     for replica in (first, second):
         assert replica.generate() > 0
         replica.generate()
         assert len(replica.outputs) == 1, "same seed, same tokens"
         assert replica.mistake() is None
-    first.outputs.append([[0] * WORK.new_tokens] * WORK.batch)
+    first.outputs.append([[0] * WORKLOAD.new_tokens] * WORKLOAD.batch)
     assert first.mistake() is not None
 
 
@@ -205,7 +205,7 @@ def test_no_thread_is_left_that_could_abort_the_process_at_its_end(tmp_path: Pat
     assert ran.stdout.count("left behind: []") == 2
 
 
-def test_a_place_is_what_the_launcher_says(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_is_what_the_launcher_says(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {
         "RANK": "13",
         "WORLD_SIZE": "16",
@@ -213,14 +213,14 @@ def test_a_place_is_what_the_launcher_says(monkeypatch: pytest.MonkeyPatch) -> N
         "LOCAL_WORLD_SIZE": "8",
     }.items():
         monkeypatch.setenv(name, value)
-    place = Place.from_environment()
-    assert place == Place(rank=13, world_size=16, local_rank=5, local_world_size=8)
-    assert place.device("cpu") == torch.device("cpu")
+    process = Process.from_environment()
+    assert process == Process(rank=13, world_size=16, local_rank=5, local_world_size=8)
+    assert process.device("cpu") == torch.device("cpu")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 6)
-    assert place.device("cuda") == torch.device("cuda", 5)
+    assert process.device("cuda") == torch.device("cuda", 5)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 5)
     with pytest.raises(ValueError, match="local rank 5: torch finds 5 CUDA devices"):
-        place.device("cuda")
+        process.device("cuda")
 
 
 @pytest.mark.parametrize(

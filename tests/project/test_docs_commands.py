@@ -37,7 +37,7 @@ MODULES = [
     "gpt2ref",
     *REPORTERS,
     "benchmarks.scale",
-    "benchmarks.products",
+    "benchmarks.matrix_products",
     "training.train",
     "training.evaluate",
 ]
@@ -55,7 +55,7 @@ FAIL = [
     "gpt2-conformance no_such.py",
     "python -m conformance.measure_nothing",
     "python -m conformance.studies.tolerance --seeds many",
-    "python -m conformance.pages.report_page no-such.json -o page.html",
+    "python -m conformance.pages no-such.json -o page.html",
     "python -m gpt2ref --no-such-option",
     "torchrun --no-such-option 2 -m benchmarks.scale",
 ]

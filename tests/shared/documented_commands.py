@@ -120,9 +120,8 @@ def _installed(names: str) -> str:
 
 
 REPORTERS = (
-    "conformance.pages.report_page",
+    "conformance.pages",
     "conformance.pages.badge",
-    "conformance.pages.kill_matrix_page",
     "benchmarks.report",
 )
 
@@ -208,7 +207,7 @@ def _looked_at(words: list[str]) -> bool:
 
 def furnish(folder: Path, page: str) -> None:
     """The repository's folders, and what the commands of a page are given."""
-    from tests.benchmarks.test_benchmark_report import row, written
+    from tests.shared.benchmark_results import a_result, written
 
     folder.mkdir()
     for path in ROOT.iterdir():
@@ -228,7 +227,7 @@ def furnish(folder: Path, page: str) -> None:
         (folder / program).chmod(0o755)
     (folder / "f.toml").touch()
     shutil.copy(ROOT / "docs/kill-matrix.json", folder / "kill.json")
-    shutil.copy(written(folder / "path", row(), row("huggingface")), folder / "out.json")
+    shutil.copy(written(folder / "path", a_result(), a_result("huggingface")), folder / "out.json")
     shutil.copy(folder / "out.json", folder / "baseline.json")
 
 
