@@ -227,7 +227,7 @@ def test_a_tensor_in_two_shards_is_named(no_weights):
         {"weight_map": dict.fromkeys(TENSORS, "a.safetensors") | {"ln_f.bias": "b.safetensors"}},
     )
     with pytest.raises(
-        CheckpointError, match=named("b.safetensors: already given by another shard: ln_f.bias")
+        CheckpointError, match=named("b.safetensors: another shard has these too: ln_f.bias")
     ):
         load_checkpoint(no_weights)
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from conformance.checkpoints.tensors import trained_like, write_checkpoint
 from gpt2ref import CheckpointError, GPT2Config, load_checkpoint, sample
-from gpt2ref.checkpoint.load import _MOST_JSON
+from gpt2ref.checkpoint import config_file, hugging_face
 from tests.shared.smallest import CONFIG, TENSORS, named, same, state
 
 
@@ -181,7 +181,8 @@ def test_a_json_file_of_gigabytes_is_not_read(checkpoint):
     with (checkpoint / "config.json").open("ab") as file:
         file.truncate(2**40)
     with pytest.raises(
-        CheckpointError, match=named(checkpoint / "config.json", 2**40, f"at most {_MOST_JSON}")
+        CheckpointError,
+        match=named(checkpoint / "config.json", 2**40, f"at most {config_file.MOST_BYTES}"),
     ):
         load_checkpoint(checkpoint)
 
@@ -264,8 +265,8 @@ def test_a_file_that_cannot_be_read_or_is_gone_when_it_is_opened_is_named(
 
     monkeypatch.setattr(Path, "is_file", unreadable)
     if name == "model.safetensors":
-        opens = sys.modules["gpt2ref.checkpoint"].safe_open
-        monkeypatch.setattr("gpt2ref.checkpoint.safe_open", fails)
+        opens = hugging_face.safe_open
+        monkeypatch.setattr(hugging_face, "safe_open", fails)
     elif name == "pytorch_model.bin":
         opens = torch.load
         monkeypatch.setattr(torch, "load", fails)

@@ -14,7 +14,7 @@ from transformers import GPT2LMHeadModel
 
 from conformance.checkpoints.tensors import trained_like, write_checkpoint
 from gpt2ref import GPT2, PUBLISHED_CONFIGS, GPT2Config, from_hugging_face, load_checkpoint
-from gpt2ref.checkpoint.load import _WEIGHT_FILES
+from gpt2ref.checkpoint.hugging_face import WEIGHT_FILES
 from gpt2ref.conversion import to_hugging_face_tensors
 
 TOKEN_IDS = torch.tensor([[15496, 995, 0, 50256, 198], [3, 1, 4, 1, 5]])
@@ -92,7 +92,7 @@ def test_safetensors_are_preferred_over_pickles_and_whole_files_over_shards(tmp_
     )  # would not load
     torch.save(others[1], tmp_path / "pytorch_model.bin")
     write_shards(tmp_path, others[2], "pytorch_model.bin", torch.save)
-    assert all((tmp_path / name).is_file() for name in _WEIGHT_FILES)
+    assert all((tmp_path / name).is_file() for name in WEIGHT_FILES)
     assert torch.equal(load_checkpoint(tmp_path).transformer.wpe.weight, first["wpe.weight"])
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from conformance.checkpoints.tensors import write_checkpoint
 from gpt2ref import CheckpointError, from_tensors, load_checkpoint
-from gpt2ref.checkpoint.tensorflow import _masked_crc32c, read_tensors
+from gpt2ref.checkpoint.tensorflow import _masked_crc32c, read
 from tests.shared.openai_files import (
     CONFIG,
     DATA,
@@ -95,7 +95,7 @@ def test_other_floating_point_types(tmp_path, dtype):
 
 
 def test_the_weights_are_the_mapped_file_and_writing_to_them_does_not_change_it(openai):
-    tensors = read_tensors(openai / "model.ckpt.index")
+    _, tensors, _ = read(openai / "model.ckpt.index")
     model = load_checkpoint(openai)
     assert len({tensor.untyped_storage().data_ptr() for tensor in tensors.values()}) == 1
     assert len({tensor.untyped_storage().data_ptr() for tensor in model.state_dict().values()}) == 1
