@@ -159,7 +159,8 @@ def _differences(
     wrong = {key: list(t.shape) for key, t in present.items() if t.shape != expected[key]}
     shape = "wrong shape"
     if wrong and (other := _guess_layout(found, config)) != layout:
-        shape = f"stored {other}, expected {layout}; from_tensors(..., layout={other!r}) loads them"
+        remedy = f"from_tensors(..., layout={other!r}) loads them"
+        shape = f"matrices stored {other}, expected {layout}; {remedy}"
     dtypes = sorted({str(t.dtype) for t in present.values() if t.dtype in DTYPES})
     problems = {
         "missing": sorted(expected.keys() - found.keys()),

@@ -36,6 +36,7 @@ def load_checkpoint(
     "gpt2-large", "gpt2-xl" and "distilgpt2". A file or folder of that name comes first.
     A folder has Hugging Face's config.json and weights, or OpenAI's hparams.json and
     `model.ckpt.index`. A weights file has its config.json beside it; nanoGPT's ckpt.pt needs none.
+    It does not say which GELU nanoGPT trained with (since 2023 the exact one): GPT-2's is used.
 
     On the CPU, in the file's own dtype (the default), the weights are the memory-mapped file: no
     copy is made and a page is read when it is first used, so the file must not change while the

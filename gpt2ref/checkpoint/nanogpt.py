@@ -24,8 +24,8 @@ _MODEL_ARGS = {
 def read(path: Path) -> tuple[GPT2Config, dict[str, Tensor], Layout | None]:
     """Read nanoGPT's ckpt.pt, which has its shape in it, or a state dict beside its config.json.
 
-    A state dict may be anybody's, so its layout is unknown. nanoGPT trains with the exact GELU
-    since 2023, and its file does not say so: the model uses GPT-2's.
+    A state dict may be anybody's, so its layout is unknown. Raises CheckpointError, with the
+    file's name, if it is not a GPT-2's.
     """
     saved = read_pickle(path)
     if not isinstance(saved, dict) or "model_args" not in saved:

@@ -17,7 +17,7 @@ from gpt2ref.conversion import (
     to_hugging_face_tensors,
 )
 
-# Eleven layers, so that h.1 is the beginning of another name, and a square attn.c_proj.
+# Eleven layers: h.1 is the beginning of another name, h.10. attn.c_proj is square.
 CONFIG = GPT2Config(vocab_size=7, n_positions=5, n_embd=4, n_layer=11, n_head=2)
 
 
@@ -149,8 +149,10 @@ def test_all_that_is_wrong_is_said_at_once(tensors):
         "lm_head.weight differs from wte.weight: GPT-2 has one matrix for both",
         "missing: h.10.mlp.c_fc.bias, wpe.weight",
         "unexpected: h.11.ln_1.weight, score.weight",
-        "wrong shape: ln_f.bias is [5], expected [4], h.3.attn.c_attn.weight is [12, 4], expected [4, 12]",
-        "not a floating-point dtype that GPT-2 runs in: h.4.ln_2.bias is torch.bool, ln_f.weight is torch.int32",
+        "wrong shape: ln_f.bias is [5], expected [4], "
+        "h.3.attn.c_attn.weight is [12, 4], expected [4, 12]",
+        "not a floating-point dtype that GPT-2 runs in: "
+        "h.4.ln_2.bias is torch.bool, ln_f.weight is torch.int32",
     ]
 
 

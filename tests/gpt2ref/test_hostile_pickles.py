@@ -29,7 +29,7 @@ def rewritten(path, change, compression=zipfile.ZIP_STORED):
 @pytest.mark.usefixtures("reads_pickles")
 @pytest.mark.parametrize("compression", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
 def test_a_compressed_archive_is_refused(pickled, compression):
-    """Mapped into memory, the compressed bytes would be taken for the weights."""
+    """torch would map the compressed bytes into memory as weights."""
     rewritten(pickled, lambda _, content: content + bytes(10_000), compression)
     with pytest.raises(CheckpointError, match=named(pickled, "data.pkl is compressed")):
         load_checkpoint(pickled)
@@ -52,11 +52,11 @@ def test_a_zip_bomb_is_not_inflated(pickled):
 @pytest.mark.parametrize(
     "pickle_of",
     [
-        b"\x80\x02}X\xff\xff\xff\xff",  # a text of 4 GB
-        b"\x80\x02\x8e" + b"\xff" * 7 + b"\x7f",  # bytes, more than there can be
+        b"\x80\x02}X\xff\xff\xff\xff",  # a string of 4 GB
+        b"\x80\x02\x8e" + b"\xff" * 7 + b"\x7f",  # more bytes than there can be
         b"\x80\x02" + b"]q\x00h\x00a.",  # a list that holds itself
         b"\x80\x02" + b"](" * 10_000 + b"e" * 10_000 + b".",
-        b"\x80\x02h\x63.",  # what was never put there
+        b"\x80\x02h\x63.",  # an entry of the memo that does not exist
         b"\x80\x02t.",
         b"\x80\x02",
         b"",
@@ -97,14 +97,14 @@ def test_a_tensor_that_does_not_hold_its_numbers_is_refused_by_name(pickled, kin
         if kind in HOLLOW
         else "not a floating-point dtype that GPT-2 runs in: wte.weight is"
     )
-    # Nested ones torch 2.15 itself refuses to read.
+    # torch 2.15 refuses nested tensors itself.
     with pytest.raises(CheckpointError, match=named(pickled, reason) + "|_rebuild_nested_tensor"):
         load_checkpoint(pickled)
 
 
 @pytest.mark.usefixtures("reads_pickles")
 def test_a_tensor_beyond_its_storage_is_refused(pickled):
-    start, beyond = b"QK\x00", b"QJ\xff\xff\xff\x7f"  # where in its storage a tensor begins
+    start, beyond = b"QK\x00", b"QJ\xff\xff\xff\x7f"  # a tensor's offset in its storage
     rewritten(
         pickled,
         lambda name, content: (

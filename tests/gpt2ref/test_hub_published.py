@@ -19,10 +19,8 @@ from tests.shared.hub_server import FILES, Answer, Server, git_hash
 
 
 def forget_connections():
-    for name in (
-        "close_session",
-        "reset_sessions",
-    ):  # the names since and before huggingface_hub 1.0
+    """Call the function that huggingface_hub has since 1.0, or the one before."""
+    for name in ("close_session", "reset_sessions"):
         getattr(huggingface_hub.utils, name, lambda: None)()
 
 

@@ -37,7 +37,7 @@ def tensors():
 
 @pytest.fixture
 def nanogpt(tensors):
-    """As nanoGPT saves it under torch.compile, with the masks of its slower attention and the tied head."""
+    """As nanoGPT saves a compiled model, with its mask buffers and the tied head."""
     state = {PREFIX + key: tensor for key, tensor in as_linear(tensors).items()}
     state["lm_head.weight"] = state[PREFIX + "wte.weight"]
     state |= {f"{PREFIX}h.{layer}.attn.bias": torch.ones(1, 1, 5, 5).tril() for layer in range(3)}
@@ -116,8 +116,10 @@ def test_a_wrong_shape_in_linears_layout_is_held_against_that_layout(tensors):
     }
     with pytest.raises(CheckpointError) as error:
         from_tensors(linear, CONFIG)
-    expected = "h.2.attn.c_proj.weight is [4, 5], expected [4, 4], h.1.mlp.c_fc.weight is [15, 4], expected [16, 4]"
-    assert str(error.value) == f"wrong shape: {expected}"
+    assert str(error.value) == (
+        "wrong shape: h.2.attn.c_proj.weight is [4, 5], expected [4, 4], "
+        "h.1.mlp.c_fc.weight is [15, 4], expected [16, 4]"
+    )
 
 
 def test_a_shape_of_neither_layout_is_held_against_what_the_others_tell():
@@ -184,7 +186,7 @@ def save_ckpt(path, state, **args):
 def test_nanogpts_file_has_its_shape_in_it(tmp_path, nanogpt, tensors):
     path = save_ckpt(tmp_path / "ckpt.pt", nanogpt)
     assert_same_model(load_checkpoint(path), tensors)
-    write_checkpoint(tmp_path, GPT2Config(), {})  # a config.json of something else
+    write_checkpoint(tmp_path, GPT2Config(), {})  # another model's config.json
     assert_same_model(load_checkpoint(path), tensors)
 
 
@@ -192,7 +194,8 @@ def test_nanogpts_file_has_its_shape_in_it(tmp_path, nanogpt, tensors):
 def test_nanogpts_file_has_its_layout_in_it_and_another_is_refused(tmp_path, tensors):
     path = save_ckpt(tmp_path / "ckpt.pt", tensors)
     with pytest.raises(
-        CheckpointError, match=r"ckpt\.pt:\nstored in_out, expected out_in; .*layout='in_out'"
+        CheckpointError,
+        match=r"ckpt\.pt:\nmatrices stored in_out, expected out_in; .*layout='in_out'",
     ):
         load_checkpoint(path)
 
@@ -222,7 +225,7 @@ def test_a_file_with_hugging_faces_name_is_refused_in_linears_layout(tmp_path, t
     (tmp_path / "model.safetensors").unlink()
     save(as_linear(tensors), tmp_path / name)
     reason = (
-        rf"{re.escape(name)}:\nstored out_in, expected in_out; "
+        rf"{re.escape(name)}:\nmatrices stored out_in, expected in_out; "
         r"from_tensors\(\.\.\., layout='out_in'\) loads them: "
         r"h\.0\.attn\.c_attn\.weight is \[12, 4\], expected \[4, 12\]"
     )
@@ -247,7 +250,9 @@ def test_a_layout_that_is_given_is_not_guessed(tensors):
     assert_same_model(from_tensors(tensors, CONFIG, layout="in_out"), tensors)
     assert_same_model(from_tensors(as_linear(tensors), CONFIG, layout="out_in"), tensors)
     for layout, other in (("in_out", as_linear(tensors)), ("out_in", tensors)):
-        with pytest.raises(CheckpointError, match=rf"^stored \w+, expected {layout}; .*c_attn"):
+        with pytest.raises(
+            CheckpointError, match=rf"^matrices stored \w+, expected {layout}; .*c_attn"
+        ):
             from_tensors(other, CONFIG, layout=layout)
 
 

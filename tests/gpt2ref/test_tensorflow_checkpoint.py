@@ -1,4 +1,4 @@
-"""OpenAI's folders of TensorFlow's files: read as they are, or refused by name."""
+"""OpenAI's TensorFlow files are read as they are, or refused by the file's name."""
 
 import json
 import re
@@ -226,7 +226,7 @@ def test_a_compressed_index_is_refused_by_that(tmp_path):
 
 
 def test_blocks_that_overlap_are_refused(tmp_path):
-    """Else a small file could stand for an endless one."""
+    """A small index could otherwise repeat one block without end."""
     folder = write(
         tmp_path / "117M",
         change_handles=lambda handles: [(key, handles[0][1]) for key, _ in handles],
@@ -290,7 +290,7 @@ INDEX = table(bundle(TENSORS)[0])
 
 
 def reason(folder):
-    """Why it is refused, or nothing if it is the same model."""
+    """Return the reason for which it is refused, None if it is the same model."""
     try:
         assert_same_model(load_checkpoint(folder))
     except CheckpointError as error:
@@ -301,7 +301,7 @@ def reason(folder):
 @settings(max_examples=150)
 @given(st.data())
 def test_with_any_byte_changed_it_is_refused_or_the_same(tmp_path_factory, data):
-    """The same where it is the footer's padding, or the place of a block that is not read."""
+    """It is the same if the byte is padding, or belongs to the block that is not read."""
     folder = tmp_path_factory.getbasetemp() / "tensorflow-changed"
     if not folder.exists():
         write(folder)
