@@ -33,11 +33,9 @@ COPIED = (
     "ln_f.weight", "ln_f.bias",
 )  # fmt: skip
 TRANSPOSED = (
-    "h.{layer}.attn.c_attn.weight",
-    "h.{layer}.attn.c_proj.weight",
-    "h.{layer}.mlp.c_fc.weight",
-    "h.{layer}.mlp.c_proj.weight",
-)
+    "h.{layer}.attn.c_attn.weight", "h.{layer}.attn.c_proj.weight",
+    "h.{layer}.mlp.c_fc.weight", "h.{layer}.mlp.c_proj.weight",
+)  # fmt: skip
 # Buffers of older versions: the causal mask, and the score of hidden positions.
 IGNORED = ("h.{layer}.attn.bias", "h.{layer}.attn.masked_bias")
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -58,9 +56,9 @@ def from_tensors(
     """Make a model of a checkpoint's tensors. It shares their memory where nothing changes.
 
     The names are Hugging Face's, with or without the `transformer.` prefix. `layout` says how the
-    matrices are stored: "in_out" (Hugging Face, OpenAI) or "out_in" (nanoGPT, minGPT). Without it
-    the layout is guessed from the shapes of c_attn, the only matrix that is never square, and a
-    square matrix is taken to be stored as most c_attn are: give the layout where you know it.
+    matrices are stored: "in_out" (Hugging Face, OpenAI) or "out_in" (nanoGPT, minGPT). Give it
+    where you know it. Without it, the layout is guessed from c_attn, the only matrix that is never
+    square: all matrices are taken to be stored as most c_attn are.
     `device` and `dtype` default to the tensors' own. The parameters take no gradients.
 
     Raises CheckpointError, with all their names at once, for tensors that are missing, unexpected,
