@@ -7,10 +7,11 @@ To read in this order: `config`, `model`, `conversion`, `sampling`, `decoding`, 
 files `checkpoint`, with `pickled`, `tensorflow_checkpoint`, `hub` and `saving`; for speed `linear`, `compiled` and `captured`.
 """
 
-from .checkpoint.load import from_hugging_face, from_tensors, load_checkpoint
+from .checkpoint.hugging_face import from_hugging_face
+from .checkpoint.load import load_checkpoint
 from .checkpoint.save import save_checkpoint
 from .config import EOS, PUBLISHED_CONFIGS, GPT2Config
-from .conversion import CheckpointError
+from .conversion import CheckpointError, from_tensors
 from .fast.compiled_step import compile_step
 from .generation import generate, sample, stream
 from .model import GPT2, KVCache

@@ -1,18 +1,17 @@
-"""Between Hugging Face's tensors and ours: the key map, as data, and the two directions.
+"""Convert a checkpoint's tensors to a model and back.
 
-The published checkpoints keep OpenAI's layout, in which a weight multiplies from the right (`x @ w`, Hugging Face's
-`Conv1D`): shape [in, out]. `nn.Linear` has [out, in]. Four matrices a block therefore change orientation. We take the
-transposed *view*: nothing is copied, and the storage stays [in, out]. nanoGPT and minGPT use Hugging Face's names and
-`nn.Linear`; their matrices are taken as they are.
+Checkpoints store the four matrices of a block in one of two layouts. OpenAI and Hugging Face
+(`Conv1D`) multiply from the right, `x @ w`, with weights [in, out]. nanoGPT, minGPT and this model
+use `nn.Linear`'s [out, in]. A change of layout is a transposed *view*: nothing is copied.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from functools import lru_cache
-from typing import Any
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -20,155 +19,116 @@ from torch import Tensor
 from .config import GPT2Config
 from .model import GPT2
 
-PREFIX = "transformer."  # carried by the tensors of Hugging Face's GPT2LMHeadModel, not by the published files
-_COMPILED = "_orig_mod."  # put before that by torch.compile
+Layout = Literal["in_out", "out_in"]
+PREFIX = "transformer."  # GPT2LMHeadModel's tensors have it, the published files' do not
+_COMPILED = "_orig_mod."  # torch.compile puts it before that
 
 # Every tensor of a checkpoint, without the prefix; "{layer}" runs over the blocks.
 COPIED = (
-    "wte.weight",
-    "wpe.weight",
-    "h.{layer}.ln_1.weight",
-    "h.{layer}.ln_1.bias",
-    "h.{layer}.attn.c_attn.bias",
-    "h.{layer}.attn.c_proj.bias",
-    "h.{layer}.ln_2.weight",
-    "h.{layer}.ln_2.bias",
-    "h.{layer}.mlp.c_fc.bias",
-    "h.{layer}.mlp.c_proj.bias",
-    "ln_f.weight",
-    "ln_f.bias",
-)
+    "wte.weight", "wpe.weight",
+    "h.{layer}.ln_1.weight", "h.{layer}.ln_1.bias",
+    "h.{layer}.attn.c_attn.bias", "h.{layer}.attn.c_proj.bias",
+    "h.{layer}.ln_2.weight", "h.{layer}.ln_2.bias",
+    "h.{layer}.mlp.c_fc.bias", "h.{layer}.mlp.c_proj.bias",
+    "ln_f.weight", "ln_f.bias",
+)  # fmt: skip
 TRANSPOSED = (
-    "h.{layer}.attn.c_attn.weight",
-    "h.{layer}.attn.c_proj.weight",
-    "h.{layer}.mlp.c_fc.weight",
-    "h.{layer}.mlp.c_proj.weight",
-)
-TIED = {"lm_head.weight": "wte.weight"}
-IGNORED = {
-    "h.{layer}.attn.bias": "the causal mask, saved as a buffer by older versions",
-    "h.{layer}.attn.masked_bias": "the score given to hidden positions, likewise",
-}
-# Others' names of the fields of a GPT2Config.
-HPARAMS = {
-    "n_vocab": "vocab_size",
-    "n_ctx": "n_positions",
-    "n_embd": "n_embd",
-    "n_head": "n_head",
-    "n_layer": "n_layer",
-}
-MODEL_ARGS = {"vocab_size": "vocab_size", "block_size": "n_positions"} | {
-    n: n for n in ("n_embd", "n_head", "n_layer")
-}
+    "h.{layer}.attn.c_attn.weight", "h.{layer}.attn.c_proj.weight",
+    "h.{layer}.mlp.c_fc.weight", "h.{layer}.mlp.c_proj.weight",
+)  # fmt: skip
+# Buffers of older versions: the causal mask, and the score of hidden positions.
+IGNORED = ("h.{layer}.attn.bias", "h.{layer}.attn.masked_bias")
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 class CheckpointError(ValueError):
-    """The tensors are not those of a GPT-2 of the given shape. The message lists all that is wrong with them."""
+    """The checkpoint is not a GPT-2's of the given shape. The message lists all that is wrong."""
+
+
+def from_tensors(
+    tensors: Mapping[str, Tensor],
+    config: GPT2Config,
+    *,
+    layout: Layout | None = None,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+) -> GPT2:
+    """Make a model of a checkpoint's tensors. It shares their memory where nothing changes.
+
+    The names are Hugging Face's, with or without the `transformer.` prefix. `layout` says how the
+    matrices are stored: "in_out" (Hugging Face, OpenAI) or "out_in" (nanoGPT, minGPT). Give it
+    where you know it. Without it, the layout is guessed from c_attn, the only matrix that is never
+    square: all matrices are taken to be stored as most c_attn are.
+    `device` and `dtype` default to the tensors' own. The parameters take no gradients.
+
+    Raises CheckpointError, with all their names at once, for tensors that are missing, unexpected,
+    of another shape or layout, or not floating point, and ValueError for another `layout` or a
+    `dtype` that is not in DTYPES.
+    """
+    state = from_hugging_face_tensors(tensors, config, layout=layout, dtype=dtype)
+    with torch.device("meta"):  # no memory: the model takes the given tensors as its parameters
+        model = GPT2(config)
+    moved = {key: tensor.to(device or tensor.device) for key, tensor in state.items()}
+    model.load_state_dict(moved, assign=True)
+    return model.eval().requires_grad_(False)
 
 
 def from_hugging_face_tensors(
-    tensors: Mapping[str, Tensor], config: GPT2Config, *, dtype: torch.dtype | None = None
+    tensors: Mapping[str, Tensor],
+    config: GPT2Config,
+    *,
+    layout: Layout | None = None,
+    dtype: torch.dtype | None = None,
 ) -> dict[str, Tensor]:
-    """A state dict for `GPT2(config)` from a checkpoint's tensors, with or without the `transformer.` prefix.
-
-    Their matrices are in Hugging Face's orientation or all in `nn.Linear`'s, as nanoGPT's are. The shape of most tells,
-    c_attn's always, and the square ones follow the majority of these; those that disagree with it have the wrong shape.
-
-    The result shares the storage of `tensors`, unless a `dtype` other than theirs is asked for. Raises CheckpointError,
-    with all their names at once, for tensors that are missing, unexpected, of the wrong shape or not floating point,
-    and ValueError for a `dtype` that is not one of DTYPES.
-    """
-    if dtype is not None and dtype not in DTYPES:
+    """Return the state dict for `GPT2(config)`. Arguments and errors: `from_tensors`."""
+    if layout not in (None, *get_args(Layout)):
+        raise ValueError(f"layout={layout!r}: expected {', '.join(get_args(Layout))} or None")
+    if dtype not in (None, *DTYPES):
         raise ValueError(f"dtype={dtype}: expected {', '.join(map(str, DTYPES))}")
-    # Of layers without end, some are enough to say what is missing.
+    # A hostile config may have millions of layers; some are enough to say what is missing.
     config = replace(config, n_layer=min(config.n_layer, len(tensors) + 1000))
     found = _without_prefix(tensors)
+    head = found.pop("lm_head.weight", None)
     problems = []
-    head, embedding = found.pop("lm_head.weight", None), found.get("wte.weight")
-    if embedding is None and head is not None:  # a tied pair may have been saved under either name
-        found["wte.weight"] = head
-    elif head is not None and embedding is not None and not _same(head, embedding):
-        problems.append(
-            "lm_head.weight differs from wte.weight: GPT-2's head is its token embedding, one would be lost"
-        )
-
-    layers = range(config.n_layer)
-    expected = shapes(config)
-    turned = {key.format(layer=layer) for key in TRANSPOSED for layer in layers}
-    pairs = [(found[key].shape, expected[key]) for key in turned & found.keys()]
-    told = [
-        shape == theirs
-        for shape, theirs in pairs
-        if shape in (theirs, theirs[::-1]) and theirs != theirs[::-1]
-    ]
-    if told.count(False) > told.count(True):
-        expected = expected | {key: expected[key][::-1] for key in turned}
-        turned = set()
-    ignored = {key.format(layer=layer) for key in IGNORED for layer in layers}
-    if missing := sorted(expected.keys() - found.keys()):
-        problems.append(f"missing: {', '.join(missing)}")
-    if unexpected := sorted(found.keys() - expected.keys() - ignored):
-        problems.append(f"unexpected: {', '.join(unexpected)}")
-    present = {key: found[key] for key in expected if key in found}
-    if misshapen := [key for key, tensor in present.items() if tensor.shape != expected[key]]:
-        listed = (
-            f"{key} is {list(present[key].shape)}, expected {list(expected[key])}"
-            for key in misshapen
-        )
-        problems.append(f"wrong shape: {', '.join(listed)}")
-    if wrong := [
-        f"{key} is {tensor.dtype}" for key, tensor in present.items() if tensor.dtype not in DTYPES
-    ]:
-        problems.append(f"not a floating-point dtype that GPT-2 runs in: {', '.join(wrong)}")
-    elif dtype is None and len(mixed := {str(tensor.dtype) for tensor in present.values()}) > 1:
-        problems.append(
-            f"mixed dtypes {', '.join(sorted(mixed))}: say which one is wanted with dtype="
-        )
+    if head is not None and not _same(head, found.setdefault("wte.weight", head)):
+        problems.append("lm_head.weight differs from wte.weight: GPT-2 has one matrix for both")
+    layout = layout or _guess_layout(found, config)
+    problems += _differences(found, config, layout, dtype)
     if problems:
         raise CheckpointError("\n".join(problems))
-
-    return {
-        PREFIX + key: (t.t() if key in turned else t).detach().to(dtype or t.dtype)
-        for key, t in present.items()
-    }
-
-
-def config_from(fields: Mapping[str, Any], names: Mapping[str, str]) -> GPT2Config:
-    """The shape that fields with other `names` give (HPARAMS, MODEL_ARGS). Raises ValueError for those that are missing."""
-    if missing := names.keys() - fields.keys():
-        raise ValueError(f"missing: {', '.join(sorted(missing))}")
-    return GPT2Config(**{ours: fields[theirs] for theirs, ours in names.items()})
+    turned = _names(TRANSPOSED, config) if layout == "in_out" else {}
+    ours = {key: found[key].t() if key in turned else found[key] for key in shapes(config)}
+    return {PREFIX + key: t.detach().to(dtype or t.dtype) for key, t in ours.items()}
 
 
 def to_hugging_face_tensors(model: GPT2) -> dict[str, Tensor]:
-    """The reverse: the tensors of a Hugging Face checkpoint, `lm_head.weight` left out as `save_pretrained` does.
+    """Return the tensors of a Hugging Face checkpoint, without `lm_head.weight`, as in its files.
 
-    They are contiguous, in Hugging Face's orientation, and share the model's storage where it has that already.
+    They are contiguous, [in, out], and share the model's memory where it has that layout already.
     """
-    transposed = {
-        PREFIX + key.format(layer=layer)
-        for key in TRANSPOSED
-        for layer in range(model.config.n_layer)
-    }
-    state = model.state_dict()
+    turned = {PREFIX + key for key in _names(TRANSPOSED, model.config)}
     return {
-        key: (tensor.t() if key in transposed else tensor).contiguous()
-        for key, tensor in state.items()
+        key: (tensor.t() if key in turned else tensor).contiguous()
+        for key, tensor in model.state_dict().items()
     }
 
 
 @lru_cache(maxsize=8)
 def shapes(config: GPT2Config) -> dict[str, torch.Size]:
-    """Checkpoint key, without prefix -> shape in the checkpoint's orientation."""
+    """Return the shape of every tensor of a Hugging Face checkpoint, by its name without prefix."""
     with torch.device("meta"):
-        ours = GPT2(replace(config, n_layer=1)).state_dict()  # the layers are alike
-    found = {}
-    for key in COPIED + TRANSPOSED:
-        for layer in range(config.n_layer) if "{layer}" in key else (0,):
-            tensor = ours[PREFIX + key.format(layer=0)]
-            found[key.format(layer=layer)] = tensor.t().shape if key in TRANSPOSED else tensor.shape
-    return found
+        ours = GPT2(replace(config, n_layer=1)).state_dict()  # all layers are alike
+    first = {key: ours[PREFIX + key.format(layer=0)].shape for key in COPIED + TRANSPOSED}
+    return {
+        name: shape[::-1] if key in TRANSPOSED else shape
+        for key, shape in first.items()
+        for name in _names([key], config)
+    }
+
+
+def _names(keys: Iterable[str], config: GPT2Config) -> dict[str, None]:
+    """Put each layer's number into the names. The result is a set that keeps the order."""
+    return {key.format(layer=i): None for key in keys for i in range(config.n_layer)}
 
 
 def _without_prefix(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -179,11 +139,40 @@ def _without_prefix(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensors[key] for key, name in names.items()}
 
 
+def _guess_layout(found: Mapping[str, Tensor], config: GPT2Config) -> Layout:
+    """Return the layout of most c_attn matrices, "in_out" if none has either shape."""
+    stored = [list(found[key].shape) for key in found if key.endswith(".attn.c_attn.weight")]
+    in_out = [config.n_embd, 3 * config.n_embd]
+    return "out_in" if stored.count(in_out[::-1]) > stored.count(in_out) else "in_out"
+
+
+def _differences(
+    found: Mapping[str, Tensor], config: GPT2Config, layout: Layout, dtype: torch.dtype | None
+) -> list[str]:
+    """List all in which the tensors differ from the config's: names, shapes, layout, dtypes."""
+    expected = shapes(config)
+    if layout == "out_in":
+        expected = expected | {key: expected[key][::-1] for key in _names(TRANSPOSED, config)}
+    present = {key: found[key] for key in expected if key in found}
+    wrong = {key: list(t.shape) for key, t in present.items() if t.shape != expected[key]}
+    shape = "wrong shape"
+    if wrong and (other := _guess_layout(found, config)) != layout:
+        remedy = f"from_tensors(..., layout={other!r}) loads them"
+        shape = f"matrices stored {other}, expected {layout}; {remedy}"
+    dtypes = sorted({str(t.dtype) for t in present.values() if t.dtype in DTYPES})
+    problems = {
+        "missing": sorted(expected.keys() - found.keys()),
+        "unexpected": sorted(found.keys() - expected.keys() - _names(IGNORED, config).keys()),
+        shape: [f"{key} is {wrong[key]}, expected {list(expected[key])}" for key in wrong],
+        "not a floating-point dtype that GPT-2 runs in": [
+            f"{key} is {t.dtype}" for key, t in present.items() if t.dtype not in DTYPES
+        ],
+        "mixed dtypes, give dtype= to choose one": dtypes if len(dtypes) > 1 and not dtype else [],
+    }
+    return [f"{problem}: {', '.join(names)}" for problem, names in problems.items() if names]
+
+
 def _same(a: Tensor, b: Tensor) -> bool:
-    if a.is_meta or b.is_meta:
-        return a.shape == b.shape  # there are no values to compare
-    return (
-        a.shape == b.shape
-        and a.dtype == b.dtype
-        and (a.data_ptr() == b.data_ptr() or torch.equal(a, b))
-    )
+    if a.shape != b.shape or a.dtype != b.dtype:
+        return False
+    return a.is_meta or b.is_meta or a.data_ptr() == b.data_ptr() or torch.equal(a, b)

@@ -1,97 +1,61 @@
-"""Pickles of tensors (`pytorch_model.bin`, nanoGPT's `ckpt.pt`), read without running their code or wearing the reader out."""
+"""Read pickles of tensors (pytorch_model.bin, nanoGPT's ckpt.pt) without running their code."""
 
 from __future__ import annotations
 
-import pickletools
 import zipfile
 from pathlib import Path
-from typing import IO, Any
 
 import torch
 from torch import Tensor
 
 from ..conversion import CheckpointError
 
-_MOST_PARTS = 1000  # of a tuple in a pickle; a tensor's have thirty
 
+def read_pickle(path: Path) -> object:
+    """Read tensors, numbers and texts in lists and dictionaries, with `weights_only=True`.
 
-def unpickle(path: Path) -> object:
-    """What a pickle has in it: tensors in dictionaries. Raises CheckpointError, with the file's name, for one that has more."""
-    if tuple(map(int, torch.__version__.split(".")[:2])) < (
-        2,
-        6,
-    ):  # CVE-2025-32434: weights_only let code run
-        raise CheckpointError(
-            f"{path}: a .bin file is only safe to read from torch 2.6 on, this is {torch.__version__}"
+    Raises CheckpointError, with the file's name, for a pickle that has more or is damaged.
+    """
+    version = torch.__version__
+    if tuple(map(int, version.split(".")[:2])) < (2, 6):
+        raise CheckpointError(  # CVE-2025-32434: weights_only=True lets a hostile file run code
+            f"{path}: reading a pickle is only safe from torch 2.6 on, this is {version}"
         )
     try:
-        zipped = zipfile.is_zipfile(
-            path
-        )  # files written before torch 1.6 are not, and can't be memory-mapped
-        _check_pickle(path, zipped=zipped)
+        zipped = zipfile.is_zipfile(path)  # torch before 1.6 wrote others, which can't be mapped
+        if zipped:
+            _refuse_compressed(path)
         return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     except Exception as error:  # a damaged pickle raises anything
         raise CheckpointError(f"{path}: not a file of plain tensors: {error}") from None
 
 
 def named_tensors(path: Path, tensors: object) -> dict[str, Tensor]:
-    """The same, when it is a dictionary of names and dense tensors. Raises CheckpointError, with the file's name, when not."""
+    """Return `tensors` if they are a dictionary of names and dense tensors.
+
+    Raises CheckpointError, with the file's name, if not.
+    """
     expected = f"{path}: expected a dictionary of names and dense tensors"
     if not isinstance(tensors, dict):
         raise CheckpointError(f"{expected}, found {type(tensors).__name__}")
-    if others := [
-        str(key)
-        for key, tensor in tensors.items()
-        if not (isinstance(key, str) and _is_plain(tensor))
-    ]:
-        raise CheckpointError(f"{expected}, not so: {', '.join(others)}")
+    wrong = [
+        str(key) for key, value in tensors.items() if not isinstance(key, str) or not _dense(value)
+    ]
+    if wrong:
+        raise CheckpointError(f"{expected}, found something else at {', '.join(wrong)}")
     return tensors
 
 
-def _check_pickle(path: Path, *, zipped: bool) -> None:
-    """What torch.save has never written, and torch.load takes for weights, or fails at without an exception."""
-    if zipped:
-        with zipfile.ZipFile(path) as archive:
-            for member in archive.infolist():
-                if (
-                    member.compress_type != zipfile.ZIP_STORED
-                ):  # mapped into memory, it would be read as it is
-                    raise ValueError(f"{member.filename} is compressed")
-                if member.filename.lower().endswith("data.pkl"):
-                    with archive.open(member) as file:
-                        _check_tuples(file)
-    else:
-        with path.open("rb") as file:
-            for _ in range(
-                5
-            ):  # pickles: a magic number, a version, the machine, the tensors, the storages' names
-                _check_tuples(file)
+def _refuse_compressed(path: Path) -> None:
+    """torch.save never compresses. torch.load with mmap would take compressed bytes for weights."""
+    with zipfile.ZipFile(path) as archive:
+        for member in archive.infolist():
+            if member.compress_type != zipfile.ZIP_STORED:
+                raise ValueError(f"{member.filename} is compressed, expected it stored as it is")
 
 
-def _check_tuples(file: IO[bytes]) -> None:
-    """Refuse a tuple of many parts, counting those of its parts: hashing it as a key may take years, or all of the stack."""
-    stack: list[int] = []  # how many parts each value has; 0 is a mark
-    memo: dict[Any, int] = {}
-    for code, number, _ in pickletools.genops(file):
-        if "PUT" in code.name:
-            memo[number] = stack[-1]
-        elif "GET" in code.name:
-            stack.append(memo[number])
-        elif code.name == "MARK":
-            stack.append(0)
-        else:
-            start = len(stack) - len(code.stack_before)
-            if pickletools.markobject in code.stack_before:
-                mark = next(place for place in reversed(range(len(stack))) if stack[place] == 0)
-                start = mark - code.stack_before.index(pickletools.markobject)
-            parts = 1 + sum(stack[start:]) if "TUPLE" in code.name else 1
-            if parts > _MOST_PARTS:
-                raise ValueError(f"a tuple of {parts} parts, expected at most {_MOST_PARTS}")
-            stack[start:] = [parts] * len(code.stack_after)
-
-
-def _is_plain(value: object) -> bool:
-    """Whether it is a tensor with memory for each of its numbers."""
+def _dense(value: object) -> bool:
+    """Whether it is a tensor with memory for each of its numbers: not sparse, meta or expanded."""
     return (
         isinstance(value, Tensor)
         and value.layout == torch.strided

@@ -1,8 +1,8 @@
-"""OpenAI's own files, read without TensorFlow: `hparams.json`, `model.ckpt.index` and `model.ckpt.data-00000-of-00001`.
+"""Read OpenAI's own files without TensorFlow: hparams.json, model.ckpt.index and its data file.
 
-The index is a table in LevelDB's format (google/leveldb, doc/table_format.md) from tensor names to protocol buffers
-(tensorflow/core/protobuf/tensor_bundle.proto); the data file is the tensors' bytes. The index's checksums are verified, the
-weights' are not: Python would take minutes for them.
+The index is a table in LevelDB's format (google/leveldb, doc/table_format.md) from tensor names to
+protocol buffers (tensorflow/core/protobuf/tensor_bundle.proto); the data file is the tensors'
+bytes. The index's checksums are verified, the weights' are not: Python would take minutes.
 """
 
 from __future__ import annotations
@@ -16,34 +16,37 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..conversion import COPIED, TRANSPOSED, CheckpointError
+from ..config import GPT2Config
+from ..conversion import COPIED, TRANSPOSED, CheckpointError, Layout
+from .config_file import read_config
 
 INDEX = "model.ckpt.index"
+# hparams.json's names of the fields of a GPT2Config -> ours.
+_HPARAMS = {
+    "n_vocab": "vocab_size",
+    "n_ctx": "n_positions",
+    "n_embd": "n_embd",
+    "n_head": "n_head",
+    "n_layer": "n_layer",
+}
 _MAGIC = bytes.fromhex("57fb808b247547db")
-_MOST_BYTES, _LONGEST_NAME = (
-    2**19,
-    500,
-)  # of an index; the one of 1.5 billion parameters has 20 KB and names of 30 bytes
-_DTYPES = {
-    1: torch.float32,
-    2: torch.float64,
-    14: torch.bfloat16,
-    19: torch.float16,
-}  # TensorFlow's types.proto
+# The index of 1.5 billion parameters has 20 KB and names of 30 bytes.
+_MOST_BYTES = 2**19
+_LONGEST_NAME = 500
+# The numbers of TensorFlow's types.proto.
+_DTYPES = {1: torch.float32, 2: torch.float64, 14: torch.bfloat16, 19: torch.float16}
 
 
-def read_tensors(index: Path) -> dict[str, Tensor]:
-    """The tensors of an index, under Hugging Face's names and in its shapes; a name that is not GPT-2's stays as it is.
+def read(index: Path) -> tuple[GPT2Config, dict[str, Tensor], Layout]:
+    """Read the tensors that an index lists, with the hparams.json beside it.
 
-    They are the memory-mapped data file itself. Raises CheckpointError, with the file's name, for an index that is damaged
-    or compressed, and for data that is missing, partitioned, big-endian or not floating point.
+    The names become Hugging Face's; one that is not GPT-2's stays as it is. The tensors are the
+    memory-mapped data file. Raises CheckpointError, with the file's name, for an index that is
+    damaged or compressed, and for data that is missing, partitioned, big-endian or not floating
+    point.
     """
-    try:
-        if (size := index.stat().st_size) > _MOST_BYTES:
-            raise ValueError(f"{size} bytes, expected at most {_MOST_BYTES}")
-        entries = {key.decode(): _fields(value) for key, value in _table(index.read_bytes())}
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{index}: not a readable TensorFlow index: {error}") from None
+    config = read_config(index.parent / "hparams.json", _HPARAMS)
+    entries = _entries(index)
     header, _ = entries.pop("", _fields(b""))
     count = header[1]
     if header[2] != 0:
@@ -62,15 +65,24 @@ def read_tensors(index: Path) -> dict[str, Tensor]:
             tensor = _tensor(shards[shard], dtype, numbers, messages)
         except ValueError as error:
             raise CheckpointError(f"{index}: {key}: {error} ({path.name})") from None
-        # A matrix has a leading dimension of 1, it was a convolution's.
-        tensors[_name(key)] = (
-            tensor.squeeze(0) if key.endswith("/w") and tensor.dim() == 3 else tensor
-        )
-    return tensors
+        if key.endswith("/w") and tensor.dim() == 3:  # a convolution's kernel, [1, in, out]
+            tensor = tensor.squeeze(0)
+        tensors[_name(key)] = tensor
+    return config, tensors, "in_out"
+
+
+def _entries(index: Path) -> dict[str, tuple[dict[int, int], dict[int, list[bytes]]]]:
+    """Read the fields of each entry, by its name."""
+    try:
+        if (size := index.stat().st_size) > _MOST_BYTES:
+            raise ValueError(f"{size} bytes, expected at most {_MOST_BYTES}")
+        return {key.decode(): _fields(value) for key, value in _table(index.read_bytes())}
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{index}: not a readable TensorFlow index: {error}") from None
 
 
 def _openais(key: str) -> str:
-    """The name in OpenAI's model.py: h.{layer}.ln_1.weight is model/h{layer}/ln_1/g."""
+    """Return the name in OpenAI's model.py: h.{layer}.ln_1.weight is model/h{layer}/ln_1/g."""
     *modules, kind = key.replace("h.{layer}", "h{layer}").split(".")
     if modules[0] in ("wte", "wpe"):
         return f"model/{modules[0]}"
@@ -82,6 +94,7 @@ _NAMES = {_openais(key): key for key in COPIED + TRANSPOSED}
 
 
 def _name(key: str) -> str:
+    """Return Hugging Face's name of an OpenAI name."""
     layer = re.match(r"model/h(0|[1-9][0-9]*)/", key)
     if not layer:
         return _NAMES.get(key, key)
@@ -90,9 +103,9 @@ def _name(key: str) -> str:
 
 
 def _mapped(path: Path, index: Path) -> Tensor:
-    """The bytes of a data file, uint8 [size]. Writing to them does not change the file."""
+    """Map a data file: uint8 [size]. Writing to the tensor does not change the file."""
     if not path.is_file():
-        raise CheckpointError(f"{index}: its data should be in {path}, which is no file")
+        raise CheckpointError(f"{index}: expected its data in {path}, which is no file")
     try:
         return torch.from_file(str(path), shared=False, size=path.stat().st_size, dtype=torch.uint8)
     except (OSError, RuntimeError) as error:
@@ -102,7 +115,7 @@ def _mapped(path: Path, index: Path) -> Tensor:
 def _tensor(
     data: Tensor, dtype: torch.dtype, numbers: dict[int, int], messages: dict[int, list[bytes]]
 ) -> Tensor:
-    """The view that a BundleEntryProto describes: 2 its shape, 4 its offset, 5 its size."""
+    """Make the view that a BundleEntryProto describes: field 2 is its shape, 4 offset, 5 size."""
     dimensions = _fields(b"".join(messages[2]))[1][2]
     shape = [_fields(dimension)[0][1] for dimension in dimensions[:9]]
     offset, size = numbers[4], numbers[5]
@@ -114,7 +127,7 @@ def _tensor(
 
 
 class _Reader:
-    """Bytes, taken one after the other. Raises ValueError where there are none left."""
+    """Takes bytes one after the other. Raises ValueError if there are too few left."""
 
     def __init__(self, data: bytes, at: int = 0) -> None:
         self.data, self.at = data, at
@@ -126,7 +139,7 @@ class _Reader:
         return self.data[self.at - size : self.at]
 
     def integer(self) -> int:
-        """Seven bits a byte, the lowest first; the eighth bit says that there are more."""
+        """Take a varint: seven bits a byte, lowest first; the eighth bit says there are more."""
         value = 0
         for i in range(10):
             byte = self.take(1)[0]
@@ -137,7 +150,7 @@ class _Reader:
 
 
 def _fields(data: bytes) -> tuple[dict[int, int], dict[int, list[bytes]]]:
-    """The fields of a protocol buffer by their number: the integers, 0 where there is none, and the embedded messages."""
+    """Split a protocol buffer into its integers (0 if absent) and its messages, by field number."""
     numbers: dict[int, int] = defaultdict(int)
     messages: dict[int, list[bytes]] = defaultdict(list)
     reader = _Reader(data)
@@ -155,17 +168,17 @@ def _fields(data: bytes) -> tuple[dict[int, int], dict[int, list[bytes]]]:
 
 
 def _table(file: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """The keys and values of a LevelDB table."""
+    """Yield the keys and values of a LevelDB table."""
     if len(file) < 48 or not file.endswith(_MAGIC):
-        raise ValueError("it does not end as one does; perhaps it was cut off")
+        raise ValueError("it does not end in a table's footer; perhaps it was cut off")
     footer = _Reader(file[-48:-8])
-    for _ in range(2):  # the place and size of a block of statistics, which is not wanted
+    for _ in range(2):  # skip the offset and size of a block of statistics
         footer.integer()
     end, last = 0, None
-    for _, place in _block(file, footer.integer(), footer.integer()):
-        handle = _Reader(place)
+    for _, value in _block(file, footer.integer(), footer.integer()):
+        handle = _Reader(value)
         offset, size = handle.integer(), handle.integer()
-        if offset < end:  # else a small file could stand for an endless one
+        if offset < end:  # many entries for one block would make a small file an endless one
             raise ValueError(f"the block at {offset} begins before the previous one ends")
         end = offset + size
         for key, value in _block(file, offset, size):
@@ -176,32 +189,29 @@ def _table(file: bytes) -> Iterator[tuple[bytes, bytes]]:
 
 
 def _block(file: bytes, offset: int, size: int) -> Iterator[tuple[bytes, bytes]]:
-    """The keys and values of one block. A key is given as how much of the previous one it begins with, and the rest."""
+    """Yield the keys and values of a block. A key says how much of the last one it repeats."""
     block = _Reader(file, offset).take(size + 5)
     if int.from_bytes(block[-4:], "little") != _masked_crc32c(block[:-4]):
-        raise ValueError(f"the block at {offset} does not have the checksum that it should")
+        raise ValueError(f"the block at {offset} does not have its checksum; it is damaged")
     if block[size]:
-        raise ValueError(
-            f"the block at {offset} is compressed (type {block[size]}; 1 is Snappy), expected type 0, none"
-        )
-    end = (
-        size - 4 - 4 * int.from_bytes(block[size - 4 : size], "little")
-    )  # of the entries; then, where whole keys are
+        kind = f"type {block[size]}; 1 is Snappy"
+        raise ValueError(f"the block at {offset} is compressed ({kind}), expected type 0, none")
+    restarts = int.from_bytes(block[size - 4 : size], "little")  # the last 4 * restarts + 4 bytes
+    end = size - 4 - 4 * restarts
     if end < 0:
         raise ValueError(f"the block at {offset} is smaller than its list of keys")
     entries, key = _Reader(block[:end]), b""
     while entries.at < end:
         shared, rest, length = entries.integer(), entries.integer(), entries.integer()
         if shared > len(key) or shared + rest > _LONGEST_NAME:
-            raise ValueError(
-                f"a name of {shared} + {rest} bytes after one of {len(key)}, expected at most {_LONGEST_NAME}"
-            )
+            name = f"a name of {shared} + {rest} bytes after one of {len(key)}"
+            raise ValueError(f"{name}, expected at most {_LONGEST_NAME}")
         key = key[:shared] + entries.take(rest)
         yield key, entries.take(length)
 
 
 def _masked_crc32c(data: bytes) -> int:
-    """Castagnoli's checksum, turned round and shifted as LevelDB stores it."""
+    """Return the CRC-32C, rotated and shifted as LevelDB stores it."""
     crc = 0xFFFFFFFF
     for byte in data:
         crc ^= byte

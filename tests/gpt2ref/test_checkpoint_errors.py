@@ -1,4 +1,4 @@
-"""A checkpoint that can't be had, can't be read or is no GPT-2's: the error says which file and why."""
+"""A missing or unreadable checkpoint, or another model's: the error names the file and says why."""
 
 import json
 import pickle
@@ -227,7 +227,7 @@ def test_a_tensor_in_two_shards_is_named(no_weights):
         {"weight_map": dict.fromkeys(TENSORS, "a.safetensors") | {"ln_f.bias": "b.safetensors"}},
     )
     with pytest.raises(
-        CheckpointError, match=named("b.safetensors: already given by another shard: ln_f.bias")
+        CheckpointError, match=named("b.safetensors: another shard has these too: ln_f.bias")
     ):
         load_checkpoint(no_weights)
 
@@ -260,7 +260,7 @@ def test_an_index_of_nothing_gives_no_tensors(no_weights):
 
 
 def test_a_shard_may_be_a_link_to_elsewhere(no_weights, tmp_path):
-    """As in the hub's cache, where every file is one."""
+    """Every file in the hub's cache is such a link."""
     save_file(TENSORS, tmp_path / "blob")
     Path(no_weights / "a.safetensors").symlink_to(tmp_path / "blob")
     write_index(no_weights, {"weight_map": dict.fromkeys(TENSORS, "a.safetensors")})

@@ -17,7 +17,7 @@ from gpt2ref.conversion import (
     to_hugging_face_tensors,
 )
 
-# Eleven layers, so that h.1 is the beginning of another name, and a square attn.c_proj.
+# Eleven layers: h.1 is the beginning of another name, h.10. attn.c_proj is square.
 CONFIG = GPT2Config(vocab_size=7, n_positions=5, n_embd=4, n_layer=11, n_head=2)
 
 
@@ -126,7 +126,7 @@ def test_a_dtype_is_kept_unless_another_is_asked_for(tensors, dtype):
 def test_mixed_dtypes_are_refused_unless_one_is_asked_for(tensors):
     tensors["ln_f.bias"] = tensors["ln_f.bias"].half()
     with pytest.raises(
-        CheckpointError, match=r"^mixed dtypes torch\.float16, torch\.float32: .*dtype="
+        CheckpointError, match=r"^mixed dtypes, give dtype= .*: torch\.float16, torch\.float32$"
     ):
         convert(tensors)
     assert {tensor.dtype for tensor in convert(tensors, dtype=torch.float32).values()} == {
@@ -146,11 +146,13 @@ def test_all_that_is_wrong_is_said_at_once(tensors):
     with pytest.raises(CheckpointError) as error:
         convert(tensors)
     assert str(error.value).split("\n") == [
-        "lm_head.weight differs from wte.weight: GPT-2's head is its token embedding, one would be lost",
+        "lm_head.weight differs from wte.weight: GPT-2 has one matrix for both",
         "missing: h.10.mlp.c_fc.bias, wpe.weight",
         "unexpected: h.11.ln_1.weight, score.weight",
-        "wrong shape: ln_f.bias is [5], expected [4], h.3.attn.c_attn.weight is [12, 4], expected [4, 12]",
-        "not a floating-point dtype that GPT-2 runs in: h.4.ln_2.bias is torch.bool, ln_f.weight is torch.int32",
+        "wrong shape: ln_f.bias is [5], expected [4], "
+        "h.3.attn.c_attn.weight is [12, 4], expected [4, 12]",
+        "not a floating-point dtype that GPT-2 runs in: "
+        "h.4.ln_2.bias is torch.bool, ln_f.weight is torch.int32",
     ]
 
 

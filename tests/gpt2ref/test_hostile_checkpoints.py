@@ -1,4 +1,4 @@
-"""Files made to mislead: they are refused by name, at once, or the model is the one that was saved."""
+"""Hostile and damaged files are refused by name, at once, or give the model that was saved."""
 
 import itertools
 import json
@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 
 from conformance.checkpoints.tensors import trained_like, write_checkpoint
 from gpt2ref import CheckpointError, GPT2Config, load_checkpoint, sample
-from gpt2ref.checkpoint.load import _MOST_JSON
+from gpt2ref.checkpoint import config_file, hugging_face
 from tests.shared.smallest import CONFIG, TENSORS, named, same, state
 
 
 def refused_or_same(path, expected):
-    """Whether it was refused, by an error that names the file. What isn't must be the model that was saved."""
+    """Return whether the file is refused. The error must name it, a model must be the saved one."""
     try:
         model = load_checkpoint(path)
     except CheckpointError as error:
@@ -105,7 +105,7 @@ def test_a_header_length_that_lies_is_refused_by_file(checkpoint, length):
 @settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(place=st.integers(0, 2**20), new=st.binary(max_size=6), old=st.integers(0, 6))
 def test_a_bin_file_changed_anywhere_is_refused_by_name_or_loads(tmp_path_factory, place, new, old):
-    """Which weights it then has can't be told: the data is not signed."""
+    """The weights that it then has are not checked: nothing in the file tells that they differ."""
     folder = write_checkpoint(tmp_path_factory.getbasetemp() / "changed", CONFIG, {})
     for zipped in (True, False):
         path = folder / "pytorch_model.bin"
@@ -119,7 +119,7 @@ def test_a_bin_file_changed_anywhere_is_refused_by_name_or_loads(tmp_path_factor
             assert str(path) in str(error)  # noqa: PT017 - or no error
 
 
-# From JSON: numbers of any size and kind, where the tensors say what is right.
+# JSON values of any size and kind. The tensors determine which are right.
 sizes = st.sampled_from(["vocab_size", "n_positions", "n_embd", "n_layer", "n_head", "n_inner"])
 values = (
     st.integers()
@@ -156,7 +156,7 @@ def test_a_config_that_contradicts_the_tensors_is_refused_by_file(tmp_path_facto
 @pytest.mark.parametrize("name", ["vocab_size", "n_positions", "n_embd", "n_layer", "n_inner"])
 @pytest.mark.parametrize("value", [2**24, 2**24 + 2, 10**9, 2**40, 2**62, 2**70])
 def test_a_huge_size_is_refused_without_a_model_of_it(checkpoint, name, value):
-    """In the time of a test, and by an error that is not torch's: no layers are made, no memory is asked for."""
+    """Otherwise the test runs out of time or memory, or fails with an error of torch's."""
     (checkpoint / "config.json").write_text(json.dumps(CONFIG.to_dict() | {name: value}))
     with pytest.raises(CheckpointError, match=named(checkpoint)) as caught:
         load_checkpoint(checkpoint)
@@ -181,7 +181,8 @@ def test_a_json_file_of_gigabytes_is_not_read(checkpoint):
     with (checkpoint / "config.json").open("ab") as file:
         file.truncate(2**40)
     with pytest.raises(
-        CheckpointError, match=named(checkpoint / "config.json", 2**40, f"at most {_MOST_JSON}")
+        CheckpointError,
+        match=named(checkpoint / "config.json", 2**40, f"at most {config_file.MOST_BYTES}"),
     ):
         load_checkpoint(checkpoint)
 
@@ -264,8 +265,8 @@ def test_a_file_that_cannot_be_read_or_is_gone_when_it_is_opened_is_named(
 
     monkeypatch.setattr(Path, "is_file", unreadable)
     if name == "model.safetensors":
-        opens = sys.modules["gpt2ref.checkpoint"].safe_open
-        monkeypatch.setattr("gpt2ref.checkpoint.safe_open", fails)
+        opens = hugging_face.safe_open
+        monkeypatch.setattr(hugging_face, "safe_open", fails)
     elif name == "pytorch_model.bin":
         opens = torch.load
         monkeypatch.setattr(torch, "load", fails)
@@ -279,7 +280,7 @@ def test_a_file_that_cannot_be_read_or_is_gone_when_it_is_opened_is_named(
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 @pytest.mark.parametrize("key", TENSORS)
 def test_a_weight_that_is_no_number_gives_no_text(checkpoint, key, value):
-    """They are not looked for when a checkpoint is loaded, which reads nothing of its weights: the logits tell."""
+    """Loading does not read the weights, so it does not find them; the sampler does."""
     tensors = {name: tensor.clone() for name, tensor in TENSORS.items()}
     tensors[key][(0,) * tensors[key].dim()] = value
     model = load_checkpoint(write_checkpoint(checkpoint, CONFIG, tensors))

@@ -1,4 +1,4 @@
-"""Repositories by name: what huggingface_hub is asked for, and what is said when it has no answer."""
+"""Repositories by name: the requests to huggingface_hub, and the error when it has no answer."""
 
 import fnmatch
 import shutil
@@ -15,7 +15,7 @@ TOKEN_IDS = torch.tensor([[15496, 995]])
 
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
-    """Like snapshot_download, from the folder `remote` to the folder `local`; notes what it was asked for."""
+    """Replace snapshot_download: copy from the folder `remote` to `local`, list the requests."""
     asked = []
 
     def snapshot_download(repository, *, allow_patterns):
@@ -86,7 +86,7 @@ def test_a_folder_of_the_same_name_goes_before_the_hub(hub, tmp_path, folder, mo
 
 
 class HTTPLibraryError(Exception):
-    """What httpx raises is no OSError."""
+    """The HTTP library's errors are no OSErrors."""
 
 
 @pytest.mark.parametrize(
@@ -107,7 +107,7 @@ def test_a_hub_that_does_not_answer_is_a_checkpoint_not_found(tmp_path, monkeypa
 
 @pytest.mark.parametrize("name", ["openai-community/gpt2", "-gpt2-", "a..b/c"])
 def test_offline_the_hubs_own_refusal_is_a_checkpoint_not_found(tmp_path, monkeypatch, name):
-    """The last two are names that the hub itself refuses to look up."""
+    """huggingface_hub refuses the last two names itself."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))

@@ -1,9 +1,11 @@
-"""State dicts of nanoGPT and minGPT: Hugging Face's names, nn.Linear's orientation."""
+"""The two layouts of a matrix: which file must have which, and which may have either."""
 
+import json
 import re
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from conformance.checkpoints.tensors import trained_like, write_checkpoint
 from gpt2ref import CheckpointError, GPT2Config, from_tensors, load_checkpoint
@@ -35,7 +37,7 @@ def tensors():
 
 @pytest.fixture
 def nanogpt(tensors):
-    """As nanoGPT saves it under torch.compile, with the masks of its slower attention and the tied head."""
+    """As nanoGPT saves a compiled model, with its mask buffers and the tied head."""
     state = {PREFIX + key: tensor for key, tensor in as_linear(tensors).items()}
     state["lm_head.weight"] = state[PREFIX + "wte.weight"]
     state |= {f"{PREFIX}h.{layer}.attn.bias": torch.ones(1, 1, 5, 5).tril() for layer in range(3)}
@@ -114,8 +116,10 @@ def test_a_wrong_shape_in_linears_layout_is_held_against_that_layout(tensors):
     }
     with pytest.raises(CheckpointError) as error:
         from_tensors(linear, CONFIG)
-    expected = "h.2.attn.c_proj.weight is [4, 5], expected [4, 4], h.1.mlp.c_fc.weight is [15, 4], expected [16, 4]"
-    assert str(error.value) == f"wrong shape: {expected}"
+    assert str(error.value) == (
+        "wrong shape: h.2.attn.c_proj.weight is [4, 5], expected [4, 4], "
+        "h.1.mlp.c_fc.weight is [15, 4], expected [16, 4]"
+    )
 
 
 def test_a_shape_of_neither_layout_is_held_against_what_the_others_tell():
@@ -182,15 +186,79 @@ def save_ckpt(path, state, **args):
 def test_nanogpts_file_has_its_shape_in_it(tmp_path, nanogpt, tensors):
     path = save_ckpt(tmp_path / "ckpt.pt", nanogpt)
     assert_same_model(load_checkpoint(path), tensors)
-    write_checkpoint(tmp_path, GPT2Config(), {})  # a config.json of something else
+    write_checkpoint(tmp_path, GPT2Config(), {})  # another model's config.json
     assert_same_model(load_checkpoint(path), tensors)
 
 
 @pytest.mark.usefixtures("reads_pickles")
-def test_a_file_of_tensors_in_linears_layout_is_read_with_its_config(tmp_path, nanogpt, tensors):
+def test_nanogpts_file_has_its_layout_in_it_and_another_is_refused(tmp_path, tensors):
+    path = save_ckpt(tmp_path / "ckpt.pt", tensors)
+    with pytest.raises(
+        CheckpointError,
+        match=r"ckpt\.pt:\nmatrices stored in_out, expected out_in; .*layout='in_out'",
+    ):
+        load_checkpoint(path)
+
+
+def save_bin(tensors, path):
+    torch.save(tensors, path)
+
+
+def save_shards(tensors, path):
+    """Write one shard and the index that names it."""
+    save_file(tensors, path.with_name("shard.safetensors"))
+    path.write_text(json.dumps({"weight_map": dict.fromkeys(tensors, "shard.safetensors")}))
+
+
+@pytest.mark.usefixtures("reads_pickles")
+@pytest.mark.parametrize(
+    ("name", "save"),
+    [
+        ("model.safetensors", save_file),
+        ("model.safetensors.index.json", save_shards),
+        ("pytorch_model.bin", save_bin),
+    ],
+)
+def test_a_file_with_hugging_faces_name_is_refused_in_linears_layout(tmp_path, tensors, name, save):
+    """transformers refuses it, too. The error says how to load it."""
     write_checkpoint(tmp_path, CONFIG, {})
-    torch.save(nanogpt, tmp_path / "model.pt")
-    assert_same_model(load_checkpoint(tmp_path / "model.pt"), tensors)
+    (tmp_path / "model.safetensors").unlink()
+    save(as_linear(tensors), tmp_path / name)
+    reason = (
+        rf"{re.escape(name)}:\nmatrices stored out_in, expected in_out; "
+        r"from_tensors\(\.\.\., layout='out_in'\) loads them: "
+        r"h\.0\.attn\.c_attn\.weight is \[12, 4\], expected \[4, 12\]"
+    )
+    for path in (tmp_path, tmp_path / name):
+        with pytest.raises(CheckpointError, match=reason):
+            load_checkpoint(path)
+
+
+@pytest.mark.usefixtures("reads_pickles")
+@pytest.mark.parametrize(
+    ("name", "save"),
+    [("model.pt", save_bin), ("step-100.pth", save_bin), ("step-100.safetensors", save_file)],
+)
+@pytest.mark.parametrize("linear", [False, True])
+def test_a_file_with_any_other_name_may_have_either_layout(tmp_path, tensors, name, save, linear):
+    write_checkpoint(tmp_path, CONFIG, {})
+    save(as_linear(tensors) if linear else tensors, tmp_path / name)
+    assert_same_model(load_checkpoint(tmp_path / name), tensors)
+
+
+def test_a_layout_that_is_given_is_not_guessed(tensors):
+    assert_same_model(from_tensors(tensors, CONFIG, layout="in_out"), tensors)
+    assert_same_model(from_tensors(as_linear(tensors), CONFIG, layout="out_in"), tensors)
+    for layout, other in (("in_out", as_linear(tensors)), ("out_in", tensors)):
+        with pytest.raises(
+            CheckpointError, match=rf"^matrices stored \w+, expected {layout}; .*c_attn"
+        ):
+            from_tensors(other, CONFIG, layout=layout)
+
+
+def test_a_layout_that_does_not_exist_is_refused(tensors):
+    with pytest.raises(ValueError, match=r"^layout='Conv1D': expected in_out, out_in or None$"):
+        from_tensors(tensors, CONFIG, layout="Conv1D")
 
 
 @pytest.mark.usefixtures("reads_pickles")

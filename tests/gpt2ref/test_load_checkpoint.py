@@ -14,14 +14,14 @@ from transformers import GPT2LMHeadModel
 
 from conformance.checkpoints.tensors import trained_like, write_checkpoint
 from gpt2ref import GPT2, PUBLISHED_CONFIGS, GPT2Config, from_hugging_face, load_checkpoint
-from gpt2ref.checkpoint.load import _WEIGHT_FILES
+from gpt2ref.checkpoint.hugging_face import WEIGHT_FILES
 from gpt2ref.conversion import to_hugging_face_tensors
 
 TOKEN_IDS = torch.tensor([[15496, 995, 0, 50256, 198], [3, 1, 4, 1, 5]])
 
 
 def write_shards(folder, tensors, suffix, save):
-    """Two shards and their index. `suffix` of the published file: model.safetensors or pytorch_model.bin."""
+    """Write two shards and their index. `suffix`: model.safetensors or pytorch_model.bin."""
     stem, extension = suffix.rsplit(".", 1)
     names = [f"{stem}-0000{i}-of-00002.{extension}" for i in (1, 2)]
     keys = sorted(tensors)
@@ -92,7 +92,7 @@ def test_safetensors_are_preferred_over_pickles_and_whole_files_over_shards(tmp_
     )  # would not load
     torch.save(others[1], tmp_path / "pytorch_model.bin")
     write_shards(tmp_path, others[2], "pytorch_model.bin", torch.save)
-    assert all((tmp_path / name).is_file() for name in _WEIGHT_FILES)
+    assert all((tmp_path / name).is_file() for name in WEIGHT_FILES)
     assert torch.equal(load_checkpoint(tmp_path).transformer.wpe.weight, first["wpe.weight"])
 
 
@@ -166,7 +166,7 @@ def test_changing_loaded_weights_does_not_change_the_file(folder):
 
 
 def test_loading_imports_no_sympy(folder):
-    """As torch does, for a second, where initial weights are drawn on the meta device."""
+    """torch imports it, in a second, when initial weights are drawn on the meta device."""
     code = (
         "import sys, gpt2ref; gpt2ref.load_checkpoint(sys.argv[1]); print('sympy' in sys.modules)"
     )
@@ -177,7 +177,7 @@ def test_loading_imports_no_sympy(folder):
 
 
 def write_empty_xl(folder):
-    """gpt2-xl's 6.2 GB of zeros, as a hole in the file: it takes no room on the disk."""
+    """Write gpt2-xl's 6.2 GB of zeros as a hole in a file, which takes no room on the disk."""
     config = PUBLISHED_CONFIGS["gpt2-xl"]
     with torch.device("meta"):
         shapes = {
@@ -202,18 +202,17 @@ from pathlib import Path
 from gpt2ref import load_checkpoint
 def anonymous():
     return 1024 * int(re.search(r"RssAnon:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1])
-load_checkpoint(sys.argv[1])  # what torch imports at the first load is not counted
+load_checkpoint(sys.argv[1])  # the first load imports modules of torch: do not count them
 before = anonymous()
 model = load_checkpoint(sys.argv[2])
 print(anonymous() - before, model.transformer.h[47].mlp.c_proj.weight[0, 0].item())
 """
 
-if sys.platform == "linux":  # elsewhere a process can't tell the file's pages from its own
+if sys.platform == "linux":  # other systems do not count the file's pages apart
 
     def test_loading_the_largest_published_size_takes_a_hundredth_of_its_memory(folder):
-        with tempfile.TemporaryDirectory(
-            dir="/dev/shm"
-        ) as hollow:  # on a disk, reading ahead fills the hole with gigabytes
+        # On a disk, reading ahead would fill the hole with gigabytes.
+        with tempfile.TemporaryDirectory(dir="/dev/shm") as hollow:
             size = write_empty_xl(Path(hollow))
             assert size == 4 * 1557611200
             command = [sys.executable, "-c", ANONYMOUS, str(folder), hollow]

@@ -1,4 +1,4 @@
-"""OpenAI's folders of TensorFlow's files: read as they are, or refused by name."""
+"""OpenAI's TensorFlow files are read as they are, or refused by the file's name."""
 
 import json
 import re
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from conformance.checkpoints.tensors import write_checkpoint
 from gpt2ref import CheckpointError, from_tensors, load_checkpoint
-from gpt2ref.checkpoint.tensorflow import _masked_crc32c, read_tensors
+from gpt2ref.checkpoint.tensorflow import _masked_crc32c, read
 from tests.shared.openai_files import (
     CONFIG,
     DATA,
@@ -95,7 +95,7 @@ def test_other_floating_point_types(tmp_path, dtype):
 
 
 def test_the_weights_are_the_mapped_file_and_writing_to_them_does_not_change_it(openai):
-    tensors = read_tensors(openai / "model.ckpt.index")
+    _, tensors, _ = read(openai / "model.ckpt.index")
     model = load_checkpoint(openai)
     assert len({tensor.untyped_storage().data_ptr() for tensor in tensors.values()}) == 1
     assert len({tensor.untyped_storage().data_ptr() for tensor in model.state_dict().values()}) == 1
@@ -226,7 +226,7 @@ def test_a_compressed_index_is_refused_by_that(tmp_path):
 
 
 def test_blocks_that_overlap_are_refused(tmp_path):
-    """Else a small file could stand for an endless one."""
+    """A small index could otherwise repeat one block without end."""
     folder = write(
         tmp_path / "117M",
         change_handles=lambda handles: [(key, handles[0][1]) for key, _ in handles],
@@ -290,7 +290,7 @@ INDEX = table(bundle(TENSORS)[0])
 
 
 def reason(folder):
-    """Why it is refused, or nothing if it is the same model."""
+    """Return the reason for which it is refused, None if it is the same model."""
     try:
         assert_same_model(load_checkpoint(folder))
     except CheckpointError as error:
@@ -301,7 +301,7 @@ def reason(folder):
 @settings(max_examples=150)
 @given(st.data())
 def test_with_any_byte_changed_it_is_refused_or_the_same(tmp_path_factory, data):
-    """The same where it is the footer's padding, or the place of a block that is not read."""
+    """It is the same if the byte is padding, or belongs to the block that is not read."""
     folder = tmp_path_factory.getbasetemp() / "tensorflow-changed"
     if not folder.exists():
         write(folder)

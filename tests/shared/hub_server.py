@@ -1,4 +1,4 @@
-"""A server that speaks the part of the Hugging Face hub's protocol that is used."""
+"""A local server that speaks the part of the Hugging Face hub's protocol that hub.py needs."""
 
 import hashlib
 import re
@@ -10,7 +10,7 @@ FILES = ["config.json", "model.safetensors"]
 
 
 class Server(ThreadingHTTPServer):
-    """The part of the hub's protocol that is used. Weights are elsewhere, as on the hub: a redirect to another host's name."""
+    """Serves published files. As on the hub, weights are a redirect to another host's name."""
 
     daemon_threads = True
 
@@ -18,18 +18,16 @@ class Server(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Answer)
         self.files = {}  # (repository, commit, file) -> bytes
         self.asked = []  # (method, path, the headers), in the order of arrival
-        self.send = (
-            lambda _: None
-        )  # called, before the body is sent, with the request; returns how much to send, None for all
-        self.damage = lambda body: body  # what arrives of what was announced
-        self.headers = {}  # file -> headers in the place of the right ones
+        self.send = lambda _: None  # request -> how many bytes of the body to send, None for all
+        self.damage = lambda body: body  # the announced body -> the body that is sent
+        self.headers = {}  # file -> headers that replace the right ones; None removes one
 
     def publish(self, name, folder):
         for file in FILES:
             self.files[(*PUBLISHED[name], file)] = (folder / file).read_bytes()
 
     def sent(self, method="GET", file="model.safetensors"):
-        """The headers with which the file's bytes were asked for."""
+        """Return the headers of each request for the file's bytes."""
         return [
             headers
             for asked, path, headers in self.asked
@@ -42,22 +40,15 @@ class Answer(BaseHTTPRequestHandler):
 
     def do_HEAD(self):
         asked = re.fullmatch(r"/(cdn/)?(.+)/resolve/([^/]+)/([^/]+)", self.path)
-        if (
-            not asked
-        ):  # what huggingface_hub asks once for its own ends, such as naming itself in the headers
+        if not asked:  # huggingface_hub's requests for its own ends
             self.answer(404, {})
             return
         self.server.asked.append((self.command, self.path, self.headers))
         elsewhere, repository, commit, file = asked.groups()
         if (body := self.server.files.get((repository, commit, file))) is None:
             known = any(repository == other for other, _, _ in self.server.files)
-            self.answer(
-                404,
-                {
-                    "X-Error-Code": "EntryNotFound" if known else "RepoNotFound",
-                    "X-Repo-Commit": commit,
-                },
-            )
+            code = "EntryNotFound" if known else "RepoNotFound"
+            self.answer(404, {"X-Error-Code": code, "X-Repo-Commit": commit})
             return
         headers = {"X-Repo-Commit": commit, "ETag": f'"{git_hash(body)}"'}
         if elsewhere:
@@ -84,14 +75,13 @@ class Answer(BaseHTTPRequestHandler):
                 status, body = 206, body[start:]
         self.send_response(status)
         for name, value in ({"Content-Length": str(len(body))} | headers).items():
-            self.send_header(name, value)
+            if value is not None:
+                self.send_header(name, value)
         self.end_headers()
         if self.command == "GET" and body:
             count = self.server.send(self)
             self.wfile.write(body[:count])
-            if count is not None:
-                self.server.after(self)
-                self.close_connection = True
+            self.close_connection = count is not None
 
     def log_message(self, *_):
         pass

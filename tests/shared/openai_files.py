@@ -1,4 +1,4 @@
-"""A writer of OpenAI's folders of TensorFlow's files, which knows the format and not the reader."""
+"""Write OpenAI's TensorFlow files, with no code in common with the reader."""
 
 import json
 import re
@@ -24,7 +24,7 @@ TYPES = {
 
 
 def crc(data):
-    """Bit by bit, then masked."""
+    """Return the masked CRC-32C."""
     value = 0xFFFFFFFF
     for byte in data:
         value ^= byte
@@ -51,7 +51,7 @@ def message(field, content):
 
 
 def entry(dtype=1, shape=(), shard=0, offset=0, size=0, extra=b""):
-    """A BundleEntryProto. As proto3 has it, a zero is left out."""
+    """Return a BundleEntryProto. As in proto3, zeros are left out."""
     dims = b"".join(message(2, number(1, n)) for n in shape)
     fields = [(3, shard), (4, offset), (5, size)]
     written = b"".join(number(field, value) for field, value in fields if value)
@@ -96,7 +96,7 @@ def footer(meta, index):
 
 
 def table(pairs, per_block=9, kind=0, change_handles=lambda handles: handles):
-    """An SSTable of several blocks. The offsets of all structures are those where `sealed` and `footer` begin and end."""
+    """Return a LevelDB table of several blocks: its data, two index blocks, its footer."""
     out, handles = b"", []
     for i in range(0, len(pairs), per_block):
         part = block(pairs[i : i + per_block])
@@ -110,7 +110,7 @@ def table(pairs, per_block=9, kind=0, change_handles=lambda handles: handles):
 
 
 def theirs(key):
-    """The name in OpenAI's model.py of a tensor of Hugging Face's."""
+    """Return the name in OpenAI's model.py of a Hugging Face name."""
     if key.startswith("w"):
         return "model/" + key.removesuffix(".weight")
     leaf = "b" if key.endswith("bias") else "g" if "ln_" in key else "w"
@@ -118,7 +118,7 @@ def theirs(key):
 
 
 def bundle(tensors, change=lambda entries: entries):
-    """The pairs of an index, sorted, and the data file."""
+    """Return the sorted entries of an index, and the data file."""
     data, entries = b"", {b"": number(1, 1) + message(3, number(1, 1))}
     for key, tensor in sorted((theirs(key).encode(), tensor) for key, tensor in tensors.items()):
         shape = (1, *tensor.shape) if key.endswith(b"/w") else tensor.shape

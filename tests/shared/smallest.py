@@ -1,4 +1,4 @@
-"""The smallest checkpoint that there is, to be damaged; the fixture `checkpoint` is a folder with it."""
+"""The smallest checkpoint, for tests that damage it. The fixture `checkpoint` writes it."""
 
 import re
 
@@ -13,7 +13,7 @@ TENSORS = trained_like(CONFIG, seed=0)
 
 
 def named(*names: object) -> str:
-    """A pattern of names that a message has, in this order, perhaps on several lines."""
+    """Return a pattern that finds the names in this order, on any lines."""
     return "(?s)" + ".*".join(re.escape(str(name)) for name in names)
 
 
