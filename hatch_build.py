@@ -1,4 +1,4 @@
-"""In an editable install the suite is importable under the name it has when installed, from this working tree."""
+"""Make the suite importable in an editable install under its installed name."""
 
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -7,7 +7,7 @@ from typing import Any
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 PACKAGE = (
-    '"""The suite of a working tree, as `gpt2ref_conformance`."""\n\n__path__ = [{folder!r}]\n'
+    '"""The suite in the working tree, under its installed name."""\n\n__path__ = [{folder!r}]\n'
 )
 
 

@@ -1,4 +1,7 @@
-"""tox reads this: the environment `gpu` is skipped, before anything is installed for it, where there is no CUDA device."""
+"""A plugin that tox loads from this file.
+
+It skips the environment `gpu` if there is no CUDA device, before tox installs anything for it.
+"""
 
 import ctypes
 import sys
@@ -10,7 +13,7 @@ from tox.tox_env.errors import Skip
 
 
 def cuda_devices() -> int:
-    """As the driver has it. torch, which could be a build without CUDA, must then find them too."""
+    """Ask the driver how many devices there are: torch may be a build without CUDA."""
     try:
         driver = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
     except OSError:
@@ -27,7 +30,12 @@ def skip_without_cuda(tox_env: ToxEnv) -> None:
 
 
 @impl
-def tox_on_install(tox_env: ToxEnv, arguments: Any, section: str, of_type: str) -> None:  # noqa: ARG001
+def tox_on_install(
+    tox_env: ToxEnv,
+    arguments: Any,  # noqa: ARG001
+    section: str,  # noqa: ARG001
+    of_type: str,  # noqa: ARG001
+) -> None:
     skip_without_cuda(tox_env)
 
 

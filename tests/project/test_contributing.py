@@ -1,4 +1,4 @@
-"""What CONTRIBUTING.md says can be done can be: its commands, files and commits are there, and its recipes are short."""
+"""CONTRIBUTING.md is true: its commands, files and commits exist, and its recipes are short."""
 
 from __future__ import annotations
 
@@ -37,13 +37,14 @@ COMMANDS = [
     for command in line.strip().split(" && ")
 ]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-MAKES_UNDER = 30  # lines: of a recipe, and of what its example adds
+LINES_BELOW = 30  # of a recipe, and of what the commit of its example adds
+SUITE = re.findall(r"^\| `conformance/(\w+)(?:/|\.py)` \|", TEXT, re.M)  # the parts in the table
 
 
 def git(*arguments: str) -> str:
-    """What git says, in a clone with its history; skips where there is none, as in an sdist or a shallow clone."""
+    """Return the output of git. Skip the test if there is no history, as in an sdist."""
     if shutil.which("git") is None or not (ROOT / ".git").exists():
-        pytest.skip("no git, or no repository: there is no history to look a commit up in")
+        pytest.skip("no git, or no repository: no history to find a commit in")
     command = ["git", "-c", f"safe.directory={ROOT}", "-C", str(ROOT)]
     shallow = subprocess.run(
         [*command, "rev-parse", "--is-shallow-repository"],
@@ -52,7 +53,7 @@ def git(*arguments: str) -> str:
         check=True,
     )
     if shallow.stdout.strip() == "true":
-        pytest.skip("a shallow clone: there is no history to look a commit up in")
+        pytest.skip("a shallow clone: no history to find a commit in")
     return subprocess.run([*command, *arguments], capture_output=True, text=True, check=True).stdout
 
 
@@ -60,35 +61,51 @@ def test_there_is_a_recipe_for_each_kind_of_contribution() -> None:
     assert list(RECIPES) == ["A defect", "A requirement", "A probe", "An adapter"]
 
 
+def test_the_map_lists_every_part_of_the_suite() -> None:
+    entry_points = {"__init__", "__main__", "conftest", "plugin"}
+    folders = {path.parent.name for path in (ROOT / "conformance").glob("*/__init__.py")}
+    modules = {path.stem for path in (ROOT / "conformance").glob("*.py")}
+    modules = {name for name in modules - entry_points if not name.startswith("test_")}
+    assert sorted(SUITE) == sorted(folders | modules)
+
+
+@pytest.mark.parametrize("part", SUITE)
+def test_a_part_of_the_suite_imports_only_parts_above_it_in_the_map(part: str) -> None:
+    path = ROOT / "conformance" / part
+    files = path.rglob("*.py") if path.is_dir() else [path.with_suffix(".py")]
+    parent = r"\.\." if path.is_dir() else r"\."
+    imports = re.compile(rf"^ *from {parent}(?:(\w+)[\w.]* import| import (\w+))", re.M)
+    for file in files:
+        found = {a or b for a, b in imports.findall(file.read_text(encoding="utf-8"))}
+        assert found <= {*SUITE[: SUITE.index(part)], "conftest"} - {part}, file
+
+
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_a_recipe_is_short(recipe: str) -> None:
-    assert len(RECIPES[recipe].strip().splitlines()) < MAKES_UNDER
+    assert len(RECIPES[recipe].strip().splitlines()) < LINES_BELOW
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_a_recipe_has_an_example_in_the_history_and_it_is_short_too(recipe: str) -> None:
+def test_the_example_of_a_recipe_is_a_short_commit_in_the_history(recipe: str) -> None:
     ((commit, subject),) = EXAMPLE.findall(RECIPES[recipe])
     assert git("log", "-1", "--format=%s", commit).strip() == " ".join(subject.split())
     git("merge-base", "--is-ancestor", commit, "HEAD")
     numbers = [
         line.split("\t") for line in git("show", "--numstat", "--format=", commit).splitlines()
     ]
-    assert (
-        0
-        < sum(int(added) for added, _, path in numbers if path != "docs/kill-matrix.json")
-        < MAKES_UNDER
-    )
+    added = sum(int(added) for added, _, path in numbers if path != "docs/kill-matrix.json")
+    assert 0 < added < LINES_BELOW
 
 
 @pytest.mark.parametrize(
     "name", sorted({*re.findall(r"`([\w./-]+(?:/|\.(?:py|md|json|yaml|cff|toml)))`", TEXT)})
 )
-def test_a_file_that_is_named_is_there(name: str) -> None:
-    assert (ROOT / name).exists() or name == "tests/test_X.py"
+def test_a_named_file_exists(name: str) -> None:
+    assert (ROOT / name).exists()
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_a_command_is_one_that_there_is(command: str) -> None:
+def test_a_command_exists(command: str) -> None:
     program, *arguments = command.removeprefix(".venv/bin/").split()
     if program in ("python", "python3") and arguments[0] == "-m":
         assert arguments[1] in ("venv", "build") or importlib.util.find_spec(arguments[1])
@@ -111,7 +128,7 @@ def test_a_command_is_one_that_there_is(command: str) -> None:
         }
 
 
-def test_the_options_of_the_suite_are_ones_that_it_has() -> None:
+def test_the_options_of_the_suite_exist() -> None:
     command = [sys.executable, "-m", "pytest", "conformance", "--help", "-p", "no:cacheprovider"]
     help_text = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     used = {
@@ -128,7 +145,7 @@ def test_the_options_of_the_suite_are_ones_that_it_has() -> None:
 @pytest.mark.parametrize(
     "name", sorted({line.split()[-1] for line in COMMANDS if "--implementation" in line})
 )
-def test_the_places_of_adapters_are_ones_that_there_are(name: str) -> None:
+def test_the_adapters_in_commands_exist(name: str) -> None:
     module = (
         name.replace("NAME", "gpt2ref")
         if name.startswith("conformance.adapters")
@@ -137,7 +154,7 @@ def test_the_places_of_adapters_are_ones_that_there_are(name: str) -> None:
     assert module in ("gpt2ref", "huggingface") or importlib.util.find_spec(module)
 
 
-def test_the_version_is_everywhere_the_same() -> None:
+def test_the_version_is_the_same_everywhere() -> None:
     newest = re.search(
         r"^## \[(.+?)\] - (Unreleased|\d{4}-\d\d-\d\d)$",
         (ROOT / "CHANGELOG.md").read_text("utf-8"),
@@ -150,8 +167,8 @@ def test_the_version_is_everywhere_the_same() -> None:
     )
 
 
-def test_the_citation_has_what_the_format_asks_for() -> None:
-    """Of CFF 1.2.0: `cffconvert --validate` says more."""
+def test_the_citation_has_the_fields_that_cff_requires() -> None:
+    """`cffconvert --validate` checks more of CFF 1.2.0."""
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text("utf-8"))
     assert citation["cff-version"] == "1.2.0"
     assert {"message", "title", "authors"} <= set(citation)
@@ -159,8 +176,8 @@ def test_the_citation_has_what_the_format_asks_for() -> None:
     assert citation["license"] == PROJECT["license"]
 
 
-def test_the_hooks_are_local_and_of_what_the_dev_extra_installs() -> None:
-    """So that ruff and mypy say before a commit what they say in CI, and nothing is fetched from a code host."""
+def test_the_hooks_run_the_tools_of_the_dev_extra() -> None:
+    """The hooks and CI then use the same ruff and mypy, and no hook comes from a code host."""
     hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text("utf-8"))["repos"]
     assert {repository["repo"] for repository in hooks} == {"local"}
     installed = {Requirement(each).name for each in PROJECT["optional-dependencies"]["dev"]}

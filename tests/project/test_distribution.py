@@ -1,4 +1,4 @@
-"""The wheel and the sdist, built here and installed where there is nothing but what they ask for."""
+"""The wheel and the sdist work in an environment that has only their declared requirements."""
 
 import importlib.metadata
 import os
@@ -43,7 +43,7 @@ WRONG = RIGHT.replace(
 
 
 def run(*words: object, cwd: Path = ROOT, status: int = 0) -> subprocess.CompletedProcess[str]:
-    # Not on sys.path: the working tree, which has a gpt2ref of its own.
+    # Keep the working tree, which has its own gpt2ref, off sys.path.
     environment = {
         name: value
         for name, value in os.environ.items()
@@ -64,23 +64,17 @@ def run(*words: object, cwd: Path = ROOT, status: int = 0) -> subprocess.Complet
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the sdist of this tree, the wheel of this tree, and in `again` the wheel of the unpacked sdist."""
+    """Return a folder with the sdist and the wheel of this tree.
+
+    Its folder `again` has the wheel that is built from the unpacked sdist.
+    """
     folder = tmp_path_factory.mktemp("dist")
     run(sys.executable, "-m", "hatchling", "build", "-d", folder)
     with tarfile.open(folder / f"gpt2ref-{VERSION}.tar.gz") as sdist:
         sdist.extractall(folder, **({"filter": "data"} if hasattr(tarfile, "data_filter") else {}))
     unpacked = folder / f"gpt2ref-{VERSION}"
-    run(
-        sys.executable,
-        "-m",
-        "hatchling",
-        "build",
-        "-t",
-        "wheel",
-        "-d",
-        folder / "again",
-        cwd=unpacked,
-    )
+    build = (sys.executable, "-m", "hatchling", "build")
+    run(*build, "-t", "wheel", "-d", folder / "again", cwd=unpacked)
     return folder
 
 
@@ -88,10 +82,10 @@ def wheel_in(folder: Path) -> Path:
     return folder / f"gpt2ref-{VERSION}-py3-none-any.whl"
 
 
-def asked_for(
+def collect_requirements(
     name: str, extras: frozenset[str], met: dict[str, importlib.metadata.Distribution]
 ) -> None:
-    """Adds a distribution's requirements, and theirs, as they are installed here."""
+    """Add a distribution's requirements, and their requirements, to `met`, as installed here."""
     for text in importlib.metadata.requires(name) or []:
         wanted = Requirement(text)
         if wanted.marker is None or any(
@@ -100,26 +94,28 @@ def asked_for(
             key = f"{canonicalize_name(wanted.name)}[{','.join(sorted(wanted.extras))}]"
             if key not in met:
                 met[key] = importlib.metadata.distribution(wanted.name)
-                asked_for(wanted.name, frozenset(wanted.extras), met)
+                collect_requirements(wanted.name, frozenset(wanted.extras), met)
 
 
 def files_of(distribution: importlib.metadata.Distribution) -> Iterator[Path]:
-    """What it has put on top of site-packages: packages, modules, metadata."""
+    """Yield its entries at the top of site-packages: packages, modules, metadata."""
     for name in {path.parts[0] for path in distribution.files or []} - {"..", "__pycache__"}:
         if not name.endswith(".pth"):
             yield Path(str(distribution.locate_file(name)))
 
 
 def environment(folder: Path, wheel: Path, *extras: str) -> Path:
-    """A new virtual environment with pip, the wheel and its requirements, and nothing else: its folder of programs."""
+    """Make a virtual environment with pip, the wheel and its requirements, and nothing else.
+
+    Return its folder of programs.
+    """
     run(sys.executable, "-m", "venv", folder)
     programs = folder / ("Scripts" if os.name == "nt" else "bin")
-    run(
-        programs / "python", "-m", "pip", "install", "-q", "--no-deps", "--no-index", wheel
-    )  # uv's environments have no pip
+    # As a module: environments that uv makes have no program named pip.
+    run(programs / "python", "-m", "pip", "install", "-q", "--no-deps", "--no-index", wheel)
     (packages,) = folder.glob("**/site-packages")
     met: dict[str, importlib.metadata.Distribution] = {}
-    asked_for("gpt2ref", frozenset(extras), met)
+    collect_requirements("gpt2ref", frozenset(extras), met)
     for distribution in met.values():
         for path in files_of(distribution):
             if not (packages / path.name).exists() and not path.name.startswith("gpt2ref"):
@@ -129,11 +125,11 @@ def environment(folder: Path, wheel: Path, *extras: str) -> Path:
 
 @pytest.fixture(scope="module")
 def outside(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Somewhere else, with two adapters."""
+    """Return a folder outside the repository, with a right and a wrong adapter."""
     folder = tmp_path_factory.mktemp("outside")
     (folder / "my_gpt2.py").write_text(RIGHT, encoding="utf-8")
     (folder / "wrong.py").write_text(WRONG, encoding="utf-8")
-    # Settings and options of a project of one's own, which are not for the suite.
+    # The settings of a user's own project must not affect the suite.
     (folder / "pytest.ini").write_text("[pytest]\naddopts = --no-such-option\n", encoding="utf-8")
     return folder
 
@@ -150,7 +146,7 @@ def alone(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return environment(tmp_path_factory.mktemp("alone") / "venv", wheel_in(built))
 
 
-def test_the_wheel_has_the_reference_the_suite_and_nothing_else(built: Path) -> None:
+def test_the_wheel_contains_the_reference_and_the_suite_alone(built: Path) -> None:
     names = zipfile.ZipFile(wheel_in(built)).namelist()
     assert {name.split("/")[0] for name in names} == {
         "gpt2ref",
@@ -171,7 +167,7 @@ def suite_files() -> Iterator[Path]:
     )
 
 
-def test_the_sdist_makes_the_same_wheel_and_has_the_tests(built: Path) -> None:
+def test_the_sdist_contains_the_tests_and_builds_the_same_wheel(built: Path) -> None:
     of_the_tree, of_the_sdist = (
         zipfile.ZipFile(wheel_in(folder)) for folder in (built, built / "again")
     )
@@ -184,8 +180,11 @@ def test_the_sdist_makes_the_same_wheel_and_has_the_tests(built: Path) -> None:
     )
 
 
-def test_the_reference_alone_writes_text(alone: Path, outside: Path) -> None:
-    code = "from gpt2ref import generate; print(generate('Once upon a time', max_new_tokens=8, seed=0))"
+def test_the_reference_alone_generates_text(alone: Path, outside: Path) -> None:
+    code = (
+        "from gpt2ref import generate; "
+        "print(generate('Once upon a time', max_new_tokens=8, seed=0))"
+    )
     assert run(alone / "python", "-c", code, cwd=outside).stdout.startswith("Once upon a time")
     command = (
         "python",
@@ -203,7 +202,7 @@ def test_the_reference_alone_writes_text(alone: Path, outside: Path) -> None:
     )
 
 
-def test_the_suite_says_what_it_lacks(alone: Path, outside: Path) -> None:
+def test_the_suite_names_the_missing_extra(alone: Path, outside: Path) -> None:
     done = run(alone / "gpt2-conformance", "my_gpt2.py", cwd=outside, status=4)
     assert done.stderr.endswith("pip install 'gpt2ref[conformance]'\n")
     assert "Traceback" not in done.stderr
@@ -232,9 +231,7 @@ def test_one_command_judges_an_implementation(with_suite: Path, outside: Path) -
     assert "my_gpt2.py: no deviation from GPT-2 found." in done.stdout
 
 
-def test_a_failure_is_seen_again_by_the_command_that_is_shown(
-    with_suite: Path, tmp_path: Path
-) -> None:
+def test_the_shown_command_repeats_a_failure(with_suite: Path, tmp_path: Path) -> None:
     (tmp_path / "wrong.py").write_text(WRONG, encoding="utf-8")
     pytest_ = (with_suite / "python", "-m", "pytest")
     asked = ("--pyargs", "gpt2ref_conformance", "--implementation", "wrong.py", "-k", "epsilon")
@@ -248,8 +245,8 @@ def test_a_failure_is_seen_again_by_the_command_that_is_shown(
     assert "1 failed" in second.stdout
 
 
-def test_other_runs_of_pytest_are_left_alone(with_suite: Path, tmp_path: Path) -> None:
-    """A project may have options of the same names."""
+def test_other_runs_of_pytest_are_not_affected(with_suite: Path, tmp_path: Path) -> None:
+    """Another project may have options of the same names."""
     options = "def pytest_addoption(parser):\n    parser.addoption('--device')\n"
     (tmp_path / "conftest.py").write_text(options, encoding="utf-8")
     test = "def test_it(request):\n    assert request.config.option.device == 'x'\n"
@@ -257,7 +254,7 @@ def test_other_runs_of_pytest_are_left_alone(with_suite: Path, tmp_path: Path) -
     run(with_suite / "python", "-m", "pytest", "--device", "x", cwd=tmp_path)
 
 
-def test_the_other_programs_have_its_name(with_suite: Path, outside: Path) -> None:
+def test_the_other_programs_show_the_installed_name(with_suite: Path, outside: Path) -> None:
     usage = run(
         with_suite / "python", "-m", "gpt2ref_conformance.pages", "--help", cwd=outside
     ).stdout

@@ -1,4 +1,4 @@
-"""What the pages say is so: their blocks run, their links lead somewhere, and none of them is stale."""
+"""The pages of the documentation are true: their code runs, their links work, none is stale."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ GENERATED = ("docs/requirements.md", "docs/defects.md")
     "page", [page for page in PAGES if blocks(page, "python") and page != "README.md"]
 )
 def test_the_python_blocks_run(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """(The README's: test_readme.py. That the adapter on the adapters' page is right: test_command.py.)"""
+    """test_readme.py runs the blocks of the README; test_command.py judges the pages' adapter."""
     model = ModuleType("model")  # nanoGPT's
     vars(model).update(GPT=type("GPT", (), {}), GPTConfig=type("GPTConfig", (), {}))
     monkeypatch.setitem(sys.modules, "model", model)
@@ -42,7 +42,7 @@ def test_the_python_blocks_run(page: str, tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def slug(heading: str) -> str:
-    """The anchor that a code host, and MyST, give to a heading."""
+    """Return the anchor that a code host and MyST give to a heading."""
     return re.sub(r"[^\w\- ]", "", heading.lower().replace("`", "")).replace(" ", "-")
 
 
@@ -75,14 +75,14 @@ def broken(page: str) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_links_lead_somewhere(page: str) -> None:
+def test_links_work(page: str) -> None:
     assert sorted(set(broken(page))) == []
 
 
 @pytest.mark.parametrize(
     "link", ["nowhere.md", "adapters.md#nowhere", "#nowhere", "../../outside.md", "../nowhere.py"]
 )
-def test_a_link_that_leads_nowhere_is_seen(link: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_broken_link_is_found(link: str, monkeypatch: pytest.MonkeyPatch) -> None:
     page = "docs/index.md"
     monkeypatch.setitem(
         PAGES, page, f"{PAGES[page]}\n[a](https://example.org) [b]({link}) [c](adapters.md)\n"
@@ -101,7 +101,7 @@ def test_references_by_name_are_defined() -> None:
 @pytest.mark.parametrize("page", PAGES)
 def test_anchors_are_unique(page: str) -> None:
     found = [anchor for anchor in anchors(PAGES[page]) if "." not in anchor]
-    # In a changelog the same headings come back with every version.
+    # A changelog repeats the same headings for every version.
     assert page == "CHANGELOG.md" or len(found) == len(set(found)), sorted(
         {a for a in found if found.count(a) > 1}
     )
@@ -114,7 +114,7 @@ def test_every_page_is_in_the_contents() -> None:
     assert listed == {Path(page).stem for page in PAGES if page.startswith("docs/")} - {"index"}
 
 
-# What is generated.
+# Generated pages.
 
 
 @pytest.fixture(scope="module")
@@ -125,11 +125,11 @@ def made() -> dict[str, str]:
 
 
 @pytest.mark.parametrize("page", GENERATED)
-def test_generated_pages_are_as_the_code_has_it(page: str, made: dict[str, str]) -> None:
+def test_generated_pages_match_the_code(page: str, made: dict[str, str]) -> None:
     assert PAGES[page] == made[Path(page).name], f"{page} is stale: python docs/generate.py"
 
 
-def test_every_entry_and_requirement_is_there_and_they_lead_to_each_other(
+def test_entries_and_requirements_are_listed_and_link_to_each_other(
     made: dict[str, str],
 ) -> None:
     from conformance.defects import DEFECTS, EQUIVALENT, VARIANTS
@@ -154,8 +154,7 @@ def section(page: str, heading: str) -> str:
     return page.split(f"\n### {heading}\n")[1].split("\n### ")[0]
 
 
-def test_what_catches_what_is_what_was_measured() -> None:
-    """kill-matrix.json is of this catalogue, and of these requirements."""
+def test_the_kill_matrix_has_the_entries_and_requirements_of_the_code() -> None:
     from conformance.kill_matrix.matrix import ENTRIES
     from conformance.requirements import REQUIREMENTS
 

@@ -1,6 +1,6 @@
-"""Every command of the pages works, and every option that they name exists.
+"""Every command on the pages works, and every option that they name exists.
 
-One that no rule of tests/shared/documented_commands.py covers fails, so that a command comes into a page with its rule.
+A command without a rule in tests/shared/documented_commands.py fails: add a rule with the command.
 """
 
 from __future__ import annotations
@@ -23,16 +23,15 @@ from tests.shared.documented_commands import (
 )
 from tests.shared.pages import PAGES, ROOT, inline
 
-WITH_COMMANDS = [
-    page for page in PAGES if commands(page) and page != "CONTRIBUTING.md"
-]  # test_contributing.py has them
+# test_contributing.py checks the commands of CONTRIBUTING.md.
+WITH_COMMANDS = [page for page in PAGES if commands(page) and page != "CONTRIBUTING.md"]
 REPORT = Job(
     "pytest",
     ["conformance/test_config.py", "--conformance-report", "r.json", "-p", "no:cacheprovider"],
     {},
     [],
 )
-# All of pytest's in one, then those of the modules that a page may name.
+# The modules whose --help is read. One --help of pytest has the options of all folders.
 MODULES = [
     "gpt2ref",
     *REPORTERS,
@@ -42,7 +41,8 @@ MODULES = [
     "training.evaluate",
 ]
 MODULES += [
-    f"conformance.{path.stem}" for path in sorted((ROOT / "conformance").glob("measure_*.py"))
+    f"conformance.studies.{path.stem}"
+    for path in sorted((ROOT / "conformance/studies").glob("[a-z]*.py"))
 ]
 HELPS = [Job("pytest", ["conformance/", "benchmarks/", "--help"], {}, [])]
 HELPS += [Job("module", [module, "--help"], {}, []) for module in MODULES]
@@ -53,7 +53,7 @@ FAIL = [
     "pytest conformance/ --defects no-such-defect",
     "pytest benchmarks/ --bench-size gpt3",
     "gpt2-conformance no_such.py",
-    "python -m conformance.measure_nothing",
+    "python -m conformance.studies.nothing",
     "python -m conformance.studies.tolerance --seeds many",
     "python -m conformance.pages no-such.json -o page.html",
     "python -m gpt2ref --no-such-option",
@@ -71,18 +71,19 @@ class Performed(NamedTuple):
 def performed(tmp_path_factory: pytest.TempPathFactory) -> Performed:
     root = tmp_path_factory.mktemp("commands")
     jobs: list[tuple[str, Job]] = []
-    told: list[tuple[str, str]] = []
+    names: list[tuple[str, str]] = []  # page and command of each job
 
     def add(page: str, command: str, work: Job) -> None:
         folder = root / page.replace("/", "-")
         if not folder.exists():
             furnish(folder, page)
         jobs.append((str(folder), work))
-        told.append((page, command))
+        names.append((page, command))
 
     for page in WITH_COMMANDS:
         wanted = [(str(command), work) for command in commands(page) if (work := covered(command))]
-        # The report comes first of all, also since pytest has to be the first that imports its plugins.
+        # The report comes first: later commands read it, and pytest must be the first to import
+        # its own plugins.
         for command, work in (
             [("", REPORT), *wanted]
             if not jobs or any("r.json" in each for each, _ in wanted)
@@ -97,7 +98,7 @@ def performed(tmp_path_factory: pytest.TempPathFactory) -> Performed:
     found = Performed({page: [] for page in WITH_COMMANDS}, "", [])
     helps = []
     for (page, command), (_, work), (status, output) in zip(
-        told, jobs, in_folders(jobs), strict=True
+        names, jobs, in_folders(jobs), strict=True
     ):
         if command == "help":
             helps.append(output)
@@ -109,7 +110,7 @@ def performed(tmp_path_factory: pytest.TempPathFactory) -> Performed:
 
 
 def covered(command: Command) -> Job | None:
-    """Its job; None where there is none, or no rule, which is a test's to say."""
+    """Return the job of a command, or None if it has none or no rule covers it."""
     try:
         return job(command)
     except AssertionError:
@@ -118,24 +119,25 @@ def covered(command: Command) -> Job | None:
 
 @pytest.mark.parametrize("page", WITH_COMMANDS)
 def test_the_commands_work(page: str, performed: Performed) -> None:
-    """Also those in the text."""
+    """Commands are those of the code blocks and those in the text."""
     for each in commands(page):
         job(each)
     for command, work, status, output in performed.pages[page]:
         assert status == 0, (
-            f"{command}\nwas run as {work.how} {shlex.join(work.words)}, and gave {status}:\n{output[-3000:]}"
+            f"{command}\nran as {work.how} {shlex.join(work.words)}, with status {status}:\n"
+            f"{output[-3000:]}"
         )
         missing = [name for name in work.named if not _has(output, name)]
         assert not missing, f"{command}: its --help does not name {', '.join(missing)}"
 
 
-def test_a_command_that_does_not_work_is_seen(performed: Performed) -> None:
+def test_a_command_that_does_not_work_is_found(performed: Performed) -> None:
     assert [line for line, status in zip(FAIL, performed.failing, strict=True) if status == 0] == []
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_options_that_are_named_exist(page: str, performed: Performed) -> None:
-    """Somewhere among the helps: what an option belongs to, a text says in words."""
+def test_the_named_options_exist(page: str, performed: Performed) -> None:
+    """Each option is in the help of some command."""
     options = [
         word.split("=")[0]
         for code in inline(page)
@@ -147,7 +149,7 @@ def test_options_that_are_named_exist(page: str, performed: Performed) -> None:
     ] == []
 
 
-def test_options_are_told_from_longer_ones(performed: Performed) -> None:
+def test_an_option_is_not_found_inside_a_longer_one(performed: Performed) -> None:
     assert _has(performed.help, "--bench-size")
     assert not _has(performed.help, "--bench")
 
@@ -164,6 +166,7 @@ def _has(text: str, option: str) -> bool:
     [
         "rm -rf /tmp/x",
         "python -m conformance.nothing",
+        "python -m conformance.studies",
         "python -m http.server",
         "pip install requests",
         "pip install -c nowhere.txt .",
@@ -175,6 +178,6 @@ def _has(text: str, option: str) -> bool:
         "python -m gpt2ref --model gpt3",
     ],
 )
-def test_a_command_that_can_not_work_or_has_no_rule_fails(line: str) -> None:
+def test_a_command_that_cannot_work_or_has_no_rule_fails(line: str) -> None:
     with pytest.raises(AssertionError):
         job(command_of(shlex.split(line)))

@@ -1,4 +1,4 @@
-"""tox.ini says which versions go together; what else says so must agree: pyproject.toml, CI and the README."""
+"""tox.ini lists the versions that work together; pyproject.toml, CI and the README agree."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ CHOSEN = re.compile(r"(torch|transformers)(\d[\d.]*)")
 
 
 def environments() -> list[str]:
-    """torch{1, 2}-transformers{3, 4} is four of them."""
+    """Expand env_list: torch{1, 2}-transformers{3, 4} is four environments."""
     names = []
     for line in TOX["tox"]["env_list"].split("\n"):
         parts = [part.split(",") for part in re.split(r"[{}]", line)]
@@ -40,7 +40,7 @@ def environments() -> list[str]:
 
 
 def floors() -> dict[str, Version]:
-    """The lowest versions of what the package and its tests need."""
+    """Return the lowest version of each package that gpt2ref and its tests require."""
     declared = [Requirement(line) for line in requires("gpt2ref") or []]
     needed = [
         each for each in declared if each.marker is None or each.marker.evaluate({"extra": "test"})
@@ -57,7 +57,7 @@ def floors() -> dict[str, Version]:
     }
 
 
-def test_the_versions_that_run_are_those_that_were_asked_for(
+def test_the_installed_versions_are_those_of_the_environment(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     name = os.environ.get("TOX_ENV_NAME", "")
@@ -81,7 +81,7 @@ def test_an_environment_installs_what_its_name_says() -> None:
     }
 
 
-def test_the_deviations_that_are_known_are_of_the_versions_that_their_files_name() -> None:
+def test_known_deviations_apply_to_the_versions_in_their_file_names() -> None:
     lines = re.findall(
         r"^(.*): KNOWN\w* = --known-deviations (\S+/(torch|transformers)-before-([\d.]+)\.toml)$",
         SET_ENV,
@@ -100,7 +100,7 @@ def test_the_deviations_that_are_known_are_of_the_versions_that_their_files_name
         assert set(conditions.split(", ")) == before | {"lowest"}
 
 
-def test_the_matrix_begins_where_pyproject_does() -> None:
+def test_the_lowest_versions_are_those_of_pyproject() -> None:
     for package in ("torch", "transformers"):
         lowest = min(
             Version(number)
@@ -123,7 +123,7 @@ def test_the_readme_names_the_versions_and_environments_of_the_matrix() -> None:
     assert set(named) <= set(environments())
 
 
-def test_ci_has_its_environments_from_tox_and_names_none_itself() -> None:
+def test_ci_reads_its_environments_from_tox() -> None:
     assert JOBS["tox"]["strategy"]["matrix"] == {
         "environment": "${{ fromJSON(needs.list.outputs.environments) }}"
     }
@@ -137,7 +137,7 @@ def test_ci_has_its_environments_from_tox_and_names_none_itself() -> None:
 @pytest.mark.skipif(
     not (find_spec("tox") and find_spec("tox_uv")), reason="tox and tox-uv are not installed"
 )
-def test_the_environments_of_ci_are_all_that_need_no_gpu(tmp_path: Path) -> None:
+def test_ci_runs_every_environment_but_gpu(tmp_path: Path) -> None:
     (script,) = [step["run"] for step in JOBS["list"]["steps"] if step.get("id") == "list"]
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     output = tmp_path / "output"
@@ -154,7 +154,7 @@ def test_the_environments_of_ci_are_all_that_need_no_gpu(tmp_path: Path) -> None
     assert json.loads(value) == [each for each in environments() if each != "gpu"]
 
 
-def test_a_job_of_ci_may_only_read_but_for_the_one_that_publishes_the_badge() -> None:
+def test_only_the_badge_job_of_ci_may_write() -> None:
     assert yaml.safe_load(WORKFLOW)["permissions"] == {"contents": "read"}
     assert {name: job["permissions"] for name, job in JOBS.items() if "permissions" in job} == {
         "badge": {"contents": "write"}

@@ -1,7 +1,8 @@
-"""The commands that the pages name, and how each is tried: in its cheapest faithful form, in a folder made for it.
+"""Find the commands on the pages, and run each in a cheap form, in a folder that is made for it.
 
-The folder has the repository's files in it, and what a command is given besides, such as `my_gpt2.py` or `out.json`. There
-pytest runs with --collect-only, of one defect for all, a measurement with --help, `python -m gpt2ref` for two tokens.
+The folder contains the repository's files and the files that commands read, such as `my_gpt2.py` or
+`out.json`. pytest runs with --collect-only, and for one defect instead of all. A study runs with
+--help. `python -m gpt2ref` generates two tokens.
 """
 
 from __future__ import annotations
@@ -25,7 +26,10 @@ import pytest
 
 from tests.shared.pages import ROOT, blocks, inline
 
-_PROGRAMS = r"(?:PYTHONPATH=\S+ )?(?:\.venv/bin/)?(?:pytest|python3?|gpt2-conformance|torchrun|tox|sphinx-build|pip) "
+_PROGRAMS = (
+    r"(?:PYTHONPATH=\S+ )?(?:\.venv/bin/)?"
+    r"(?:pytest|python3?|gpt2-conformance|torchrun|tox|sphinx-build|pip) "
+)
 
 
 class Command(NamedTuple):
@@ -39,16 +43,16 @@ class Command(NamedTuple):
 
 
 class Job(NamedTuple):
-    """What `perform` does in place of a command: `how` is the name of one of its ways."""
+    """The cheap form of a command. `how` says how `perform` runs it."""
 
     how: str
     words: list[str]
     environment: dict[str, str]
-    named: list[str]  # options that the command has, to be found in the help
+    named: list[str]  # options of the command, which its help must name
 
 
 def commands(page: str) -> list[Command]:
-    """Of the ```bash blocks, and of the text."""
+    """Return the commands in the ```bash blocks and in the text of a page."""
     lines = [
         line for block in blocks(page, "bash") for line in block.replace("\\\n", " ").splitlines()
     ]
@@ -66,7 +70,10 @@ def command_of(words: list[str]) -> Command:
 
 
 def job(command: Command) -> Job | None:
-    """None for a command that has been looked at here. Raises AssertionError if it can't work, or no rule covers it."""
+    """Return the job of a command, or None if it is checked here without being run.
+
+    Raise AssertionError if the command cannot work, or if no rule covers it.
+    """
     words, environment = command
     program, *rest = words
     if (
@@ -81,7 +88,7 @@ def job(command: Command) -> Job | None:
         return Job(program, rest, environment, [])
     if program in ("python", "python3") and rest[:1] == ["-m"] and rest[1:2] != ["venv"]:
         return _module(rest[1], rest[2:], environment)
-    for rule in (_pip, _tox, _looked_at):
+    for rule in (_pip, _tox, _run_elsewhere):
         if rule([program, *rest]):
             return None
     raise AssertionError(
@@ -97,7 +104,7 @@ def _collecting(rest: list[str]) -> list[str]:
             word
             for each in rest
             for word in ([each, "gelu-erf"] if each == "--defects" else [each])
-        ]  # all take a minute
+        ]  # all defects take a minute
     stand_ins = {"--benchmark-json": lambda _: os.devnull, "--bench-implementation": _installed}
     words = [stand_ins.get(before, str)(word) for before, word in itertools.pairwise(["", *rest])]
     return [
@@ -113,7 +120,7 @@ def _collecting(rest: list[str]) -> list[str]:
 
 
 def _installed(names: str) -> str:
-    """Those of the implementations that need nothing more."""
+    """Return the implementations whose packages are installed."""
     from benchmarks.implementations import missing_package
 
     return ",".join(name for name in names.split(",") if not missing_package(name))
@@ -133,7 +140,7 @@ def _module(name: str, rest: list[str], environment: dict[str, str]) -> Job:
         return Job("module", [name, *(rest if "--help" in rest else _short(rest))], environment, [])
     if name in REPORTERS:
         return Job("module", [name, *rest], environment, [])
-    if re.fullmatch(r"(conformance\.measure|benchmarks|training)[._]\w+", name):
+    if re.fullmatch(r"(conformance\.studies|benchmarks|training)\.\w+", name):
         return Job(
             "module",
             [name, *rest, "--help"],
@@ -146,17 +153,17 @@ def _module(name: str, rest: list[str], environment: dict[str, str]) -> Job:
 
 
 def _short(rest: list[str]) -> list[str]:
-    """Two tokens of the model in the package."""
+    """Generate two tokens with the model in the package."""
     from gpt2ref.checkpoint.hub import PUBLISHED
 
     if "--model" in rest:
         model = rest[rest.index("--model") + 1]
-        assert model in ("tiny", *PUBLISHED), f"--model {model}: nobody knows it"
+        assert model in ("tiny", *PUBLISHED), f"--model {model}: not a published size"
     return [*rest, "--model", "tiny", "--max-new-tokens", "2"]
 
 
 def _pip(words: list[str]) -> bool:
-    """Not installed: the extras and files are there."""
+    """Check that the extras and files exist. Install nothing."""
     if words[:2] != ["pip", "install"]:
         return False
     project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
@@ -189,8 +196,8 @@ def _tox(words: list[str]) -> bool:
 BUILD = ["sphinx-build", "-W", "-b", "html", "docs"]
 
 
-def _looked_at(words: list[str]) -> bool:
-    """Commands that other tests, or CI, run word for word."""
+def _run_elsewhere(words: list[str]) -> bool:
+    """Accept a command that other tests, or CI, run word for word."""
     ci = "".join((ROOT / name).read_text(encoding="utf-8") for name in (".ci/run", "tox.ini"))
     if words[0] in ("ruff", "mypy"):
         assert shlex.join(words) in ci, f"neither .ci/run nor tox.ini has {shlex.join(words)}"
@@ -202,18 +209,18 @@ def _looked_at(words: list[str]) -> bool:
     return words in (["python3", "-m", "venv", ".venv"], ["python", "docs/generate.py"])
 
 
-# The scratch folder, and what goes on in it.
+# The folder in which commands run.
 
 
 def furnish(folder: Path, page: str) -> None:
-    """The repository's folders, and what the commands of a page are given."""
+    """Make a folder with the repository's files and the files that a page's commands read."""
     from tests.shared.benchmark_results import a_result, written
 
     folder.mkdir()
     for path in ROOT.iterdir():
         if path.name != "docs" and (path.name in (".ci", ".github") or path.name[0] != "."):
             (folder / path.name).symlink_to(path)
-    shutil.copytree(ROOT / "docs", folder / "docs")  # where a command may write
+    shutil.copytree(ROOT / "docs", folder / "docs")  # a copy: a command may write there
     adapters = [block for name in (page, "README.md") for block in blocks(name, "python")]
     adapter = next(block for block in adapters if "def load(" in block)
     (folder / "my_gpt2.py").write_text(adapter, encoding="utf-8")
@@ -232,7 +239,7 @@ def furnish(folder: Path, page: str) -> None:
 
 
 def perform(how: str, words: list[str], environment: dict[str, str]) -> int:
-    """One job, in this process, in which torch has been imported once."""
+    """Run one job in this process, which imports torch only once. Return its exit status."""
     sys.path[:0] = places = [value for name, value in environment.items() if name == "PYTHONPATH"]
     os.environ.update(environment)
     try:
@@ -263,10 +270,10 @@ def perform(how: str, words: list[str], environment: dict[str, str]) -> int:
 
 
 def perform_all() -> None:
-    """Jobs from standard input, each with its folder, and what came of them to standard output."""
+    """Read jobs and their folders from standard input. Write the results to standard output."""
     results = []
     given = json.load(sys.stdin)
-    sys.path[0] = "."  # as `python -m` has it
+    sys.path[0] = "."  # as `python -m` sets it
     for folder, (how, words, environment, _) in given:
         os.chdir(folder)
         output = io.StringIO()
@@ -281,14 +288,20 @@ def perform_all() -> None:
 
 
 def in_folders(jobs: list[tuple[str, Job]]) -> list[tuple[int, str]]:
-    """Status and output of each, in one process, which imports torch once."""
+    """Run jobs in one other process, which imports torch once. Return status and output of each."""
     variables = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "COLUMNS": "200"}
-    for name in [name for name in variables if name.startswith("PYTEST_")]:  # those of this run
+    for name in [name for name in variables if name.startswith("PYTEST_")]:  # of this run
         del variables[name]
     done = subprocess.run(
         [sys.executable, "-m", "tests.shared.documented_commands"],
-        input=json.dumps(jobs), env=variables, cwd=ROOT, capture_output=True, text=True, timeout=600, check=False,
-    )  # fmt: skip
+        input=json.dumps(jobs),
+        env=variables,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     results: list[tuple[int, str]] = json.loads(done.stdout.splitlines()[-1])
     return results

@@ -1,4 +1,4 @@
-"""The README and the pages of docs/: their blocks of code, their text, and the code that is in the text."""
+"""The pages of the documentation: their code blocks, their text, and the code inside the text."""
 
 from __future__ import annotations
 
@@ -20,14 +20,15 @@ INLINE = re.compile(r"(?<!`)`([^`]+)`(?!`)")
 
 
 def blocks(page: str, language: str) -> list[str]:
-    """The fenced blocks of a language."""
+    """Return the fenced code blocks of a language."""
     return [code for _, _, name, code in FENCED.findall(PAGES[page]) if name.strip() == language]
 
 
 def prose(page: str) -> str:
-    """The page without its fenced blocks."""
+    """Return the page without its fenced code blocks."""
     return FENCED.sub("", PAGES[page])
 
 
 def inline(page: str) -> list[str]:
+    """Return the code spans in the text of a page."""
     return [" ".join(code.split()) for code in INLINE.findall(prose(page))]
