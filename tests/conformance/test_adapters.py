@@ -5,17 +5,14 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
-import subprocess
-import sys
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from tests.shared.judging import judge
+
 ALWAYS = ("gpt2ref:load_uncached", "huggingface:load_eager")
 COMPILED = ("gpt2ref:load_compiled", "huggingface:load_compiled") if shutil.which("g++") else ()
 # Package -> the versions that have what the adapter uses, and the adapters.
@@ -50,21 +47,7 @@ def verdicts() -> str:
     some = "test_probes or test_middle or test_last_step or test_never and 9 or test_per_row and first-row"
     selection = ["conformance/test_probes.py", "conformance/test_eos.py", "-k", some]
     chosen = [f"--implementation={name}" for name in (*ALWAYS, *COMPILED, *FOUND)]
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-p",
-        "no:cacheprovider",
-        "--tb=no",
-        *selection,
-        *chosen,
-    ]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    run = subprocess.run(
-        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False
-    )
-    return run.stdout
+    return judge(*selection, *chosen).stdout
 
 
 @pytest.mark.parametrize("adapter", [*ALWAYS, *COMPILED, *FOUND])

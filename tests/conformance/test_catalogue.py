@@ -12,7 +12,7 @@ from conformance.defects import DEFECTS, EQUIVALENT, FAMILIES, VARIANTS
 from conformance.kill_matrix.matrix import ENTRIES, LARGE, NEVER, Matrix, asked, steps
 from conformance.requirements import REQUIREMENTS
 from conformance.verdict.judgement import ERRORED, FAILED, PASSED, VARIANT
-from tests.conformance.test_verdict import judge, section
+from tests.shared.judging import judge, section
 
 # Some of every kind: what they override decides what they are asked. The whole takes minutes: pytest conformance/ --defects
 CHOSEN = (

@@ -20,8 +20,8 @@ import torch
 from conformance.adapters.adapter import find_load
 from conformance.adapters.command import Command, ProgramError, load_command
 from conformance.adapters.protocol import ProtocolError
+from tests.shared.judging import ROOT, judge, section
 
-ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs/adapters.md").read_text(encoding="utf-8")
 COMPILER = shutil.which("cc")
 IDS = torch.tensor([[1, 2, 3]])
@@ -35,19 +35,6 @@ for line in sys.stdin:
     request = json.loads(line)
     print(json.dumps({{"methods": methods}}) if request["method"] == "load" else answer(request), flush=True)
 """
-
-
-def judge(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--tb=no", *arguments]
-    variables = os.environ | {"OMP_NUM_THREADS": "1"} | environment
-    return subprocess.run(
-        command, cwd=ROOT, env=variables, capture_output=True, text=True, timeout=300, check=False
-    )
-
-
-def section(output: str, adapter: str) -> str:
-    """What the verdict says of one adapter."""
-    return re.split(r"=+ conformance of ", output.split(f" conformance of {adapter} ")[1])[0]
 
 
 @pytest.fixture
@@ -104,7 +91,9 @@ def test_a_gpt2_in_c_is_right_and_one_with_the_other_gelu_is_told(tmp_path: Path
     assert "1 failed" in again.stdout.splitlines()[-1], again.stdout[-3000:]
 
 
-def test_the_python_adapter_of_the_page_is_judged(tmp_path: Path) -> None:
+def test_the_python_adapter_of_the_page_is_judged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """With the reference's blocks under nanoGPT's interface."""
     (adapter,) = [
         block for block in re.findall(r"```python\n(.*?)```", PAGE, re.S) if "def load(" in block
@@ -139,6 +128,7 @@ class GPT(gpt2ref.GPT2):
 """,
         encoding="utf-8",
     )
+    monkeypatch.syspath_prepend(tmp_path)
     path = str(tmp_path / "my_gpt2.py")
     run = judge(
         "conformance",
@@ -146,7 +136,6 @@ class GPT(gpt2ref.GPT2):
         "small and float32-36 or keys and test_prefix or test_mask_buffers",
         "--implementation",
         path,
-        PYTHONPATH=str(tmp_path),
     )
     assert f"{path}: no deviation from GPT-2 found." in run.stdout, run.stdout[-3000:]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -11,18 +10,20 @@ import jsonschema
 import pytest
 import torch
 
+from conformance.pages.report_page import page
 from conformance.requirements import REQUIREMENTS
 from conformance.verdict.judgement import (
     ERRORED,
     FAILED,
+    KNOWN,
     PASSED,
-    Decision,
-    Detail,
+    Finding,
     Judgement,
+    Result,
 )
 from conformance.verdict.report import check_writable, write_report
 from gpt2ref import __version__
-from tests.conformance.test_verdict import ADAPTERS, ROOT, judge, section
+from tests.shared.judging import ADAPTERS, ROOT, Run, judge, section
 
 SCHEMA = json.loads((ROOT / "conformance/verdict/report.schema.json").read_text(encoding="utf-8"))
 ERF, RIGHT = f"{ADAPTERS}:gelu_erf", f"{ADAPTERS}:logits_only"
@@ -35,7 +36,7 @@ def check(report: Any) -> None:
 
 
 @pytest.fixture(scope="module")
-def ran(tmp_path_factory: pytest.TempPathFactory) -> tuple[subprocess.CompletedProcess[str], Path]:
+def ran(tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, Path]:
     """Two implementations, judged in a few requirements."""
     path = tmp_path_factory.mktemp("report") / "report.json"
     files = ("conformance/test_probes.py", "conformance/test_keys.py", "conformance/test_eos.py")
@@ -49,7 +50,7 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> tuple[subprocess.CompletedP
 
 
 @pytest.fixture
-def report(ran: tuple[subprocess.CompletedProcess[str], Path]) -> dict[str, Any]:
+def report(ran: tuple[Run, Path]) -> dict[str, Any]:
     loaded: dict[str, Any] = json.loads(ran[1].read_text(encoding="utf-8"))
     return loaded
 
@@ -60,7 +61,7 @@ def rows(report: dict[str, Any], adapter: str) -> dict[str, dict[str, Any]]:
 
 
 def test_the_report_says_what_was_judged_where_and_what_came_of_it(
-    ran: tuple[subprocess.CompletedProcess[str], Path], report: dict[str, Any]
+    ran: tuple[Run, Path], report: dict[str, Any]
 ) -> None:
     check(report)
     assert [path.name for path in ran[1].parent.iterdir()] == ["report.json"], (
@@ -77,21 +78,17 @@ def test_the_report_says_what_was_judged_where_and_what_came_of_it(
     erf, right = (each["verdict"]["state"] for each in report["adapters"])
     assert (erf, right) == ("deviates", "no deviation found")
     assert rows(report, RIGHT)["eos.middle"]["outcome"] == "not applicable"
-    assert (
-        rows(report, RIGHT)["eos.middle"]["details"][0]["found"] == "the adapter has no generate()"
-    )
+    (finding,) = rows(report, RIGHT)["eos.middle"]["findings"]
+    assert finding["read"] == "the adapter has no generate()"
     assert rows(report, RIGHT)["parity.float32"]["outcome"] == "not run"
 
 
-def test_a_failure_has_its_detail_its_reading_and_its_command(report: dict[str, Any]) -> None:
+def test_a_failure_has_its_finding_its_reading_and_its_command(report: dict[str, Any]) -> None:
     row = rows(report, ERF)["activation.curve"]
     assert row["outcome"] == "failed"
-    assert any(
-        detail["found"].startswith("reads activation: erf-GELU") for detail in row["details"]
-    )
-    assert all(
-        f"--implementation {ERF} --dtype float32" in detail["again"] for detail in row["details"]
-    )
+    assert any("erf-GELU" in finding["read"] for finding in row["findings"])
+    options = f"--implementation {ERF} --dtype float32"
+    assert all(options in finding["again"] for finding in row["findings"])
     (reading,) = [each for each in row["readings"] if each["quantity"] == "activation"]
     assert (
         max(
@@ -104,50 +101,69 @@ def test_a_failure_has_its_detail_its_reading_and_its_command(report: dict[str, 
     assert epsilon["read"] == pytest.approx(epsilon["expected"], rel=1e-2)
 
 
-def test_one_cause_is_told_once(
-    ran: tuple[subprocess.CompletedProcess[str], Path], report: dict[str, Any]
-) -> None:
+def test_one_cause_is_reported_once(ran: tuple[Run, Path], report: dict[str, Any]) -> None:
     (cause,) = report["adapters"][0]["causes"]
-    assert cause["mistake"] == "activation: erf-GELU"
+    assert cause["id"] == "gelu-erf"
     assert cause["explains"][0] == "activation.curve"
     assert "vectors.c_fc-bias" in cause["explains"]
     verdict = section(ran[0].stdout, ERF)
     assert verdict.count("    asked: ") == verdict.count("    again: ") == 1
-    assert f"activation: erf-GELU explains {len(cause['explains']) - 1} more failure" in verdict
-    assert "Also failed; see these again when that is mended:\n    keys 1: prefix\n" in verdict
+    assert f"gelu-erf explains {len(cause['explains']) - 1} more failure" in verdict
+    assert "Also failed; run again after fixing the cause above:\n    keys 1: prefix\n" in verdict
 
 
-def judgement_of(found: dict[str, str], outcome: str = FAILED) -> Judgement:
+def judgement_of(findings: dict[str, Finding]) -> Judgement:
     judgement = Judgement("any")
-    for name, text in found.items():
-        judgement.decisions[name] = Decision(details=[Detail(outcome, text, "a test")])
-        judgement.decisions[name].outcomes[outcome] += 1
+    for name, finding in findings.items():
+        judgement.results[name] = Result()
+        judgement.results[name].add(finding)
     return judgement
 
 
+def failure(*mistakes: str, own: bool = False) -> Finding:
+    return Finding(FAILED, "anything", mistakes=mistakes, own=own, test="a test")
+
+
 def test_a_cause_that_was_read_comes_before_one_that_fits() -> None:
-    other = "can't be read; the logits are exactly those of another mistake: "
     judgement = judgement_of(
         {
-            "attention.mask": other + "scale: 1 or heads: one",
-            "attention.softmax": other + "scale: 1 or heads: one",
-            "attention.heads": "reads heads: one or heads: two; GPT-2 has heads: n_head",
-            "vectors.c_fc-bias": other + "activation: ReLU",
-            "transpose.mlp.c_fc": "mlp.c_fc.weight is not transposed: the logits are exactly those of that mistake",
-            "vectors.ln_2": other + "h.mlp.c_fc.weight not transposed",
-            "eos.middle": "not those tokens",
+            "attention.mask": failure("scale-one", "one-head"),
+            "attention.softmax": failure("scale-one", "one-head"),
+            "attention.heads": failure("one-head", "two-heads", own=True),
+            "vectors.c_fc-bias": failure("relu"),
+            "transpose.mlp.c_fc": failure("c_fc-reshaped", own=True),
+            "vectors.ln_2": failure("c_fc-reshaped"),
+            "eos.middle": failure(),
         }
     )
-    assert dict(judgement.causes) == {
-        "heads: one": ["attention.heads", "attention.mask", "attention.softmax"],
-        "h.mlp.c_fc.weight not transposed": ["transpose.mlp.c_fc", "vectors.ln_2"],
-        "activation: ReLU": ["vectors.c_fc-bias"],
+    assert {cause.id: cause.explains for cause in judgement.causes} == {
+        "one-head": ["attention.heads", "attention.mask", "attention.softmax"],
+        "c_fc-reshaped": ["transpose.mlp.c_fc", "vectors.ln_2"],
+        "relu": ["vectors.c_fc-bias"],
     }
+    assert [cause.finding.own for cause in judgement.causes] == [True, True, False]
+    assert judgement.unexplained == ["eos.middle"]
+
+
+def test_a_test_that_reads_a_mistake_is_believed_before_one_that_finds_another() -> None:
+    """Two tests of one requirement, of which one reads its own fact."""
+    judgement = judgement_of({"activation.curve": failure("relu", "scale-one")})
+    judgement.results["activation.curve"].add(failure("gelu-erf", own=True))
+    (cause,) = judgement.causes
+    assert cause.id == "gelu-erf"
+    assert cause.finding is judgement.results["activation.curve"].decisive
+
+
+def test_a_known_deviation_has_no_cause() -> None:
+    judgement = judgement_of(
+        {"activation.curve": Finding(KNOWN, "anything", mistakes=("gelu-erf",), own=True)}
+    )
+    assert judgement.causes == judgement.unexplained == []
 
 
 def test_numbers_that_json_does_not_know_are_words(tmp_path: Path) -> None:
-    judgement = judgement_of({"activation.curve": "x" * 10_000}, ERRORED)
-    judgement.decisions["activation.curve"].readings = [
+    judgement = judgement_of({"activation.curve": Finding(ERRORED, "x" * 10_000)})
+    judgement.results["activation.curve"].readings = [
         {
             "quantity": "activation",
             "read": [(0.0, float("nan")), (1.0, float("-inf"))],
@@ -173,4 +189,10 @@ def test_an_unwritable_path_is_a_usage_error(tmp_path: Path, path: str) -> None:
 
 def test_the_state_is_one_of_the_schema() -> None:
     states = SCHEMA["$defs"]["adapter"]["properties"]["verdict"]["properties"]["state"]["enum"]
-    assert judgement_of({"eos.middle": ""}, PASSED).state in states
+    assert judgement_of({"eos.middle": Finding(PASSED)}).state in states
+
+
+def test_the_page_shows_the_verdicts(report: dict[str, Any]) -> None:
+    made = page([report])
+    for words in ("Not a right GPT-2", "No deviation from GPT-2 found"):
+        assert words in made
