@@ -158,7 +158,8 @@ class KillMatrix:
 def page(data: dict[str, Any]) -> str:
     """Return the page.
 
-    Raises jinja2.TemplateError, KeyError, TypeError or ValueError if the data are not a kill matrix.
+    Raises jinja2.TemplateError, KeyError, TypeError or ValueError if the data are not a kill
+    matrix.
     """
     entries, requirements = (_by_id(data[key]) for key in ("entries", "requirements"))
     problems = [str(problem) for problem in data["problems"]]

@@ -1,4 +1,4 @@
-"""Replicas side by side: their arithmetic with rates that are made up, and two processes that run. No time is asserted."""
+"""Replicas side by side: the arithmetic with made-up rates, and a run of two processes."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ WORKLOAD = Workload(
     "tiny", "float32", batch=2, prompt_length=4, new_tokens=5, rounds=3, sampling=Sampling(1.0, 40)
 )
 
-# Runs `main` with a rank 1 that goes wrong in the way given, and says which threads of gloo it leaves behind.
+# Runs `main` with a rank 1 that fails in the given way, and prints the threads that gloo leaves.
 BROKEN = """
 import os, sys, threading
 from pathlib import Path

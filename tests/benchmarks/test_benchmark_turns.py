@@ -142,7 +142,7 @@ def test_sampling_is_timed_alone_where_it_can_be_had_alone() -> None:
 
 
 class Benchmark:
-    """The part of pytest-benchmark's fixture that a test uses; it runs rounds one after the other."""
+    """The part of pytest-benchmark's fixture that a test uses."""
 
     def __init__(self, timer: Callable[[], float]) -> None:
         self.timer, self.data, self.extra_info, self.group = timer, [], {}, None  # type: ignore[var-annotated]
