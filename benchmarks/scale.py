@@ -69,7 +69,7 @@ class Process:
 
 @dataclass(frozen=True)
 class Workload:
-    """What every process does in a round."""
+    """The work of every process in a round."""
 
     size: str
     dtype: str

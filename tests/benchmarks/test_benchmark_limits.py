@@ -168,7 +168,7 @@ def test_the_expectations_have_each_shape_once() -> None:
     )
     head, columns, wide, narrow = expectations(asked, Bandwidth(25e9, "sum"), 400_000_000)
     assert head == "read bandwidth of cpu: 25.0 GB/s (sum); 400.0 MB of memory free"
-    told = [
+    shown = [
         "gpt2",
         "float32",
         "1",
@@ -185,7 +185,7 @@ def test_the_expectations_have_each_shape_once() -> None:
         "no:",
         "skipped",
     ]
-    assert wide.split() == told
+    assert wide.split() == shown
     assert narrow.split()[-6:] == ["249.1", "MB", "100.4", "251.2", "MB", "yes"]
     assert columns.split()[0] == "size"
     assert expectations(asked, Bandwidth(25e9, "sum"), None)[-1].endswith("unknown")

@@ -1,4 +1,4 @@
-"""What the benchmarks' command line asks for, and what of it is refused."""
+"""The benchmarks' command line: the plan that it makes, and the options that it refuses."""
 
 from __future__ import annotations
 

@@ -116,8 +116,8 @@ def test_ranks_that_take_nothing_from_each_other_are_fully_efficient() -> None:
 
 
 def test_all_figures_are_printed() -> None:
-    told = ranks((40.0,), (30.0,), alone=(50.0,))
-    lines = report(WORKLOAD, told, figures(told)).splitlines()
+    measured = ranks((40.0,), (30.0,), alone=(50.0,))
+    lines = report(WORKLOAD, measured, figures(measured)).splitlines()
     assert "temperature 1, top-k 40" in lines[0]
     assert lines[1:] == [
         "rank 0 alone: 50.0",
@@ -224,7 +224,7 @@ def test_a_process_is_what_the_launcher_says(monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (["--batch", "0"], "--batch=0: expected at least 1"),
         (["--new-tokens", "1"], "--new-tokens=1: expected at least 2"),
@@ -237,9 +237,9 @@ def test_a_process_is_what_the_launcher_says(monkeypatch: pytest.MonkeyPatch) ->
     ],
 )
 def test_bad_arguments_are_named(
-    arguments: list[str], told: str, capsys: pytest.CaptureFixture[str]
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as stopped:
         main(["--device", "cpu", *arguments])
     assert stopped.value.code == 2
-    assert told in capsys.readouterr().err
+    assert message in capsys.readouterr().err

@@ -40,6 +40,11 @@ MODULES = [
     "benchmarks.matrix_products",
     "training.train",
     "training.evaluate",
+    # Earlier names of commands
+    "conformance.page",
+    "conformance.badge",
+    "conformance.defects.page",
+    "benchmarks.products",
 ]
 MODULES += [
     f"conformance.{path.stem}" for path in sorted((ROOT / "conformance").glob("measure_*.py"))
