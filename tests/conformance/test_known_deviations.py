@@ -1,4 +1,4 @@
-"""Known deviations: the implementer's list of failures, which excuses them as long as it is true."""
+"""Known deviations: a file of failures with their reasons excuses them as long as it is true."""
 
 from __future__ import annotations
 

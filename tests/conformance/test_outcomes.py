@@ -1,4 +1,4 @@
-"""What a test of the suite raises, and what becomes of it: for pytest, in the verdict, in the report."""
+"""The exceptions of the suite's tests: their outcome for pytest, in the verdict, in the report."""
 
 from __future__ import annotations
 
@@ -110,7 +110,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
         path = folder / "report.json"
         # A keyword stops the search for a known defect, which takes a minute.
         arguments = [str(folder), "-k", "test_", "-p", "conformance.conftest", "--tb=no", "-rs"]
-        arguments += ["-p", "no:cacheprovider", "--import-mode=importlib"]
+        arguments += ["-p", "no:cacheprovider", "-p", "no:faulthandler"]
+        arguments += ["--import-mode=importlib"]  # so that each folder's module is another one
         arguments += [f"--implementation={implementation}", f"--conformance-report={path}"]
         with redirect_stdout(io.StringIO()) as output:
             pytest.main([*arguments, *options])

@@ -35,7 +35,7 @@ def test_the_published_figures_are_of_texts_and_tokens() -> None:
     )
 
 
-def test_the_real_weights_are_told_by_their_first_numbers() -> None:
+def test_the_real_weights_are_recognised_by_their_first_numbers() -> None:
     def model(*first: float, config: GPT2Config = PUBLISHED_CONFIGS["gpt2"]) -> Any:
         return SimpleNamespace(
             config=config,

@@ -86,7 +86,7 @@ def test_another_shape_fails() -> None:
 
 
 def test_trained_like_weights_exercise_softmax_and_gelu(checkpoint: Path) -> None:
-    """The reason for them: scores and GELU inputs have a standard deviation of about one, and no parameter is inert."""
+    """Scores and GELU inputs have a standard deviation of about one. No bias is zero."""
     from gpt2ref import load_checkpoint
 
     model = load_checkpoint(checkpoint)
