@@ -1,17 +1,22 @@
-"""How fast the generation loop is: tokens per second over temperature x top-k, beside its peers and its limit.
+"""Measure the generation loop: tokens per second over temperature and top-k, beside its peers and
+the limit that the memory bandwidth sets.
 
     pytest benchmarks/ --benchmark-json out.json
 
-`options.py` reads the command line into a plan (`plan.py`, `sampling.py`), `implementations/` has who is measured. `run.py`
-runs the plan: `card.py` says beforehand what to expect, `weights.py` loads the peers, `measurement.py` lets them take turns,
-`timing.py` turns clock readings into figures, `limits.py` and `memory.py` say what the machine allows, and `validity.py`
-whether the tokens were right. `environment.py` has what the figures depend on, and `summary.py` prints them.
-`test_generation.py` and `replay.py` hand them to pytest-benchmark: one test is one row. Every figure of a row is described
-in `row.py`. `report.py` turns the JSON into Markdown and a page. By themselves: `scale.py` runs a replica in each rank,
-`products.py` times the matrix products of a decode step.
+- What is run: `options.py` reads the command line into a plan (`plan.py`, `sampling.py`), and
+  `implementations/` loads and runs each GPT-2.
+- The run: `run.py` goes through the plan. `expectations.py` prints what to expect, `weights.py`
+  loads the implementations, `measurement.py` lets them take turns, and `timing.py` turns clock
+  readings into figures. `limits.py` and `memory.py` find what the machine allows, `validity.py`
+  checks the tokens, and `environment.py` records what the figures depend on.
+- The results: `test_generation_speed.py` and `recorded_timer.py` hand them to pytest-benchmark, and
+  `summary.py` prints them. A result is one implementation in one cell of the plan, and is one test.
+  `result_fields.py` describes its fields. `report.py` turns the JSON into Markdown and a page.
+- By themselves: `scale.py` runs a replica in each process, and `matrix_products.py` times the
+  matrix products of a decode step.
 
-What is measured: the loop from the prompt's token ids on the host to the new token ids on the host, sampling included.
-What is not: tokenising, loading and the first call, whose times are kept apart. Weights are random, with the statistics of
-trained ones, in the published shapes: nothing is downloaded. EOS is ignored, so that every row generates the same number
-of tokens.
+The time measured is that of the loop from the prompt's token ids on the host to the new token ids
+on the host, sampling included. Tokenising is not measured; loading and the first call are separate
+figures. The weights are random, with the statistics of trained ones, in the published shapes, so
+nothing is downloaded. EOS is ignored, so that every row generates the same number of tokens.
 """

@@ -1,4 +1,4 @@
-"""Two runs compared row by row, where they can be: same machine, same libraries, same work."""
+"""Compare two runs result by result, if the machine, the libraries and the work are the same."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from .results import Result, ResultsError
 
-# What must not differ, as the difference would be taken for that of the code. gpt2ref's own version may.
+# Two runs must not differ in these. gpt2ref's own version may differ: it is what is compared.
 PROPERTIES = ("device", "device_name", "threads", "dtype", "torch", "transformers", "python")
 
 FASTER, SLOWER, NO_DIFFERENCE = "faster", "slower", "no difference shown"
@@ -16,28 +16,31 @@ FASTER, SLOWER, NO_DIFFERENCE = "faster", "slower", "no difference shown"
 
 @dataclass(frozen=True)
 class Pair:
-    """The same row of two runs, both valid."""
+    """The same valid result of two runs."""
 
     new: Result
     old: Result
 
     @property
     def ratio(self) -> float:
-        """New over old, of the median rounds' decode tokens/s: above 1 is faster."""
+        """Decode tokens/s of the new median round over that of the old: above 1 is faster."""
         return self.new.tokens_per_second / self.old.tokens_per_second
 
     @property
     def finding(self) -> str:
-        """A difference is shown where every round of one run is faster than every round of the other."""
+        """Say whether every round of one run is faster than every round of the other."""
         if min(len(self.new.rates), len(self.old.rates)) < 2:
-            return NO_DIFFERENCE  # one round says nothing of how far the next would be from it
+            return NO_DIFFERENCE  # one round does not show how far rounds are apart
         if min(self.new.rates) > max(self.old.rates):
             return FASTER
         return SLOWER if max(self.new.rates) < min(self.old.rates) else NO_DIFFERENCE
 
     @property
     def chance(self) -> float:
-        """Of such a difference, in either direction, if both runs were equally fast: all orders of the rounds are as likely."""
+        """The probability of such a difference, in either direction, between equally fast runs.
+
+        All orders of the rounds are then equally likely.
+        """
         new, old = len(self.new.rates), len(self.old.rates)
         return 2 / math.comb(new + old, new)
 
@@ -47,32 +50,38 @@ class Comparison:
     new: Sequence[Result]
     old: Sequence[Result]
     pairs: Sequence[Pair]
-    unmatched: Sequence[
-        tuple[Result, str]
-    ]  # rows that are in one file only, or not valid in both, and why
+    unmatched: Sequence[tuple[Result, str]]  # results without a pair, and why they have none
 
     @property
     def legend(self) -> str:
-        """How to read the findings, and how often one of them is chance."""
-        told = "Faster and slower are where every round of one run is faster than every round of the other."
+        """Explain the findings, and how often one of them is chance."""
+        meaning = (
+            "Faster and slower mean that every round of one run is faster than every round of the "
+            "other."
+        )
         several = [
             pair.chance for pair in self.pairs if min(len(pair.new.rates), len(pair.old.rates)) > 1
         ]
         if not several:
-            return f"{told} With one round nothing can be told."
+            return f"{meaning} One round shows no difference."
         return (
-            f"{told} Were they equally fast, chance alone would do that in up to {max(several):.1g} of the rows. "
-            "The machine itself may have been faster in one of the runs: see whether peers, whose code is the same, moved too."
+            f"{meaning} Between equally fast runs, chance alone does that in up to "
+            f"{max(several):.1g} of the results. The machine itself may have been faster in one of "
+            "the runs: see whether peers, whose code is the same, moved too."
         )
 
 
 def compare(new: Sequence[Result], old: Sequence[Result]) -> Comparison:
-    """Raises ResultsError, naming property and values, if the conditions of the two runs differ."""
+    """Pair the results of two runs.
+
+    Raises ResultsError, which names the property and its values, if their conditions differ.
+    """
     for name in PROPERTIES:
-        ours, theirs = ({str(result.row[name]) for result in results} for results in (new, old))
+        ours, theirs = ({str(result.fields[name]) for result in side} for side in (new, old))
         if ours != theirs:
             raise ResultsError(
-                f"not comparable: {name} is {_listed(ours)} here and {_listed(theirs)} in the baseline"
+                f"not comparable: {name} is {_listed(ours)} here "
+                f"and {_listed(theirs)} in the baseline"
             )
     before = {result.key: result for result in old}
     pairs, unmatched = [], []

@@ -1,4 +1,4 @@
-"""The command line, and the run that the tests take their rows from."""
+"""The command line of the benchmarks, and the run that the tests take their results from."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .run import Run
 from .summary import summary
 
 PLAN = pytest.StashKey[Plan]()
-ROWS = pytest.StashKey[list[dict[str, Any]]]()
+RESULTS = pytest.StashKey[list[dict[str, Any]]]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -25,21 +25,19 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    # Without values if this file was found only after the command line had been read, as in `pytest .`
+    # `pytest .` finds this file after it has read the command line: no option has a value then.
     names = [name.replace("-", "_") for name in OPTIONS]
+    options = {name: config.getoption(f"bench_{name}", None) for name in names}
     try:
-        config.stash[PLAN] = read_plan(
-            {name: config.getoption(f"bench_{name}", None) for name in names}
-        )
+        config.stash[PLAN] = read_plan(options)
     except ValueError as error:
         raise pytest.UsageError(str(error)) from None
     if config.option.benchmark_cprofile:
         raise pytest.UsageError(
-            "--benchmark-cprofile: the tests replay recorded times, so there is nothing to profile in them"
+            "--benchmark-cprofile: the tests report recorded times, so there is nothing to profile"
         )
-    if (
-        not config.option.benchmark_columns
-    ):  # pytest-benchmark's table in a terminal's width; the JSON has everything
+    if not config.option.benchmark_columns:
+        # pytest-benchmark's table then fits into a terminal. The JSON has all columns.
         config.option.benchmark_columns = ["min", "median", "max", "rounds"]
 
 
@@ -50,35 +48,32 @@ def pytest_report_header(config: pytest.Config) -> str:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if {"cell", "implementation"} <= set(metafunc.fixturenames):
         plan = metafunc.config.stash[PLAN]
-        rows = [
-            (cell, implementation) for cell in plan.cells for implementation in plan.implementations
-        ]
-        metafunc.parametrize(
-            ("cell", "implementation"), rows, ids=[f"{cell}-{name}" for cell, name in rows]
-        )
+        pairs = [(cell, name) for cell in plan.cells for name in plan.implementations]
+        ids = [f"{cell}-{name}" for cell, name in pairs]
+        metafunc.parametrize(("cell", "implementation"), pairs, ids=ids)
 
 
 @pytest.hookimpl(trylast=True)  # after pytest-benchmark's table
 def pytest_terminal_summary(
     terminalreporter: pytest.TerminalReporter, config: pytest.Config
 ) -> None:
-    if rows := config.stash.get(ROWS, []):
+    if results := config.stash.get(RESULTS, []):
         terminalreporter.section("generation")
-        for line in summary(rows):
+        for line in summary(results):
             terminalreporter.write_line(line)
 
 
 @pytest.fixture(scope="session")
 def run(request: pytest.FixtureRequest) -> Iterator[Run]:
     plan = request.config.stash[PLAN]
-    run = Run(plan, environment(plan.device), lambda line: _tell(request.config, line))
+    run = Run(plan, environment(plan.device), lambda line: _print_now(request.config, line))
     yield run
-    run.finish()  # before pytest-benchmark writes its JSON, which is when the session has finished
-    request.config.stash[ROWS] = run.rows
+    run.finish()  # before the session ends, when pytest-benchmark writes its JSON
+    request.config.stash[RESULTS] = run.results
 
 
-def _tell(config: pytest.Config, line: str) -> None:
-    """A line on the terminal at once, although a test's output is being captured."""
+def _print_now(config: pytest.Config, line: str) -> None:
+    """Print a line on the terminal at once, although pytest captures a test's output."""
     reporter = config.pluginmanager.get_plugin("terminalreporter")
     capture = config.pluginmanager.get_plugin("capturemanager")
     if reporter is not None:

@@ -1,4 +1,4 @@
-"""What the figures depend on beside the code's arguments: machine, libraries, commit."""
+"""Record what the figures depend on beside the options: machine, libraries, commit."""
 
 from __future__ import annotations
 
@@ -14,16 +14,12 @@ import transformers
 import gpt2ref
 
 PROJECT = Path(__file__).parents[1]
-MEASURED = (
-    "gpt2ref",
-    "benchmarks",
-    "conformance",
-    "pyproject.toml",
-)  # what the commit must hold for a row to be repeatable
+# A result can be repeated if the commit has all changes to these.
+MEASURED = ("gpt2ref", "benchmarks", "conformance", "pyproject.toml")
 
 
 def environment(device: torch.device) -> dict[str, Any]:
-    """JSON-able. What does not exist here (CUDA, a driver, a peer, a git checkout) is None."""
+    """Return what JSON can hold. A missing CUDA, driver, peer or git checkout is None."""
     return {
         "device": device.type,
         "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu_name(),
@@ -41,7 +37,7 @@ def environment(device: torch.device) -> dict[str, Any]:
 
 
 def commit(project: Path) -> dict[str, Any]:
-    """The commit checked out, and whether what is measured differs from it (new files included)."""
+    """Return the commit, and whether what is measured differs from it (new files included)."""
     identifier = _output("git", "-C", str(project), "rev-parse", "HEAD")
     changes = _output("git", "-C", str(project), "status", "--porcelain", "--", *MEASURED)
     return {
@@ -72,7 +68,7 @@ def _version(package: str) -> str | None:
 
 
 def _output(*command: str) -> str | None:
-    """What the command prints, stripped; None if it is not there or fails."""
+    """Return what the command prints, stripped. None if it does not exist or fails."""
     try:
         return subprocess.run(
             command, capture_output=True, text=True, check=True, timeout=30

@@ -1,7 +1,8 @@
-"""How fast a decode step could be at most: the bytes that it has to read, over the bandwidth that they are read with.
+"""The limit of a decode step: the bytes that it has to read, over the bandwidth of the memory.
 
-A decode step multiplies each weight with one vector a row. At small batches that is far less arithmetic than a processor
-does in the time that it takes to read the weight, so memory sets the pace.
+A decode step multiplies each weight with one vector a row. At small batches that is far less
+arithmetic than a processor does in the time that it takes to read the weight, so the memory limits
+the speed.
 """
 
 from __future__ import annotations
@@ -15,23 +16,24 @@ import torch
 
 from gpt2ref import GPT2Config
 
-BUFFER_BYTES = {
-    "cpu": 512 * 2**20,
-    "cuda": 4 * 2**30,
-}  # many times any cache, and milliseconds at the least
-REPEATS = 10  # passes over it, of which the best counts
+# Many times any processor's cache, and milliseconds at least.
+BUFFER_BYTES = {"cpu": 512 * 2**20, "cuda": 4 * 2**30}
+REPEATS = 10  # passes over the buffer, of which the best counts
 
 
 class Bandwidth(NamedTuple):
     bytes_per_second: float
-    how: str  # "sum" and "dot": bytes read by torch's functions; "copy": bytes read and written by Tensor.copy_
+    # "sum" and "dot": bytes read by these functions of torch; "copy": bytes that Tensor.copy_ reads
+    # and writes
+    how: str
 
 
 def parameters(config: GPT2Config) -> int:
-    """How many numbers a GPT-2 has, the tied head counted once.
+    """Return how many numbers a GPT-2 has, the tied head counted once.
 
-    With width C, MLP width I, L layers, V tokens and P positions: wte V C, wpe P C, ln_f 2 C, and in each layer
-    ln_1 and ln_2 4 C, c_attn 3 C^2 + 3 C, attn.c_proj C^2 + C, c_fc C I + I, mlp.c_proj I C + C.
+    With width C, MLP width I, L layers, V tokens and P positions: wte V C, wpe P C, ln_f 2 C, and
+    in each layer ln_1 and ln_2 4 C, c_attn 3 C^2 + 3 C, attn.c_proj C^2 + C, c_fc C I + I, and
+    mlp.c_proj I C + C.
     """
     width, inner = config.n_embd, config.mlp_width
     layer = (
@@ -47,17 +49,20 @@ def parameters(config: GPT2Config) -> int:
 def bytes_per_step(
     config: GPT2Config, *, itemsize: int, batch: int, prompt_length: int, new_tokens: int
 ) -> int:
-    """What a decode step with a cache can't help reading, in bytes, at the mean depth of the steps that are timed.
+    """Return the bytes that a decode step with a cache must read, at the mean depth of the steps.
 
-    Weights: every one, once for all rows. All parameters but wpe: of wpe a step looks up one row, which is nothing. wte
-    counts once, since the head multiplies with all of it; its lookup, a row of it again, is nothing too.
+    Weights: each one, once for all rows. All parameters count but wpe, of which a step reads one
+    row. wte counts once, since the head multiplies with all of it; looking up an embedding reads
+    one row.
 
-    Cache: for each row, layer and position in view one key and one value of n_embd numbers each, 2 L C a position. Of n
-    new tokens, the first comes from prefill. Step j of 1 .. n-1 feeds new token j, which then has p + j positions in view
-    (prompt and itself included): p + n/2 in the mean of the steps. So 2 L C (p + n/2) = L C (2 p + n) numbers a row.
+    Cache: for each row, layer and position in view one key and one value of n_embd numbers each, 2
+    L C a position. Of n new tokens, the first comes from prefill. Step j of 1 .. n-1 feeds new
+    token j, which then has p + j positions in view (prompt and itself included): p + n/2 in the
+    mean of the steps. So 2 L C (p + n/2) = L C (2 p + n) numbers a row.
 
-    Left out, as they stay in a processor's caches: activations, and logits. Whoever reads more than this (no cache, a
-    cache of fixed size, weights stored wider) is measured against the same figure: the work is the same.
+    Activations and logits are left out, as they stay in a processor's caches. An implementation
+    that reads more than this (no cache, a cache of fixed size, weights stored wider) is measured
+    against the same figure, since the work is the same.
     """
     weights = parameters(config) - config.n_positions * config.n_embd
     cache = batch * config.n_layer * config.n_embd * (2 * prompt_length + new_tokens)
@@ -65,23 +70,26 @@ def bytes_per_step(
 
 
 def ceiling(step_bytes: int, batch: int, bandwidth: float) -> float:
-    """Tokens per second, of all rows together, if reading were all there is to a step."""
+    """Return the tokens per second, of all rows together, of a step that does nothing but read."""
     return batch * bandwidth / step_bytes
 
 
-def against_limit(
-    row: dict[str, Any], rates: Sequence[float], bandwidths: Sequence[Bandwidth]
+def bandwidth_fields(
+    step_bytes: int, batch: int, rates: Sequence[float], bandwidths: Sequence[Bandwidth]
 ) -> dict[str, Any]:
-    """The figures of a row that depend on the bandwidth: that before each round, and the round's decode tokens/s."""
+    """Return the fields of a result that depend on the bandwidth.
+
+    `rates` are the decode tokens/s of each round, `bandwidths` those measured before each round.
+    """
     measured = [bandwidth.bytes_per_second for bandwidth in bandwidths]
-    ceilings = [ceiling(row["bytes_per_step"], row["batch"], each) for each in measured]
+    ceilings = [ceiling(step_bytes, batch, each) for each in measured]
+    percents = [100 * rate / limit for rate, limit in zip(rates, ceilings, strict=True)]
     return {
         "bandwidth_limit": median(measured),
         "bandwidth_rounds": measured,
         "bandwidth_method": max(bandwidths).how,
         "ceiling_tokens_per_second": median(ceilings),
-        "bandwidth_percent": 100
-        * median(rate / limit for rate, limit in zip(rates, ceilings, strict=True)),
+        "bandwidth_percent": median(percents),
     }
 
 
@@ -93,19 +101,16 @@ def measure_bandwidth(
     buffer_bytes: int | None = None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Bandwidth:
-    """The best of several passes over one large buffer, with torch's number of threads.
+    """Return the best of several passes over one large buffer, with torch's number of threads.
 
-    Its sum, and the product of its halves, which reads in two places at once; on CUDA a copy as well, whose bytes count
-    twice, as they are read and written. The largest of the rates is the limit. The buffer is smaller than BUFFER_BYTES
-    where a quarter of a GPU's free memory is less.
+    A pass is the sum of the buffer, or the product of its halves, which reads at two places at
+    once, or on CUDA a copy, whose bytes count twice, as they are read and written. The buffer is
+    smaller than BUFFER_BYTES if a quarter of a GPU's free memory is less.
     """
     size = buffer_bytes or BUFFER_BYTES[device.type]
     if device.type == "cuda":
         size = min(size, torch.cuda.mem_get_info(device)[0] // 4)
-    buffer = torch.ones(
-        size // 4, dtype=torch.float32, device=device
-    )  # written, or it might not be there
-    read = buffer.numel() * buffer.element_size()
+    buffer = torch.ones(size // 4, device=device)  # written, so that the memory is really there
 
     def best(run: Callable[[], object]) -> float:
         seconds = []
@@ -119,10 +124,10 @@ def measure_bandwidth(
 
     half = len(buffer) // 2
     found = [
-        Bandwidth(read / best(buffer.sum), "sum"),
-        Bandwidth(read / best(lambda: torch.dot(buffer[:half], buffer[-half:])), "dot"),
+        Bandwidth(buffer.nbytes / best(buffer.sum), "sum"),
+        Bandwidth(buffer.nbytes / best(lambda: torch.dot(buffer[:half], buffer[-half:])), "dot"),
     ]
     if device.type == "cuda":
         target = torch.empty_like(buffer)
-        found.append(Bandwidth(2 * read / best(lambda: target.copy_(buffer)), "copy"))
+        found.append(Bandwidth(2 * buffer.nbytes / best(lambda: target.copy_(buffer)), "copy"))
     return max(found)

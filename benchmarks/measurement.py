@@ -1,4 +1,4 @@
-"""The generations of one row: one that warms up, and the rounds that count, in turns with those of its peers."""
+"""Run the generations of one result: a warm-up, then the rounds, in turns with its peers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 from gpt2ref import GPT2, GPT2Config
 
 from .implementations import TokenIds
-from .limits import Bandwidth, against_limit, bytes_per_step
+from .limits import Bandwidth, bandwidth_fields, bytes_per_step
 from .plan import SEED, Cell, random_prompts
 from .timing import Timing, figures, time_generation
 from .validity import Verdict, judge
@@ -23,7 +23,7 @@ SAMPLING_STEPS = 20  # timed, after a few that warm up
 
 
 class Measurement:
-    """One implementation in one cell. Every call of `generate` is timed; the first is the warm-up."""
+    """One implementation in one cell. Each generation is timed; the first is the warm-up."""
 
     def __init__(
         self,
@@ -46,7 +46,7 @@ class Measurement:
         self.bandwidth = bandwidth
         self.timings: list[Timing] = []
         self.bandwidths: list[Bandwidth] = []  # as measured just before each of them
-        self.outputs: list[TokenIds] = []  # those that differ
+        self.outputs: list[TokenIds] = []  # without repetitions
         self.peak_memory: int | None = None  # bytes
         self.error: Exception | None = None  # what ended it
 
@@ -82,7 +82,10 @@ class Measurement:
         )
 
     def sampling_seconds(self, device: torch.device, dtype: torch.dtype) -> float | None:
-        """The median time of a sampling step alone, for all rows, on random logits; None where it can't be had alone."""
+        """Return the median time of a sampling step alone, for all rows, on random logits.
+
+        None if the implementation can't run that step alone.
+        """
         next_token = self.peer.implementation.next_token
         if next_token is None:
             return None
@@ -105,15 +108,15 @@ class Measurement:
         return median(seconds[3:])
 
     def verdict(self, reference: GPT2) -> Verdict:
-        """On all that was generated, warm-up included. Same seed, same tokens: there is mostly one output to judge."""
+        """Judge all outputs, the warm-up's included. With one seed they are mostly alike."""
         seed = SEED if self.peer.implementation.foretold else None
         verdicts = [
             judge(reference, self.prompts, new, self.cell.sampling, seed) for new in self.outputs
         ]
         return next((verdict for verdict in verdicts if not verdict.valid), verdicts[0])
 
-    def row(self, reference: GPT2) -> dict[str, Any]:
-        """What is known without the peers and the environment. `row.Row` says what each figure is."""
+    def result(self, reference: GPT2) -> dict[str, Any]:
+        """Return the fields of `result_fields.ResultFields` but those of peers and environment."""
         cell, itemsize = self.cell, reference.dtype.itemsize
         rates = [timing.decode_tokens_per_second(cell.batch) for timing in self.rounds]
         shape = {
@@ -121,7 +124,8 @@ class Measurement:
             "prompt_length": cell.prompt_length,
             "new_tokens": self.new_tokens,
         }
-        row = {
+        step_bytes = bytes_per_step(self.config, itemsize=itemsize, **shape)
+        return {
             "implementation": self.peer.name,
             "size": cell.size,
             "temperature": cell.sampling.temperature,
@@ -137,17 +141,17 @@ class Measurement:
             "first_call_seconds": self.peer.first_call_seconds,
             "sampling_seconds": self.sampling_seconds(reference.device, reference.dtype),
             "peak_memory_bytes": self.peak_memory,
-            "bytes_per_step": bytes_per_step(self.config, itemsize=itemsize, **shape),
+            "bytes_per_step": step_bytes,
+            **bandwidth_fields(step_bytes, cell.batch, rates, self.bandwidths[1:]),
             "warmup": self.timings[0].as_dict(),
             "samples": [timing.as_dict() for timing in self.rounds],
         }
-        return row | against_limit(row, rates, self.bandwidths[1:])
 
 
 def take_turns(measurements: Sequence[Measurement], rounds: int) -> None:
-    """A warm-up each, then the rounds: A B C, B C A, C A B, ... so that nobody always comes first.
+    """Run a warm-up each, then the rounds: A B C, B C A, C A B, ... so that all come first in turn.
 
-    Whoever raises an exception keeps it in `error` and takes no further part.
+    A measurement that raises an exception keeps it in `error`, and takes no further part.
     """
     for turn in range(1 + rounds):
         first = turn % len(measurements)
@@ -156,14 +160,13 @@ def take_turns(measurements: Sequence[Measurement], rounds: int) -> None:
                 try:
                     measurement.generate()
                 except Exception as error:
-                    traceback.clear_frames(
-                        error.__traceback__
-                    )  # which hold what may have been too big for the memory
+                    # The frames hold what may have been too large for the memory.
+                    traceback.clear_frames(error.__traceback__)
                     measurement.error = error
 
 
 def synchronise_on(device: torch.device) -> Callable[[], None]:
-    """What waits until the device has nothing left to do. On the CPU, work is done when the call returns."""
+    """Return a function that waits until the device is idle. On the CPU it always is."""
     if device.type == "cuda":
         return lambda: torch.cuda.synchronize(device)
     return lambda: None

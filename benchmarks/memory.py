@@ -1,4 +1,4 @@
-"""Bytes: what a device has free, what a cell needs, what one implementation held at most."""
+"""Bytes of memory: free on a device, needed by a cell, held by one implementation."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Result = TypeVar("Result")
 
 
 def free_memory(device: torch.device) -> int | None:
-    """Bytes that can still be taken; None where the system does not tell."""
+    """Return the bytes that can still be allocated. None if the system does not say."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     meminfo = Path("/proc/meminfo")
@@ -27,7 +27,7 @@ def free_memory(device: torch.device) -> int | None:
 
 
 def process_peak() -> int | None:
-    """The peak of this process's resident set, in bytes: everything it ever did, memory-mapped files included."""
+    """Return the peak of this process's resident set in bytes, memory-mapped files included."""
     try:
         import resource  # not on Windows
     except ImportError:
@@ -37,9 +37,10 @@ def process_peak() -> int | None:
 
 
 def needed_memory(plan: Plan, cell: Cell) -> int:
-    """Bytes of the weights, as often as they are there at once, and of a full cache; everything else is small.
+    """Return the bytes of all copies of the weights and of a full cache. Everything else is small.
 
-    One copy is the judge's. On the CPU that is the checkpoint's file, mapped, which is also the copy of whoever maps it.
+    One copy belongs to the judge of the tokens. On the CPU it is the checkpoint's file, mapped into
+    memory, and implementations that map that file share it.
     """
     config, itemsize = cell.config, DTYPES[cell.dtype].itemsize
     on_cpu = plan.device.type == "cpu"
@@ -50,10 +51,10 @@ def needed_memory(plan: Plan, cell: Cell) -> int:
     return itemsize * (copies * parameters(config) + cache)
 
 
-class Ledger:
-    """What one implementation holds on a CUDA device that others use as well. On the CPU no such account can be kept.
+class DeviceMemory:
+    """Count what one implementation holds on a CUDA device that others use as well.
 
-    `cuda` has the functions of torch.cuda that are asked.
+    On the CPU that can't be counted. `cuda` has the functions of torch.cuda that are used.
     """
 
     def __init__(self, device: torch.device, cuda: Any = torch.cuda) -> None:
@@ -62,7 +63,7 @@ class Ledger:
         self.held = 0  # bytes
 
     def run(self, work: Callable[[], Result]) -> tuple[Result, int | None]:
-        """The result, and the most that the implementation held meanwhile: what it held before, and what it took on top."""
+        """Run `work`. Return its result, and the most bytes held meanwhile."""
         if self.device.type != "cuda":
             return work(), None
         before = self.cuda.memory_allocated(self.device)

@@ -1,10 +1,11 @@
-"""The command line: `--bench-...`, read and checked before any work."""
+"""Read and check the options `--bench-...`, before any work."""
 
 from __future__ import annotations
 
 import argparse
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
@@ -26,7 +27,8 @@ def _axis(help: str) -> dict[str, Any]:
     }
 
 
-# Name -> what argparse is told. The prefix keeps them apart from the conformance suite's --device and the like.
+# Name -> the arguments of argparse. The prefix `bench-` keeps them apart from the conformance
+# suite's.
 OPTIONS: dict[str, dict[str, Any]] = {
     "size": _axis(f"{', '.join(SIZES)} (default: gpt2)"),
     "implementation": _axis(f"{', '.join(IMPLEMENTATIONS)} (default: {', '.join(DEFAULT)})"),
@@ -52,28 +54,23 @@ OPTIONS: dict[str, dict[str, Any]] = {
 
 
 def read_plan(options: Mapping[str, Any]) -> Plan:
-    """Option name, with `_` for `-` and without `--bench-`, -> its text, a list of texts for an axis, None for the default.
+    """Return the plan that the options ask for.
 
-    Raises ValueError, naming the option, its value and what is allowed.
+    `options` maps names, with `_` for `-` and without `--bench-`, to texts, to lists of texts for
+    an axis, or to None for the default. Raises ValueError, which names the option, its value and
+    what is allowed.
     """
     device = _device(options["device"])
     on_cuda = device.type == "cuda"
     full = on_cuda if options["full_grid"] is None else options["full_grid"]
 
-    def axis(
-        name: str, default: Sequence[Value], read: Callable[[str, str], Value]
-    ) -> tuple[Value, ...]:
-        texts = [
-            text.strip()
-            for given in options[name.replace("-", "_")] or []
-            for text in given.split(",")
-        ]
-        return tuple(dict.fromkeys([read(name, text) for text in texts] or default))
-
-    def count(name: str, default: int, at_least: int) -> int:
-        text = options[name.replace("-", "_")]
-        return default if text is None else _count(name, text, at_least)
-
+    if options["full_grid"] and options["temperature"] and options["top_k"]:
+        raise ValueError(
+            "--bench-full-grid with --bench-temperature and --bench-top-k: expected one of the two "
+            "at most"
+        )
+    axis = partial(_axis_values, options)
+    count = partial(_count_or_default, options)
     plan = Plan(
         sizes=axis("size", ["gpt2"], _one_of(SIZES)),
         dtypes=axis("dtype", ["float32"], _one_of(DTYPES)),
@@ -85,17 +82,29 @@ def read_plan(options: Mapping[str, Any]) -> Plan:
         top_ks=axis("top-k", FULL_TOP_KS if full else SHORT_TOP_KS, _top_k),
         implementations=axis("implementation", DEFAULT, _implementation),
         device=device,
-        # Two at least: the first new token ends prefill, and decoding is what comes after it.
+        # At least two: the first new token belongs to prefill, the later ones to decoding.
         new_tokens=count("new-tokens", 128 if on_cuda else 32, at_least=2),
         rounds=count("rounds", 10 if on_cuda else 5, at_least=1),
     )
-    if options["full_grid"] and options["temperature"] and options["top_k"]:
-        raise ValueError(
-            "--bench-full-grid with --bench-temperature and --bench-top-k: expected one of the two at most"
-        )
     _check_context(plan)
     _check_dtypes(plan)
     return plan
+
+
+def _axis_values(
+    options: Mapping[str, Any],
+    name: str,
+    default: Sequence[Value],
+    read: Callable[[str, str], Value],
+) -> tuple[Value, ...]:
+    given = options[name.replace("-", "_")] or []
+    texts = [text.strip() for words in given for text in words.split(",")]
+    return tuple(dict.fromkeys([read(name, text) for text in texts] or default))
+
+
+def _count_or_default(options: Mapping[str, Any], name: str, default: int, at_least: int) -> int:
+    text = options[name.replace("-", "_")]
+    return default if text is None else _count(name, text, at_least)
 
 
 def _check_context(plan: Plan) -> None:
@@ -125,7 +134,8 @@ def _device(name: str | None) -> torch.device:
         device = torch.device(name)
     except RuntimeError:
         device = None
-    # Elsewhere Hugging Face hands a token to its streamer one step late, and the time stamps would be those of another.
+    # On other devices Hugging Face hands a token to its streamer one step late, so the time stamps
+    # would belong to other tokens.
     if device is None or device.type not in ("cpu", "cuda"):
         raise ValueError(f"--bench-device={name}: expected cpu, cuda or cuda:N")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():

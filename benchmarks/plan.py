@@ -1,4 +1,4 @@
-"""What is run: every combination of the axes is a cell, and every implementation has a row in every cell."""
+"""The plan: each combination of the axes is a cell, in which each implementation is measured."""
 
 from __future__ import annotations
 
@@ -13,23 +13,22 @@ from gpt2ref import PUBLISHED_CONFIGS, GPT2Config
 from .implementations import TokenIds
 from .sampling import Sampling, TopK
 
-# `tiny` has the real vocabulary: the sampler costs what it always costs, the model nothing. It is for trying things out.
+# `tiny` is for trying things out. It has the real vocabulary, so its sampler costs what it costs in
+# GPT-2, and its model costs nearly nothing.
 SIZES = {"tiny": GPT2Config(n_positions=128, n_embd=64, n_layer=2, n_head=2), **PUBLISHED_CONFIGS}
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
-SEED = 0  # of the weights, the prompts and the draws: every implementation and every round sees the same work
+SEED = 0  # of the weights, the prompts and the draws, for all implementations and rounds
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One thing to do, for all implementations alike."""
+    """A task that is the same for all implementations."""
 
     size: str
     dtype: str
     batch: int  # rows generated at once
-    prompt_length: (
-        int  # tokens, the same in every row: how deep the context is when decoding begins
-    )
+    prompt_length: int  # tokens in every row: the depth of the context when decoding begins
     sampling: Sampling
 
     @property
@@ -38,16 +37,17 @@ class Cell:
 
     @property
     def weights(self) -> tuple[str, str]:
-        """What cells must have in common to run on the same weights."""
+        """Cells with the same value run on the same weights."""
         return self.size, self.dtype
 
     @property
     def shape(self) -> tuple[str, str, int, int]:
-        """What cells must have in common for all their tensors to have the same shapes."""
+        """Cells with the same value have tensors of the same shapes."""
         return (*self.weights, self.batch, self.prompt_length)
 
     def __str__(self) -> str:
-        return f"{self.size}-{self.dtype}-batch={self.batch}-prompt_length={self.prompt_length}-{self.sampling}"
+        shape = f"batch={self.batch}-prompt_length={self.prompt_length}"
+        return f"{self.size}-{self.dtype}-{shape}-{self.sampling}"
 
 
 @dataclass(frozen=True)
@@ -61,11 +61,11 @@ class Plan:
     implementations: tuple[str, ...]
     device: torch.device
     new_tokens: int  # in every row
-    rounds: int  # timed generations of each row, after one that warms up
+    rounds: int  # timed generations for each result, after one that warms up
 
     @property
     def cells(self) -> tuple[Cell, ...]:
-        """Weights by weights, as they are loaded once, then shape by shape."""
+        """All cells, ordered by weights, which are loaded once, then by shape."""
         samplings = [
             Sampling(*setting) for setting in itertools.product(self.temperatures, self.top_ks)
         ]
@@ -76,12 +76,12 @@ class Plan:
 
     def __str__(self) -> str:
         return (
-            f"{len(self.cells)} cells x {len(self.implementations)} implementations on {self.device}, "
-            f"{self.new_tokens} new tokens, 1 + {self.rounds} rounds"
+            f"{len(self.cells)} cells x {len(self.implementations)} implementations "
+            f"on {self.device}, {self.new_tokens} new tokens, 1 + {self.rounds} rounds"
         )
 
 
 def random_prompts(vocab_size: int, batch: int, prompt_length: int) -> TokenIds:
-    """Random token ids [batch, prompt_length], the same in every call."""
+    """Return random token ids [batch, prompt_length], the same in every call."""
     generator = random.Random(SEED)
     return [[generator.randrange(vocab_size) for _ in range(prompt_length)] for _ in range(batch)]

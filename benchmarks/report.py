@@ -1,9 +1,10 @@
-"""A report of one run, or of two compared:
+"""Report one run, or compare it with an earlier one:
 
-    python -m benchmarks.report out.json [baseline.json] [-o report.md] [--html report.html] [--svg speeds.svg]
+    python -m benchmarks.report out.json [baseline.json] [-o report.md] [--html report.html]
+                                [--svg speeds.svg]
 
-`results.py` reads the files, `comparison.py` compares them, `tables.py` and `chart.py` make what is shown. Here it
-becomes Markdown, and `report_page.py` makes a page of the same.
+`results.py` reads the files, `comparison.py` compares them, and `tables.py` and `charts.py` lay out
+what is shown. This module prints it as Markdown, and `speeds_page.py` makes a page of it.
 """
 
 from __future__ import annotations
@@ -16,22 +17,30 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from .comparison import Comparison, compare
-from .report_page import SWEEPS, TITLE, page, picture
-from .results import Result, ResultsError, by_implementation, by_shape, cells, read, sweeps
-from .tables import Table, all_rows, compared, conditions, grid, problems, slowest, sweep
+from .results import (
+    Result,
+    ResultsError,
+    by_implementation,
+    by_shape,
+    read,
+    samplings,
+    varying,
+)
+from .speeds_page import SWEEPS, TITLE, page, picture
+from .tables import Table, all_results, compared, conditions, grid, problems, slowest, sweep
 
 
 def markdown(results: Sequence[Result], comparison: Comparison | None = None) -> str:
-    return "\n".join(
-        [*_summary(results), *(_comparison(comparison) if comparison else ()), *_speeds(results)]
-    )
+    """Return the report as Markdown."""
+    compared_with = _comparison(comparison) if comparison else ()
+    return "\n".join([*_summary(results), *compared_with, *_speeds(results)])
 
 
 def _summary(results: Sequence[Result]) -> Iterator[str]:
     yield f"# {TITLE}\n"
     yield "; ".join(f"{name} {plain(value)}" for name, value in conditions(results)) + ".\n"
-    if told := problems(results):
-        yield "\n".join(f"- {plain(problem)}" for problem in told) + "\n"
+    if lines := problems(results):
+        yield "\n".join(f"- {plain(problem)}" for problem in lines) + "\n"
 
 
 def _comparison(comparison: Comparison) -> Iterator[str]:
@@ -39,33 +48,31 @@ def _comparison(comparison: Comparison) -> Iterator[str]:
     if comparison.pairs:
         yield table(compared(comparison))
     if comparison.unmatched:
-        rows = [
-            f"- {row.implementation}, {row.shape}, {row.cell}: {why}"
-            for row, why in comparison.unmatched
-        ]
-        yield "Not compared:\n\n" + "\n".join(map(plain, rows)) + "\n"
+        lines = [f"- {plain(f'{result.name}: {why}')}" for result, why in comparison.unmatched]
+        yield "Not compared:\n\n" + "\n".join(lines) + "\n"
 
 
 def _speeds(results: Sequence[Result]) -> Iterator[str]:
-    yield "## All rows\n"
-    yield table(all_rows(results))
+    yield "## All results\n"
+    yield table(all_results(results))
     for field, words in SWEEPS.items():
-        for group in sweeps(results, field):
-            yield f"## By {words}: decode tokens/s\n\n{plain(f'{group[0].shape.without(field)}; {group[0].cell}')}\n"
+        for group in varying(results, field):
+            where = f"{group[0].shape.without(field)}; {group[0].sampling.words}"
+            yield f"## By {words}: decode tokens/s\n\n{plain(where)}\n"
             yield table(sweep(group, field))
     for shape, group in by_shape(results).items():
-        if len(cells(group)) == 1:
+        if len(samplings(group)) == 1:
             continue
         yield f"## Temperature by top-k: decode tokens/s\n\n{plain(str(shape))}\n"
         for name, own in by_implementation(group).items():
             yield f"### {plain(name)}\n"
             yield table(grid(own))
-            if told := slowest(own):
-                yield f"{told}\n"
+            if sentence := slowest(own):
+                yield f"{sentence}\n"
 
 
 def table(made: Table) -> str:
-    """Words to the left, numbers to the right; padded, so that it reads as it is too."""
+    """Return a Markdown table, padded so that it is readable as text: words left, numbers right."""
     cells = [[plain(value) for value in line] for line in (made.heading, *made.rows)]
     widths = [max(3, *map(len, column)) for column in zip(*cells, strict=True)]
     rule = [
@@ -83,31 +90,17 @@ def table(made: Table) -> str:
 
 
 def plain(value: str) -> str:
-    """On one line, and nothing in it means anything in Markdown or HTML: names and reasons are anybody's."""
+    """Return a text on one line, with everything escaped that means something in Markdown or HTML.
+
+    Names and reasons come from anybody.
+    """
     shown = " ".join(re.sub("[\x00-\x1f\x7f-\x9f\ud800-\udfff]", " ", value).split())
     return re.sub(r"([\\`*\[\]<>|&])", r"\\\1", shown)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.report", description="How fast GPT-2 generated."
-    )
-    parser.add_argument(
-        "results", metavar="out.json", help="written by pytest benchmarks/ --benchmark-json"
-    )
-    parser.add_argument(
-        "baseline", nargs="?", metavar="baseline.json", help="an earlier run, to compare with"
-    )
-    parser.add_argument(
-        "-o", "--output", metavar="report.md", help="Markdown (default: to standard output)"
-    )
-    parser.add_argument("--html", metavar="report.html", help="a page with pictures")
-    parser.add_argument(
-        "--svg",
-        metavar="speeds.svg",
-        help="one of them by itself: the implementations beside each other",
-    )
-    options = parser.parse_args(arguments)
+    """Write the report. Return the exit status: 2 if that is not possible, else 0."""
+    options = _parser().parse_args(arguments)
     try:
         results = read(options.results)
         comparison = compare(results, read(options.baseline)) if options.baseline else None
@@ -124,8 +117,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.report", description="Report how fast GPT-2 generated."
+    )
+    for name, metavar, help in (
+        ("results", "out.json", "written by pytest benchmarks/ --benchmark-json"),
+        ("-o --output", "report.md", "Markdown (default: to standard output)"),
+        ("--html", "report.html", "a page with charts"),
+        ("--svg", "speeds.svg", "one chart as a file: the implementations beside each other"),
+    ):
+        parser.add_argument(*name.split(), metavar=metavar, help=help)
+    parser.add_argument(
+        "baseline", nargs="?", metavar="baseline.json", help="an earlier run, to compare with"
+    )
+    return parser
+
+
 def _write(files: Mapping[Path, str]) -> None:
-    """All of them, or none: raises OSError before any is touched if one can't be written."""
+    """Write all files, or none. Raises OSError, which names the file that can't be written."""
     for path in files:
         if path.is_dir():
             raise IsADirectoryError(f"{path}: can't be written: it is a folder")

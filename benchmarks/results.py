@@ -1,4 +1,7 @@
-"""What `pytest benchmarks/ --benchmark-json` wrote, read back and checked: one Result for each benchmark."""
+"""Read and check what `pytest benchmarks/ --benchmark-json` wrote: a Result for each benchmark.
+
+This module imports neither torch nor an implementation.
+"""
 
 from __future__ import annotations
 
@@ -9,15 +12,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-NEWEST = 5  # pytest-benchmark's major version, the last whose JSON is known
+from .sampling import Sampling
+
+NEWEST = 5  # the newest major version of pytest-benchmark whose JSON this module reads
+GREEDY = Sampling(0.0, None)
 
 
 class ResultsError(ValueError):
-    """A file is no benchmark results, or not of a kind that is known. The message is one line."""
+    """A file has no benchmark results, or an unknown format. The message is one line."""
 
 
 class Shape(NamedTuple):
-    """The work of one generation. Within a shape, implementations and settings of the sampler can be compared."""
+    """The size of one generation. Results of one shape can be compared with each other."""
 
     size: str
     dtype: str
@@ -29,63 +35,55 @@ class Shape(NamedTuple):
         return self.without("")
 
     def without(self, field: str) -> str:
-        told = {
+        """Describe all fields but one."""
+        words = {
             "size": self.size,
             "dtype": self.dtype,
             "batch": f"batch {self.batch}",
             "prompt_length": f"prompt {self.prompt_length}",
             "new_tokens": f"{self.new_tokens} new tokens",
         }
-        return ", ".join(words for name, words in told.items() if name != field)
-
-
-class Cell(NamedTuple):
-    """A setting of the sampler, as in `plan.Cell`, which costs the import of torch and of every peer."""
-
-    temperature: float
-    top_k: int | None
-
-    def __str__(self) -> str:
-        return f"temperature {self.temperature:g}, top-k {self.top_k or 'none'}"
-
-
-GREEDY = Cell(0.0, None)
+        return ", ".join(text for name, text in words.items() if name != field)
 
 
 @dataclass(frozen=True)
 class Result:
-    """One row: an implementation in a cell and a shape."""
+    """An implementation at one setting of the sampler, in one shape."""
 
     implementation: str
     shape: Shape
-    cell: Cell
+    sampling: Sampling
     valid: bool
-    rates: tuple[float, ...]  # decode tokens/s of each round; of an invalid row, none
-    row: dict[str, Any]  # every field, by its name in the JSON
+    rates: tuple[float, ...]  # decode tokens/s of each round; none if the result is invalid
+    fields: dict[str, Any]  # all fields, by their names in the JSON: see result_fields.py
 
     @property
-    def key(self) -> tuple[str, Shape, Cell]:
-        return self.implementation, self.shape, self.cell
+    def key(self) -> tuple[str, Shape, Sampling]:
+        return self.implementation, self.shape, self.sampling
+
+    @property
+    def name(self) -> str:
+        return f"{self.implementation}, {self.shape}, {self.sampling.words}"
 
     @property
     def tokens_per_second(self) -> float:
-        """The median round's decode tokens/s. Only of a valid row."""
-        return float(self.row["decode_tokens_per_second"])
+        """Decode tokens/s of the median round. An invalid result may have none."""
+        return float(self.fields["decode_tokens_per_second"])
 
     @property
     def unstable(self) -> bool:
-        return bool(self.row.get("unstable"))
+        return bool(self.fields.get("unstable"))
 
     def number(self, *names: str) -> float | None:
-        """A field that older files lack; with two names, a field of a field."""
-        value: Any = self.row
+        """Return a field, or with two names a field of a field. None if the file lacks it."""
+        value: Any = self.fields
         for name in names:
             value = value.get(name) if isinstance(value, dict) else None
         return float(value) if _is_number(value) else None
 
 
 def read(path: str | Path) -> list[Result]:
-    """Raises ResultsError, naming the file, if it can't be read or is not what it should be."""
+    """Return the results of a file. Raises ResultsError, which names the file, if it has none."""
     try:
         return _results(json.loads(Path(path).read_text(encoding="utf-8")))
     except OSError as error:
@@ -110,31 +108,36 @@ def by_implementation(results: Iterable[Result]) -> dict[str, list[Result]]:
     return groups
 
 
-def cells(results: Iterable[Result]) -> list[Cell]:
-    """Those there are, from greedy on; no restriction comes after every top-k, being the widest of them."""
+def samplings(results: Iterable[Result]) -> list[Sampling]:
+    """Return the settings of the sampler, ascending. No limit comes after every top-k."""
     return sorted(
-        {result.cell for result in results},
-        key=lambda cell: (cell.temperature, cell.top_k or math.inf),
+        {result.sampling for result in results},
+        key=lambda sampling: (sampling.temperature, sampling.top_k or math.inf),
     )
 
 
-def plain_cell(results: Iterable[Result]) -> Cell:
-    """The one to show where there is room for one: greedy without a restriction, or the next to it."""
-    there = cells(results)
+def default_sampling(results: Iterable[Result]) -> Sampling:
+    """Return the setting to show where there is room for one: greedy, or else the first."""
+    there = samplings(results)
     return GREEDY if GREEDY in there else there[0]
 
 
-def sweeps(results: Iterable[Result], field: str) -> list[list[Result]]:
-    """Valid rows, of one cell, that differ in nothing but implementation and a field of Shape, which has several values."""
+def varying(results: Iterable[Result], field: str) -> list[list[Result]]:
+    """Group the valid results that differ only in the implementation and in a field of Shape.
+
+    Each group is at one setting of the sampler, and has several values of the field.
+    """
     groups: dict[str, list[Result]] = {}
     for result in results:
         if result.valid:
             groups.setdefault(result.shape.without(field), []).append(result)
-    plain = [
-        [result for result in group if result.cell == plain_cell(group)]
+    at_default = [
+        [result for result in group if result.sampling == default_sampling(group)]
         for group in groups.values()
     ]
-    return [group for group in plain if len({getattr(result.shape, field) for result in group}) > 1]
+    return [
+        group for group in at_default if len({getattr(result.shape, field) for result in group}) > 1
+    ]
 
 
 def _is_number(value: object) -> bool:
@@ -150,7 +153,7 @@ _TEXT: _Check = (lambda value: isinstance(value, str), "a string")
 _COUNT: _Check = (_is_count, "an integer of at least 1")
 _RATE: _Check = (lambda value: _is_number(value) and value > 0, "a number above 0")
 
-# Field -> what it must be. Other fields may be missing: older files lack them.
+# Field -> what it must be. Other fields may be missing, as older files lack them.
 _NAMED = (
     "implementation",
     "size",
@@ -181,7 +184,8 @@ def _results(data: Any) -> list[Result]:
         and isinstance(data.get("version"), str)
     ):
         raise ResultsError(
-            "not written by pytest --benchmark-json: expected an object with `benchmarks` and `version`"
+            "not written by pytest --benchmark-json: "
+            "expected an object with `benchmarks` and `version`"
         )
     major = data["version"].partition(".")[0]
     if not major.isdecimal() or int(major) > NEWEST:
@@ -189,52 +193,45 @@ def _results(data: Any) -> list[Result]:
             f"written by pytest-benchmark {data['version']!r}: expected {NEWEST} at most"
         )
     if not data["benchmarks"]:
-        raise ResultsError("no rows: no benchmark was run")
+        raise ResultsError("no results: no benchmark was run")
     results = [_result(benchmark, number) for number, benchmark in enumerate(data["benchmarks"], 1)]
     seen = set()
     for result in results:
         if result.key in seen:
-            raise ResultsError(
-                f"two rows for {result.implementation}, {result.shape}, {result.cell}"
-            )
+            raise ResultsError(f"two results for {result.name}")
         seen.add(result.key)
     return results
 
 
 def _result(benchmark: Any, number: int) -> Result:
-    row = benchmark.get("extra_info") if isinstance(benchmark, dict) else None
-    if not isinstance(row, dict):
-        raise ResultsError(f"benchmark {number}: no row: expected an object `extra_info`")
+    fields = benchmark.get("extra_info") if isinstance(benchmark, dict) else None
+    if not isinstance(fields, dict):
+        raise ResultsError(f"benchmark {number}: no result: expected an object `extra_info`")
     where = f"benchmark {number}"
-    _check(row, _REQUIRED, where)
+    _check(fields, _REQUIRED, where)
     rates: Sequence[float] = ()
-    if row["valid"]:
-        _check(row, _REQUIRED_OF_VALID, where)
-        rates = [_rate(sample, row["batch"], where) for sample in row["samples"]]
-    shape = Shape(*(row[name] for name in Shape._fields))
-    return Result(
-        row["implementation"],
-        shape,
-        Cell(float(row["temperature"]), row["top_k"]),
-        row["valid"],
-        tuple(rates),
-        row,
-    )
+    if fields["valid"]:
+        _check(fields, _REQUIRED_OF_VALID, where)
+        rates = [_rate(sample, fields["batch"], where) for sample in fields["samples"]]
+    shape = Shape(*(fields[name] for name in Shape._fields))
+    sampling = Sampling(float(fields["temperature"]), fields["top_k"])
+    return Result(fields["implementation"], shape, sampling, fields["valid"], tuple(rates), fields)
 
 
-def _check(row: dict[str, Any], fields: dict[str, _Check], where: str) -> None:
-    for name, (is_right, expected) in fields.items():
-        if name not in row:
+def _check(fields: dict[str, Any], checks: dict[str, _Check], where: str) -> None:
+    for name, (is_right, expected) in checks.items():
+        if name not in fields:
             raise ResultsError(f"{where}: no field {name}: expected {expected}")
-        if not is_right(row[name]):
-            raise ResultsError(f"{where}: {name} is {_short(row[name])}: expected {expected}")
+        if not is_right(fields[name]):
+            raise ResultsError(f"{where}: {name} is {_short(fields[name])}: expected {expected}")
 
 
 def _rate(sample: Any, batch: int, where: str) -> float:
     seconds = sample.get("decode_seconds") if isinstance(sample, dict) else None
     if not (isinstance(seconds, list) and all(map(_is_number, seconds)) and sum(seconds) > 0):
         raise ResultsError(
-            f"{where}: a round of samples has decode_seconds {_short(seconds)}: expected seconds of each step"
+            f"{where}: a round of samples has decode_seconds {_short(seconds)}: "
+            "expected the seconds of each step"
         )
     return batch * len(seconds) / sum(seconds)
 

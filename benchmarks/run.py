@@ -1,4 +1,4 @@
-"""One run of the plan: cell by cell, all implementations in turns."""
+"""Run the plan: cell by cell, all implementations in turns."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from .card import card, format_bytes
+from .expectations import expectations, format_bytes
 from .limits import measure_bandwidth
 from .measurement import Measurement, synchronise_on, take_turns
 from .memory import free_memory, needed_memory, process_peak
@@ -18,56 +18,61 @@ from .timing import ratio
 from .weights import Weights
 
 BASE = "huggingface"  # what the others are compared with
-PASSES = 3  # before each round, over the buffer by which the bandwidth is measured
+PASSES = 3  # over the buffer, each time that the bandwidth is measured before a round
 
 
 @dataclass
 class Outcome:
-    """What came of one implementation in one cell: its row, or the error that it ended with."""
+    """One implementation in one cell: its result, or the error that it ended with."""
 
-    row: dict[str, Any] | None
+    result: dict[str, Any] | None  # result_fields.ResultFields
     seconds: list[float]  # of each round, end to end
     error: Exception | None
 
 
 class Run:
-    """A cell is measured when its first row is asked for. `tell` gets a line about what is being done."""
+    """Measures a cell when its first outcome is asked for. `print_line` reports the progress."""
 
-    def __init__(self, plan: Plan, conditions: dict[str, Any], tell: Callable[[str], None]) -> None:
+    def __init__(
+        self, plan: Plan, conditions: dict[str, Any], print_line: Callable[[str], None]
+    ) -> None:
         self.plan = plan
         self.conditions = conditions
-        self.tell = tell
+        self.print_line = print_line
         self.synchronise = synchronise_on(plan.device)
         self.free = free_memory(plan.device)
-        for line in card(plan, measure_bandwidth(plan.device, self.synchronise), self.free):
-            tell(line)
-        self.rows: list[dict[str, Any]] = []
+        for line in expectations(plan, measure_bandwidth(plan.device, self.synchronise), self.free):
+            print_line(line)
+        self.results: list[dict[str, Any]] = []
         self._outcomes: dict[Cell, dict[str, Outcome]] = {}
         self._weights: tuple[tuple[str, str], Weights] | None = None
         self._shape: tuple[str, str, int, int] | None = None
 
     def refusal(self, cell: Cell) -> str | None:
-        """Why the cell can't be run here; None if it can."""
+        """Return why the cell can't be run here. None if it can."""
         needed = needed_memory(self.plan, cell)
         if self.free is not None and needed > self.free:
-            return f"needs {format_bytes(needed)}, {format_bytes(self.free)} are free on {self.plan.device}"
+            free = format_bytes(self.free)
+            return f"needs {format_bytes(needed)}, {free} are free on {self.plan.device}"
         return None
 
     def outcome(self, cell: Cell, implementation: str) -> Outcome:
         if cell not in self._outcomes:
             start = time.perf_counter()
             number = f"[{1 + self.plan.cells.index(cell)}/{len(self.plan.cells)}]"
-            self.tell(f"{number} {cell}: {', '.join(self.plan.implementations)} in turns")
+            self.print_line(f"{number} {cell}: {', '.join(self.plan.implementations)} in turns")
             self._outcomes[cell] = self._measure(cell)
-            self.tell(f"    {_rates(self._outcomes[cell])} ({time.perf_counter() - start:.0f} s)")
+            self.print_line(
+                f"    {_rates(self._outcomes[cell])} ({time.perf_counter() - start:.0f} s)"
+            )
         return self._outcomes[cell][implementation]
 
     def finish(self) -> None:
-        """Complete the rows, which are the caller's, with what is known only now."""
+        """Complete the results, which the caller appended, with what is known only now."""
         self._forget_weights()
-        for row in self.rows:
+        for result in self.results:
             if self.plan.device.type == "cpu":
-                row["peak_memory_bytes"] = process_peak()
+                result["peak_memory_bytes"] = process_peak()
 
     def _measure(self, cell: Cell) -> dict[str, Outcome]:
         weights = self._load(cell)
@@ -100,23 +105,23 @@ class Run:
             return Outcome(None, [], own.error)
         comparable = base is not None and base.error is None
         try:
-            row = own.row(weights.judge) | self.conditions
+            result = own.result(weights.judge) | self.conditions
         except Exception as error:
             return Outcome(None, [], error)
-        row["ratio_to_huggingface"] = (
+        result["ratio_to_huggingface"] = (
             ratio(own.rounds, base.rounds) if base is not None and comparable else None
         )
-        return Outcome(row, [timing.end_to_end_seconds for timing in own.rounds], None)
+        return Outcome(result, [timing.end_to_end_seconds for timing in own.rounds], None)
 
     def _load(self, cell: Cell) -> Weights:
         if cell.shape != self._shape and self.plan.device.type == "cuda":
-            # Compiled code is made for the shapes it meets first, and made over for any shape when it meets others.
-            # Each shape shall be the first.
+            # torch.compile makes code for the first shapes that it meets, and replaces it by code
+            # for any shape when it meets others. Here each shape is the first.
             torch.compiler.reset()
         self._shape = cell.shape
         if self._weights is None or self._weights[0] != cell.weights:
             self._forget_weights()
-            self.tell(f"weights of {cell.size} in {cell.dtype}: writing a checkpoint")
+            self.print_line(f"weights of {cell.size} in {cell.dtype}: writing a checkpoint")
             weights = Weights(
                 cell.config, self.plan.device, DTYPES[cell.dtype], synchronise=self.synchronise
             )
@@ -130,9 +135,9 @@ class Run:
 
 
 def _rates(outcomes: dict[str, Outcome]) -> str:
-    """Decode tokens per second of each, in a line."""
-    told = [
-        f"{name} {outcome.row['decode_tokens_per_second']:.1f}" if outcome.row else f"{name} failed"
+    """Return the decode tokens per second of each implementation, in a line."""
+    rates = {
+        name: f"{outcome.result['decode_tokens_per_second']:.1f}" if outcome.result else "failed"
         for name, outcome in outcomes.items()
-    ]
-    return f"{', '.join(told)} tokens/s"
+    }
+    return f"{', '.join(f'{name} {rate}' for name, rate in rates.items())} tokens/s"

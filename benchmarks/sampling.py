@@ -1,4 +1,4 @@
-"""How a token is chosen: one setting of the sampler, and the settings that the grids are made of."""
+"""The settings of the sampler: temperature and top-k, and the values that make the grids."""
 
 from __future__ import annotations
 
@@ -23,5 +23,10 @@ class Sampling:
     def greedy(self) -> bool:
         return self.temperature == 0 or self.top_k == 1
 
+    @property
+    def words(self) -> str:
+        return f"temperature {self.temperature:g}, top-k {self.top_k or 'none'}"
+
     def __str__(self) -> str:
+        """Name the setting in the id of a test."""
         return f"temperature={self.temperature:g}-top_k={self.top_k}"

@@ -1,13 +1,16 @@
-"""How decoding scales over processes and devices: one replica of the model in each rank, all of them generating at once.
+"""Measure how decoding scales over processes and devices: one replica of the model in each process,
+all of them generating at once.
 
-    torchrun --nproc-per-node 8 -m benchmarks.scale --json out.json     (python -m benchmarks.scale: one rank, no launcher)
+    torchrun --nproc-per-node 8 -m benchmarks.scale --json out.json
+    python -m benchmarks.scale     (one process, without a launcher)
 
-All ranks have the same weights (random, with the statistics of trained ones), each its own prompts and draws. Rank 0 is
-timed alone while the others wait, then all are timed together. Nothing passes between them but barriers and figures, so
-an efficiency below 1 is what the replicas take from each other: memory bandwidth, power, cores.
+All processes have the same weights (random, with the statistics of trained ones), and each has its
+own prompts and draws. Rank 0 is timed alone while the others wait, then all are timed together.
+The processes exchange nothing but barriers and figures, so an efficiency below 1 shows what the
+replicas take from each other: memory bandwidth, power, cores.
 
-On CUDA each rank has the device of its local rank. On the CPU the ranks of a machine divide its cores among themselves,
-and rank 0 has no more than its share when it is alone.
+On CUDA each process has the device of its local rank. On the CPU the processes of a machine share
+its cores equally, and rank 0 has only its share when it is alone.
 """
 
 from __future__ import annotations
@@ -43,31 +46,30 @@ from .validity import judge
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where a process stands among the others, as torchrun tells it; without torchrun, alone."""
+class Process:
+    """This process among those that torchrun started. Without torchrun it is the only one."""
 
     rank: int
     world_size: int
-    local_rank: int  # on its machine
+    local_rank: int  # among the processes of this machine
     local_world_size: int
 
     @classmethod
-    def from_environment(cls) -> Place:
+    def from_environment(cls) -> Process:
         names = {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 1}
         return cls(*(int(os.environ.get(name, alone)) for name, alone in names.items()))
 
     def device(self, kind: str) -> torch.device:
-        """Raises ValueError if the machine has too few CUDA devices."""
-        if kind == "cuda" and self.local_rank >= torch.cuda.device_count():
-            raise ValueError(
-                f"local rank {self.local_rank}: torch finds {torch.cuda.device_count()} CUDA devices here"
-            )
+        """Return the device. Raises ValueError if the machine has too few CUDA devices."""
+        count = torch.cuda.device_count()
+        if kind == "cuda" and self.local_rank >= count:
+            raise ValueError(f"local rank {self.local_rank}: torch finds {count} CUDA devices here")
         return torch.device(kind, self.local_rank) if kind == "cuda" else torch.device(kind)
 
 
 @dataclass(frozen=True)
-class Work:
-    """What every rank does in a round."""
+class Workload:
+    """The work of every process in a round."""
 
     size: str
     dtype: str
@@ -79,28 +81,28 @@ class Work:
 
 
 class Replica:
-    """The model in one rank, with that rank's prompts and draws."""
+    """The model in one process, with that process's prompts and draws."""
 
-    def __init__(self, work: Work, rank: int, device: torch.device) -> None:
-        config = SIZES[work.size]
-        self.work = work
+    def __init__(self, workload: Workload, rank: int, device: torch.device) -> None:
+        config = SIZES[workload.size]
+        self.workload = workload
         self.model = from_tensors(
-            trained_like(config, SEED), config, device=device, dtype=DTYPES[work.dtype]
+            trained_like(config, SEED), config, device=device, dtype=DTYPES[workload.dtype]
         )
         generator = random.Random(rank)
         self.prompts = [
-            [generator.randrange(config.vocab_size) for _ in range(work.prompt_length)]
-            for _ in range(work.batch)
+            [generator.randrange(config.vocab_size) for _ in range(workload.prompt_length)]
+            for _ in range(workload.batch)
         ]
-        self.seed = (
-            rank * work.batch
-        )  # row r draws from a generator seeded with seed + r: no two rows of any rank draw alike
+        # Row r draws from a generator seeded with seed + r, so each row of each process has its
+        # own.
+        self.seed = rank * workload.batch
         self.synchronise = synchronise_on(device)
-        self.outputs: list[TokenIds] = []  # those that differ
+        self.outputs: list[TokenIds] = []  # without repetitions
 
     def generate(self) -> float:
-        """Decode tokens/s of one generation."""
-        batch, new_tokens = self.work.batch, self.work.new_tokens
+        """Generate once. Return the decode tokens/s."""
+        batch, new_tokens = self.workload.batch, self.workload.new_tokens
         timing, new = time_generation(
             self._run, batch=batch, new_tokens=new_tokens, synchronise=self.synchronise
         )
@@ -110,29 +112,37 @@ class Replica:
 
     def _run(self, on_step: Callable[[], None]) -> TokenIds:
         rows = [list(prompt) for prompt in self.prompts]  # the loop appends to them
-        temperature, top_k = self.work.sampling.temperature, self.work.sampling.top_k
+        new_tokens, sampling = self.workload.new_tokens, self.workload.sampling
         for _ in sample_steps(
-            self.model, rows, self.work.new_tokens, temperature, top_k, self.seed, eos_token_id=None
+            self.model,
+            rows,
+            new_tokens,
+            sampling.temperature,
+            sampling.top_k,
+            self.seed,
+            eos_token_id=None,
         ):
             on_step()
-        return [row[self.work.prompt_length :] for row in rows]
+        return [row[self.workload.prompt_length :] for row in rows]
 
     def mistake(self) -> str | None:
-        """What is wrong with the first of its tokens that is wrong; None if all that it ever generated are right."""
+        """Describe the first wrong token. None if all tokens that it ever generated are right."""
+        sampling = self.workload.sampling
         verdicts = (
-            judge(self.model, self.prompts, new, self.work.sampling, self.seed)
-            for new in self.outputs
+            judge(self.model, self.prompts, new, sampling, self.seed) for new in self.outputs
         )
         return next((verdict.reason for verdict in verdicts if not verdict.valid), None)
 
 
 def measure(replica: Replica, rank: int) -> dict[str, Any]:
-    """What this rank has to say: decode tokens/s of each round, alone (rank 0 only) and together, and whether they count."""
+    """Return this process's figures: decode tokens/s of each round, alone (rank 0 only) and
+    together, and whether its tokens are right."""
     _barrier()
-    alone = [replica.generate() for _ in range(replica.work.rounds)] if rank == 0 else []
+    rounds = replica.workload.rounds
+    alone = [replica.generate() for _ in range(rounds)] if rank == 0 else []
     together = []
-    for _ in range(replica.work.rounds):
-        _barrier()  # the others wait here while rank 0 is alone, and all of them for the slowest of the round before
+    for _ in range(rounds):
+        _barrier()  # waits for rank 0 when it is alone, and then for the slowest of the last round
         together.append(replica.generate())
     conditions = environment(replica.model.device)
     return {
@@ -146,10 +156,12 @@ def measure(replica: Replica, rank: int) -> dict[str, Any]:
 
 
 def figures(ranks: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Decode tokens/s, as medians over rounds, and the efficiency: aggregate / (ranks x alone).
+    """Return decode tokens/s, as medians over rounds, and the efficiency:
+    aggregate / (ranks x alone).
 
-    All ranks do equal work, and a round takes as long as its slowest rank: the aggregate is that rank's rate, times
-    their number. (The sum of the rates would count as shared what a slow rank does once the others are done.)
+    All ranks do equal work, and a round takes as long as its slowest rank, so the aggregate is that
+    rank's rate times the number of ranks. The sum of the rates would include what a slow rank does
+    after the others have finished.
     """
     rounds = zip(*(rank["together"] for rank in ranks), strict=True)
     aggregate = median(len(ranks) * min(rates) for rates in rounds)
@@ -162,66 +174,69 @@ def figures(ranks: Sequence[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def report(work: Work, ranks: Sequence[dict[str, Any]], found: dict[str, Any]) -> str:
-    sampling = f"temperature {work.sampling.temperature:g}, top-k {work.sampling.top_k or 'none'}"
-    shape = f"batch {work.batch}, prompt {work.prompt_length}, {work.new_tokens} new tokens"
+def report(workload: Workload, ranks: Sequence[dict[str, Any]], found: dict[str, Any]) -> str:
+    """Return the figures as lines for the terminal."""
+    shape = (
+        f"{workload.size}, {workload.dtype}, batch {workload.batch}, "
+        f"prompt {workload.prompt_length}, {workload.new_tokens} new tokens"
+    )
+    rounds = f"decode tokens/s, medians of {workload.rounds} rounds"
     lines = [
-        f"{work.size}, {work.dtype}, {shape}, {sampling}; decode tokens/s, medians of {work.rounds} rounds",
+        f"{shape}, {workload.sampling.words}; {rounds}",
         f"rank 0 alone: {found['alone_tokens_per_second']:.1f}",
     ]
     for rank, rate in zip(ranks, found["tokens_per_second"], strict=True):
         threads = f", {rank['threads']} threads" if rank["device"] == "cpu" else ""
-        lines.append(
-            f"rank {rank['rank']} of {len(ranks)}: {rate:.1f} ({rank['host']}, {rank['device_name']}{threads})"
-        )
-    lines.append(
-        f"aggregate: {found['aggregate_tokens_per_second']:.1f}, efficiency {found['efficiency']:.1%}"
-    )
+        where = f"{rank['host']}, {rank['device_name']}{threads}"
+        lines.append(f"rank {rank['rank']} of {len(ranks)}: {rate:.1f} ({where})")
+    aggregate, efficiency = found["aggregate_tokens_per_second"], found["efficiency"]
+    lines.append(f"aggregate: {aggregate:.1f}, efficiency {efficiency:.1%}")
     return "\n".join(lines)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit status: 0, or 1 if a rank's tokens are wrong, or 2 for bad arguments. In every rank alike."""
-    place = Place.from_environment()
-    work, options, device = _read(arguments, place)
+    """Return the exit status, the same in every process: 0, 1 if a rank's tokens are wrong, 2 for
+    bad arguments."""
+    process = Process.from_environment()
+    workload, options, device = _read(arguments, process)
     if device.type == "cpu":
-        torch.set_num_threads(
-            max(1, _cores() // place.local_world_size)
-        )  # torchrun would give each rank one
+        # torchrun would give each process one thread.
+        torch.set_num_threads(max(1, _cores() // process.local_world_size))
     else:
         torch.cuda.set_device(device)
-    replica = Replica(work, place.rank, device)
-    # Warms up, and has torch import what it imports late. Done while there is a group, that may keep the group alive to
-    # the end, and one of gloo's threads that is still there when Python ends aborts the process.
+    replica = Replica(workload, process.rank, device)
+    # The first generation warms up, and lets torch import modules that it imports late. Imported
+    # while there is a process group, they may keep the group alive to the end, and a thread of gloo
+    # that still runs when Python ends aborts the process.
     replica.generate()
-    if place.world_size > 1:
-        # A rank that does not come makes the others fail, rather than wait, once the time is out.
+    if process.world_size > 1:
+        # If a process does not come, the others fail when the time is out, rather than wait.
         dist.init_process_group(
             "nccl" if device.type == "cuda" else "gloo", timeout=timedelta(seconds=options.timeout)
         )
-    ranks = _gather(measure(replica, place.rank), place)
-    if place.world_size > 1:
+    ranks = _gather(measure(replica, process.rank), process)
+    if process.world_size > 1:
         dist.destroy_process_group()
-    wrong = [rank for rank in ranks if rank["mistake"]]
-    if place.rank == 0:
-        for rank in wrong:
-            print(
-                f"rank {rank['rank']}: wrong tokens, so no figures: {rank['mistake']}",
-                file=sys.stderr,
-            )
+    wrong = {rank["rank"]: rank["mistake"] for rank in ranks if rank["mistake"]}
+    if process.rank == 0:
+        for rank, mistake in wrong.items():
+            print(f"rank {rank}: wrong tokens, so no figures: {mistake}", file=sys.stderr)
         if not wrong:
-            _publish(work, ranks, environment(device), options.json)
+            _publish(workload, ranks, environment(device), options.json)
     return 1 if wrong else 0
 
 
 def _publish(
-    work: Work, ranks: Sequence[dict[str, Any]], conditions: dict[str, Any], path: Path | None
+    workload: Workload,
+    ranks: Sequence[dict[str, Any]],
+    conditions: dict[str, Any],
+    path: Path | None,
 ) -> None:
     found = figures(ranks)
-    print(report(work, ranks, found))
+    print(report(workload, ranks, found))
     if path is not None:
-        sampling = {"temperature": work.sampling.temperature, "top_k": work.sampling.top_k}
-        written = {**vars(work), **sampling, **found, "ranks": ranks, **conditions}
+        sampling = {"temperature": workload.sampling.temperature, "top_k": workload.sampling.top_k}
+        written = {**vars(workload), **sampling, **found, "ranks": ranks, **conditions}
         del written["sampling"]
         path.write_text(json.dumps(written, indent=2) + "\n", encoding="utf-8")
 
@@ -231,64 +246,33 @@ def _barrier() -> None:
         dist.barrier()
 
 
-def _gather(own: dict[str, Any], place: Place) -> list[dict[str, Any]]:
-    """Of all ranks, in their order; every rank gets them, to end alike."""
+def _gather(own: dict[str, Any], process: Process) -> list[dict[str, Any]]:
+    """Return the figures of all ranks, in their order. Every process gets them, to end alike."""
     if not dist.is_initialized():
         return [own]
-    gathered: list[Any] = [None] * place.world_size
+    gathered: list[Any] = [None] * process.world_size
     dist.all_gather_object(gathered, own)
     return gathered
 
 
 def _cores() -> int:
-    """Those that this process may use, where the system can tell."""
+    """Return how many cores this process may use, or the machine has if the system does not say."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+LEAST = {"batch": 1, "prompt_length": 1, "new_tokens": 2, "rounds": 1, "timeout": 1}
+
+
 def _read(
-    arguments: Sequence[str] | None, place: Place
-) -> tuple[Work, argparse.Namespace, torch.device]:
-    on_cuda = torch.cuda.is_available()
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.scale", description="One replica in each rank, all at once."
-    )
-    parser.add_argument("--size", choices=SIZES, default="gpt2")
-    parser.add_argument("--dtype", choices=DTYPES, default="float32")
-    parser.add_argument(
-        "--batch", type=int, default=1, help="rows that each rank generates at once"
-    )
-    parser.add_argument("--prompt-length", type=int, default=32, help="tokens")
-    parser.add_argument(
-        "--new-tokens", type=int, default=128 if on_cuda else 32, help="in each row, at least 2"
-    )
-    parser.add_argument(
-        "--rounds",
-        type=int,
-        default=10 if on_cuda else 3,
-        help="timed generations, alone and together",
-    )
-    parser.add_argument("--temperature", type=float, default=0.0, help="0, the default, is greedy")
-    parser.add_argument("--top-k", type=int, help="default: no restriction")
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if on_cuda else "cpu")
-    parser.add_argument(
-        "--timeout",
-        type=float,
-        default=600.0,
-        help="seconds to wait for another rank (default: 600)",
-    )
-    parser.add_argument("--json", type=Path, metavar="out.json")
+    arguments: Sequence[str] | None, process: Process
+) -> tuple[Workload, argparse.Namespace, torch.device]:
+    """Read the arguments. Ends the program with status 2, and a message, if they are wrong."""
+    parser = _parser()
     options = parser.parse_args(arguments)
-    for name, least in {
-        "batch": 1,
-        "prompt_length": 1,
-        "new_tokens": 2,
-        "rounds": 1,
-        "timeout": 1,
-    }.items():
-        if not getattr(options, name) >= least:
-            parser.error(
-                f"--{name.replace('_', '-')}={getattr(options, name)}: expected at least {least}"
-            )
+    for name, least in LEAST.items():
+        value = getattr(options, name)
+        if not value >= least:
+            parser.error(f"--{name.replace('_', '-')}={value}: expected at least {least}")
     room = SIZES[options.size].n_positions
     if options.prompt_length + options.new_tokens > room:
         parser.error(
@@ -298,12 +282,34 @@ def _read(
         parser.error(f"--json={options.json}: no such folder")
     try:
         check_sampling(options.temperature, options.top_k)
-        device = place.device(options.device)
+        device = process.device(options.device)
     except ValueError as error:
         parser.error(str(error))
     sampling = Sampling(options.temperature, options.top_k)
     shape = (options.size, options.dtype, options.batch, options.prompt_length, options.new_tokens)
-    return Work(*shape, options.rounds, sampling), options, device
+    return Workload(*shape, options.rounds, sampling), options, device
+
+
+def _parser() -> argparse.ArgumentParser:
+    on_cuda = torch.cuda.is_available()
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.scale", description="Run a replica in each process, all at once."
+    )
+    add = parser.add_argument
+    add("--size", choices=SIZES, default="gpt2")
+    add("--dtype", choices=DTYPES, default="float32")
+    add("--batch", type=int, default=1, help="rows that each process generates at once")
+    add("--prompt-length", type=int, default=32, help="tokens")
+    new_tokens, rounds = (128, 10) if on_cuda else (32, 3)
+    add("--new-tokens", type=int, default=new_tokens, help="in each row, at least 2")
+    add("--rounds", type=int, default=rounds, help="timed generations, alone and together")
+    add("--temperature", type=float, default=0.0, help="0, the default, is greedy")
+    add("--top-k", type=int, help="default: no restriction")
+    add("--device", choices=("cpu", "cuda"), default="cuda" if on_cuda else "cpu")
+    waiting = "seconds to wait for another process (default: 600)"
+    add("--timeout", type=float, default=600.0, help=waiting)
+    add("--json", type=Path, metavar="out.json")
+    return parser
 
 
 if __name__ == "__main__":

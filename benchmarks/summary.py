@@ -1,4 +1,4 @@
-"""The rows as a table for the terminal, peers side by side."""
+"""Print the results as a table for the terminal, peers side by side."""
 
 from __future__ import annotations
 
@@ -6,92 +6,109 @@ from collections.abc import Callable, Sequence
 from statistics import median
 from typing import Any
 
-from .columns import aligned
+from .text_table import text_table
 from .timing import UNSTABLE
 
-AnyRow = dict[str, Any]  # a row.Row while it is being put together
+Fields = dict[str, Any]  # result_fields.ResultFields, while it is put together
 
-# Column -> how a row fills it. The first four are left out where all rows say the same, which the first line then says.
-AXES: dict[str, Callable[[AnyRow], str]] = {
-    "size": lambda row: row["size"],
-    "dtype": lambda row: row["dtype"],
-    "batch": lambda row: str(row["batch"]),
-    "prompt": lambda row: str(row["prompt_length"]),
+# Column -> its text for a result. A column of AXES that is the same in all results is left out: the
+# first line of the summary then has it.
+AXES: dict[str, Callable[[Fields], str]] = {
+    "size": lambda result: result["size"],
+    "dtype": lambda result: result["dtype"],
+    "batch": lambda result: str(result["batch"]),
+    "prompt": lambda result: str(result["prompt_length"]),
 }
-FIGURES: dict[str, Callable[[AnyRow], str]] = {
-    "temp": lambda row: f"{row['temperature']:g}",
-    "top-k": lambda row: str(row["top_k"] or "-"),
-    "implementation": lambda row: row["implementation"],
-    "decode tok/s": lambda row: f"{row['decode_tokens_per_second']:.1f}",
-    "spread": lambda row: f"{row['decode_spread']:.0%}{'!' if row['unstable'] else ' '}",
-    "x HF": lambda row: _or_dash(row["ratio_to_huggingface"], ".2f"),
-    "% limit": lambda row: f"{row['bandwidth_percent']:.0f}",
-    "prefill ms": lambda row: f"{1e3 * row['prefill_seconds']:.1f}",
-    "ms/token p50": lambda row: f"{row['ms_per_token']['p50']:.2f}",
-    "p95": lambda row: f"{row['ms_per_token']['p95']:.2f}",
-    "valid": lambda row: "yes" if row["valid"] else "NO",
+FIGURES: dict[str, Callable[[Fields], str]] = {
+    "temp": lambda result: f"{result['temperature']:g}",
+    "top-k": lambda result: str(result["top_k"] or "-"),
+    "implementation": lambda result: result["implementation"],
+    "decode tok/s": lambda result: f"{result['decode_tokens_per_second']:.1f}",
+    "spread": lambda result: f"{result['decode_spread']:.0%}{'!' if result['unstable'] else ' '}",
+    "x HF": lambda result: _or_dash(result["ratio_to_huggingface"], ".2f"),
+    "% limit": lambda result: f"{result['bandwidth_percent']:.0f}",
+    "prefill ms": lambda result: f"{1e3 * result['prefill_seconds']:.1f}",
+    "ms/token p50": lambda result: f"{result['ms_per_token']['p50']:.2f}",
+    "p95": lambda result: f"{result['ms_per_token']['p95']:.2f}",
+    "valid": lambda result: "yes" if result["valid"] else "NO",
 }
 WORDS = ("size", "dtype", "implementation", "valid")
 START = ("size", "dtype", "implementation", "load s", "first call s", "peak memory MB")
 
 
-def summary(rows: Sequence[AnyRow]) -> list[str]:
-    """Lines: what is the same for all rows, a row each, what the marks mean, the costs of a start, why rows are invalid."""
-    varying = {name: fill for name, fill in AXES.items() if len({fill(row) for row in rows}) > 1}
+def summary(results: Sequence[Fields]) -> list[str]:
+    """Return lines: the conditions, the limit, a table of the results, what its marks mean, a table
+    of the costs of starting, and why results are invalid."""
+    varying = {
+        name: show for name, show in AXES.items() if len({show(result) for result in results}) > 1
+    }
     columns = varying | FIGURES
-    cells = [[fill(row) for fill in columns.values()] for row in rows]
+    cells = [[show(result) for show in columns.values()] for result in results]
     unstable = [
         f"! unstable: the rounds' interquartile range is above {UNSTABLE:.0%} of their median"
     ]
     return [
-        _conditions(rows[0], varying),
-        _limit(rows),
+        _conditions(results[0], varying),
+        _limit(results),
         "",
-        *aligned(tuple(columns), cells, WORDS),
-        *(unstable if any(row["unstable"] for row in rows) else []),
+        *text_table(tuple(columns), cells, WORDS),
+        *(unstable if any(result["unstable"] for result in results) else []),
         "",
-        *_starts(rows),
-        *[f"invalid: {_setting(row)}: {row['reason']}" for row in rows if row["reason"]],
+        *_starts(results),
+        *[f"invalid: {_setting(each)}: {each['reason']}" for each in results if each["reason"]],
     ]
 
 
-def _conditions(row: AnyRow, varying: dict[str, Callable[[AnyRow], str]]) -> str:
+def _conditions(result: Fields, varying: dict[str, Callable[[Fields], str]]) -> str:
     words = {"size": "{}", "dtype": "{}", "batch": "batch {}", "prompt": "prompt {}"}
-    fixed = [words[name].format(fill(row)) for name, fill in AXES.items() if name not in varying]
-    told = [
-        f"{row['device']} ({row['device_name']})",
-        f"{row['threads']} thread{'s' * (row['threads'] != 1)}",
+    fixed = [words[name].format(show(result)) for name, show in AXES.items() if name not in varying]
+    conditions = [
+        f"{result['device']} ({result['device_name']})",
+        f"{result['threads']} thread{'s' * (result['threads'] != 1)}",
         *fixed,
     ]
-    return f"{', '.join(told)}, {row['new_tokens']} new tokens, {row['rounds']} rounds in turns"
+    conditions += [f"{result['new_tokens']} new tokens", f"{result['rounds']} rounds in turns"]
+    return ", ".join(conditions)
 
 
-def _limit(rows: Sequence[AnyRow]) -> str:
-    measured = sorted(each / 1e9 for row in rows for each in row["bandwidth_rounds"])
+def _limit(results: Sequence[Fields]) -> str:
+    measured = sorted(each / 1e9 for result in results for each in result["bandwidth_rounds"])
     spread = f"{measured[0]:.1f} to {measured[-1]:.1f}"
-    return f"limit: {median(measured):.1f} GB/s of memory bandwidth, measured before every round: {spread}"
+    limit = f"limit: {median(measured):.1f} GB/s of memory bandwidth"
+    return f"{limit}, measured before every round: {spread}"
 
 
-def _starts(rows: Sequence[AnyRow]) -> list[str]:
-    """Once for each implementation on each weights: what comes before the first row."""
-    first = {(row["size"], row["dtype"], row["implementation"]): row for row in reversed(rows)}
-    cells = [
-        (
-            *key,
-            f"{row['load_seconds']:.2f}",
-            _or_dash(row["first_call_seconds"], ".2f"),
-            "-" if row["peak_memory_bytes"] is None else f"{row['peak_memory_bytes'] / 1e6:.0f}",
+def _starts(results: Sequence[Fields]) -> list[str]:
+    """Return a table of the costs before the first result, for each implementation and weights."""
+    first: dict[tuple[str, ...], tuple[str, ...]] = {}
+    for result in results:
+        key = (result["size"], result["dtype"], result["implementation"])
+        peak = result["peak_memory_bytes"]
+        first.setdefault(
+            key,
+            (
+                *key,
+                f"{result['load_seconds']:.2f}",
+                _or_dash(result["first_call_seconds"], ".2f"),
+                _or_dash(None if peak is None else peak / 1e6, ".0f"),
+            ),
         )
-        for key, row in reversed(first.items())
-    ]
-    return aligned(START, cells, WORDS)
+    cells = list(first.values())
+    return text_table(START, cells, WORDS)
 
 
-def _setting(row: AnyRow) -> str:
-    where = ", ".join(
-        [row["size"], row["dtype"], f"batch {row['batch']}", f"prompt {row['prompt_length']}"]
+def _setting(result: Fields) -> str:
+    return ", ".join(
+        [
+            result["implementation"],
+            result["size"],
+            result["dtype"],
+            f"batch {result['batch']}",
+            f"prompt {result['prompt_length']}",
+            f"temperature {result['temperature']:g}",
+            f"top-k {result['top_k'] or '-'}",
+        ]
     )
-    return f"{row['implementation']}, {where}, temperature {row['temperature']:g}, top-k {row['top_k'] or '-'}"
 
 
 def _or_dash(value: float | None, form: str) -> str:

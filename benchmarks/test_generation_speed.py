@@ -1,4 +1,4 @@
-"""One test is one row: an implementation in a cell."""
+"""Benchmark one implementation in one cell: one test is one result."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from .plan import Cell
-from .replay import RecordedTimer
+from .recorded_timer import RecordedTimer
 from .run import Run
 
 TIMER = RecordedTimer()
@@ -18,9 +18,9 @@ def test_generation(benchmark: BenchmarkFixture, run: Run, cell: Cell, implement
         pytest.skip(reason)
     outcome = run.outcome(cell, implementation)
     benchmark.group = cell.size
-    TIMER.replay(benchmark, outcome.seconds, outcome.error)
+    TIMER.run_rounds(benchmark, outcome.seconds, outcome.error)
 
-    assert outcome.row is not None
-    benchmark.extra_info.update(outcome.row)
-    run.rows.append(benchmark.extra_info)  # the very dictionary, to which the end of the run adds
-    assert outcome.row["valid"], outcome.row["reason"]
+    assert outcome.result is not None
+    benchmark.extra_info.update(outcome.result)
+    run.results.append(benchmark.extra_info)  # the same dictionary, which `Run.finish` completes
+    assert outcome.result["valid"], outcome.result["reason"]

@@ -1,8 +1,8 @@
-"""From clock readings to figures. Nothing here knows a model: the clock and the device's `synchronise` are given.
+"""Turn clock readings into figures. The caller gives the clock and the device's `synchronise`.
 
     start -- prefill --> first token -- decode step --> second token -- ... --> last token --> end
 
-A token counts as there when its id is known on the host, for every row of the batch.
+A token counts from when its id is known on the host, for every row of the batch.
 """
 
 from __future__ import annotations
@@ -18,22 +18,20 @@ import numpy as np
 
 from .implementations import TokenIds
 
-UNSTABLE = 0.10  # a spread above this says more of the machine than of the code
+UNSTABLE = 0.10  # a larger spread shows the machine rather than the code
 
 
 @dataclass(frozen=True)
 class Timing:
     """One generation, in seconds."""
 
-    prefill_seconds: (
-        float  # from the call to each row's first new token: feed the prompt, choose a token
-    )
-    decode_seconds: tuple[float, ...]  # each later token: feed one token a row, choose the next
+    prefill_seconds: float  # from the call to each row's first new token
+    decode_seconds: tuple[float, ...]  # of each later token: feed one token a row, choose the next
     end_to_end_seconds: float  # from the call until it has returned and the device is idle
 
     @classmethod
     def from_readings(cls, start: float, tokens: Sequence[float], end: float) -> Timing:
-        """The clock at the start, after each new token (two at least), and at the end."""
+        """Take the clock at the start, after each new token (at least two), and at the end."""
         if len(tokens) < 2:
             raise ValueError(
                 f"{len(tokens)} new tokens: expected at least 2, as the first belongs to prefill"
@@ -52,7 +50,7 @@ class Timing:
 
 
 class TokenCountError(RuntimeError):
-    """A generation made more or fewer tokens than it was asked for, so its times mean nothing."""
+    """A generation made more or fewer tokens than asked for, so its times mean nothing."""
 
 
 def time_generation(
@@ -63,7 +61,7 @@ def time_generation(
     synchronise: Callable[[], None],
     clock: Callable[[], float] = time.perf_counter,
 ) -> tuple[Timing, TokenIds]:
-    """Run one generation. `generate` calls what it is given each time that every row has its next token.
+    """Run one generation. `generate` calls its argument when every row has its next token.
 
     Raises TokenCountError unless each of the `batch` rows got `new_tokens` tokens in as many steps.
     """
@@ -76,21 +74,26 @@ def time_generation(
     counts = [len(row) for row in rows]
     if counts != [new_tokens] * batch or len(readings) != new_tokens:
         raise TokenCountError(
-            f"{counts} new tokens in {len(readings)} steps, expected {new_tokens} in each of {batch} rows"
+            f"{counts} new tokens in {len(readings)} steps, "
+            f"expected {new_tokens} in each of {batch} rows"
         )
     return Timing.from_readings(start, readings, end), rows
 
 
 def spread(values: Sequence[float]) -> float:
-    """The interquartile range as a part of the median: 0.02 is a quiet machine. Quartiles interpolate between values."""
+    """Return the interquartile range as a part of the median: 0.02 is a quiet machine.
+
+    Quartiles interpolate between values.
+    """
     low, high = np.percentile(values, (25, 75))
     return float(high - low) / median(values)
 
 
 def figures(timings: Sequence[Timing], batch: int) -> dict[str, Any]:
-    """What is published of the timed rounds: medians over rounds, and percentiles over the decode steps of all rounds.
+    """Return medians over the timed rounds, and percentiles over the decode steps of all rounds.
 
-    Decode tokens/s has no prefill in it, neither time nor token. `ms_per_token` is the wait of a row for its next token.
+    Decode tokens/s excludes the time and the token of prefill. `ms_per_token` is a row's wait for
+    its next token.
     """
     rates = [timing.decode_tokens_per_second(batch) for timing in timings]
     steps = [seconds for timing in timings for seconds in timing.decode_seconds]
@@ -109,9 +112,9 @@ def figures(timings: Sequence[Timing], batch: int) -> dict[str, Any]:
 
 
 def ratio(timings: Sequence[Timing], others: Sequence[Timing]) -> float:
-    """How many times faster one decodes than another: the median of the ratios round by round.
+    """Return how many times faster one decodes than another: the median of the rounds' ratios.
 
-    Rounds of the same number were run one after the other, so what slows the machine for a while slows both of them.
+    Rounds of the same number were run one after the other, so both are slow while the machine is.
     """
     rounds = zip(timings, others, strict=True)
     return median(

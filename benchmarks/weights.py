@@ -1,4 +1,4 @@
-"""The weights of one size in one dtype: a checkpoint on disk, and the implementations that have loaded it."""
+"""Weights of one size in one dtype: a checkpoint, and the implementations that load it."""
 
 from __future__ import annotations
 
@@ -15,28 +15,26 @@ from conformance.checkpoints.tensors import Tensors, trained_like, write_checkpo
 from gpt2ref import GPT2Config, load_checkpoint
 
 from .implementations import Implementation, implementation_class
-from .memory import Ledger
+from .memory import DeviceMemory
 from .plan import SEED
 
 
 @dataclass
 class Peer:
-    """An implementation, loaded, and what is known of it as a whole."""
+    """A loaded implementation, with the figures that all its results share."""
 
     name: str
     implementation: Implementation
     load_seconds: float
-    memory: Ledger
-    first_call_seconds: float | None = (
-        None  # of the first generation after loading, whatever its shape
-    )
+    memory: DeviceMemory
+    first_call_seconds: float | None = None  # of the first generation after loading, in any shape
 
 
 class Weights:
-    """Each implementation is loaded when first asked for, from a checkpoint that was written here just before.
+    """Loads each implementation when it is first asked for, from a checkpoint written here before.
 
-    So what is loaded comes from the operating system's file cache: load times are those of reading and arranging, and
-    not of a disk.
+    The checkpoint is then in the operating system's file cache, so load times do not depend on the
+    disk.
     """
 
     def __init__(
@@ -62,9 +60,8 @@ class Weights:
             {key: tensor.to(dtype) for key, tensor in tensors.items()},
         )
         del tensors
-        self.judge = load_checkpoint(
-            self.checkpoint, device=device
-        )  # its plain forward is the judge of everyone's tokens
+        # Its plain forward pass judges the tokens of all implementations.
+        self.judge = load_checkpoint(self.checkpoint, device=device)
         self._peers: dict[str, Peer] = {}
 
     def peer(self, name: str) -> Peer:
@@ -75,7 +72,7 @@ class Weights:
     def _load(self, name: str) -> Peer:
         implementation = implementation_class(name)
         source = implementation.convert(self.checkpoint, Path(self._folder.name) / name)
-        memory = Ledger(self.device)
+        memory = DeviceMemory(self.device)
 
         def load() -> tuple[Implementation, float]:
             start = self.clock()
@@ -87,7 +84,7 @@ class Weights:
         return Peer(name, loaded, seconds, memory)
 
     def free(self) -> None:
-        """Give the memory and the disk back, for the next size."""
+        """Free the memory and the disk, for the next size."""
         self._peers.clear()
         del self.judge
         gc.collect()

@@ -1,9 +1,10 @@
-"""`gpt2-conformance my_gpt2.py`: the suite on your own GPT-2, from anywhere. In a clone: `python -m conformance my_gpt2.py`.
+"""Judges your own GPT-2, from any folder. In a clone: `python -m conformance my_gpt2.py`.
 
     gpt2-conformance ADAPTER... [option]...
 
-ADAPTER is gpt2ref, huggingface, a file with a `load` function (my_gpt2.py), package.module, either with :function, or
-"command: program". The options are those of pytest, and:
+ADAPTER is gpt2ref, huggingface, a Python file or module with a `load` function (my_gpt2.py,
+package.module), or with another one (my_gpt2.py:function), or "command: program".
+The options are those of pytest, and:
 
 """
 
@@ -20,7 +21,10 @@ MISSING = "{error}. The suite needs more than gpt2ref alone: pip install 'gpt2re
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The exit status: 0 for a right GPT-2, 1 for another, and more where there is no verdict, as pytest has it."""
+    """Run the suite and return pytest's exit status: 0 for a right GPT-2, 1 for a wrong one.
+
+    Any other status means that there is no verdict.
+    """
     try:
         import pytest
 
@@ -37,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     adapters = list(itertools.takewhile(lambda word: not word.startswith("-"), words))
     chosen = [word for adapter in adapters for word in ("--implementation", adapter)]
-    # Not the settings of the project that one stands in: they are for its own tests.
+    # Ignore the pytest settings of the current folder: they are for its own tests.
     settings = [
         "-c",
         str(FOLDER / "installed.ini"),
@@ -47,10 +51,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--tb=short",
         "-rN",
     ]
-    settings += [
-        "-W",
-        "ignore::pytest.PytestAssertRewriteWarning",
-    ]  # for this module, which is no test
+    # pytest warns that this module, which is no test, was imported before it could be rewritten.
+    settings += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]
     return pytest.main([*settings, str(FOLDER), *chosen, *words[len(adapters) :]])
 
 

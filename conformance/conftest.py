@@ -1,4 +1,4 @@
-"""Command-line options, and the fixtures that hand each test an implementation and a checkpoint."""
+"""The options, and the fixtures that give a test an implementation and a checkpoint."""
 
 from __future__ import annotations
 
@@ -20,9 +20,10 @@ from .checkpoints.tensors import DICE, SMALL, Tensors, trained_like, write_check
 from .options import DTYPES
 from .probes.experiment import PROBE
 from .requirements import REQUIREMENTS
-from .verdict.plugin import Verdict
+from .verdict.plugin import READING, VerdictPlugin
 
-# Derandomised: the same inputs in every run, so that a verdict can be repeated. No deadline on shared machines.
+# Derandomised, so that every run has the same inputs and the same verdict. Without a deadline,
+# since a shared machine may be slow.
 LAWS = "conformance laws"
 settings.register_profile(
     LAWS,
@@ -35,10 +36,8 @@ settings.register_profile(
 )
 
 _ADAPTERS: pytest.StashKey[list[Adapter]] = pytest.StashKey()
-Reading = Callable[[str, Any, Any], None]
-WriteCheckpoint = Callable[
-    ..., Path
-]  # name, config, what makes the tensors, and more fields of the config if need be
+Reading = Callable[[str, Any, Any], None]  # quantity, what was read, what GPT-2 has
+WriteCheckpoint = Callable[..., Path]  # name, config, maker of the tensors, more config fields
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -49,22 +48,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_cmdline_main(config: pytest.Config) -> int | None:
     option = config.option
-    if (
-        option.defects == "all"
-        and getattr(option, "numprocesses", 0) is None
-        and not hasattr(config, "workerinput")
-    ):
-        option.numprocesses, option.dist = (
-            os.cpu_count(),
-            "loadgroup",
-        )  # with pytest-xdist, all there is to a machine
-    if not config.option.list_requirements:
+    has_xdist = getattr(option, "numprocesses", 0) is None
+    if option.defects == "all" and has_xdist and not hasattr(config, "workerinput"):
+        option.numprocesses, option.dist = os.cpu_count(), "loadgroup"
+    if not option.list_requirements:
         return None
-    for requirement in REQUIREMENTS.values():
-        print(f"{requirement.id:32} {requirement.sentence}")
-        print(
-            f"{'':32} {requirement.source}; profile {requirement.profile}; since {requirement.since}"
-        )
+    for each in REQUIREMENTS.values():
+        print(f"{each.id:32} {each.sentence}")
+        print(f"{'':32} {each.source}; profile {each.profile}; since {each.since}")
     return 0
 
 
@@ -74,25 +65,22 @@ def pytest_configure(config: pytest.Config) -> None:
     try:
         device = torch.device(config.option.device)
         torch.empty(0, device=device)
-    except (
-        RuntimeError,
-        AssertionError,
-    ) as error:  # a build without CUDA answers with an AssertionError
+    except (RuntimeError, AssertionError) as error:  # the latter from a build without CUDA
         raise pytest.UsageError(f"--device {config.option.device}: {error}") from None
     dtype = DTYPES[config.option.dtype or "float32"]
     names = list(dict.fromkeys(config.option.implementation or ["gpt2ref"]))
-    plugin = Verdict
+    plugin = VerdictPlugin
     if config.option.defects:
-        from .kill_matrix.run import KillMatrix, adapters
+        from .kill_matrix.run import KillMatrixPlugin, adapters
 
-        # Each law by a hundred defects, of which nobody reads the smallest example.
+        # Many defects break a law, and nobody reads the smallest example of each.
         settings.register_profile(
             LAWS,
             settings.get_profile(LAWS),
             max_examples=4,
             phases=[Phase.explicit, Phase.generate],
         )
-        names, plugin = adapters(config.option.defects), KillMatrix
+        names, plugin = adapters(config.option.defects), KillMatrixPlugin
     chosen = [Adapter(name, config.option.device, dtype) for name in names]
     config.stash[_ADAPTERS] = chosen
     config.pluginmanager.register(plugin(config, chosen), "conformance-verdict")
@@ -133,18 +121,16 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         if here not in item.path.parents:
             kept.append(item)
             continue
-        item.add_marker(
-            pytest.mark.filterwarnings("default")
-        )  # a warning of the library that is judged is no error
+        # A warning of the library that is judged is not an error.
+        item.add_marker(pytest.mark.filterwarnings("default"))
         marks = list(item.iter_markers("requirement"))
         if len(marks) != 1 or marks[0].args[0] not in REQUIREMENTS:
             raise pytest.UsageError(
                 f"{item.nodeid}: expected one @requirement of requirements.py, found {marks}"
             )
-        slow = item.get_closest_marker("slow") is not None and "slow" not in (
-            config.option.markexpr or ""
-        )
-        unasked = marks[0].args[0] == "parity.given-checkpoint" and not config.option.checkpoint
+        slow = item.get_closest_marker("slow") and "slow" not in (config.option.markexpr or "")
+        needs_checkpoint = marks[0].args[0] == "parity.given-checkpoint"
+        unasked = needs_checkpoint and not config.option.checkpoint
         (dropped if slow or unasked else kept).append(item)
     if dropped:
         config.hook.pytest_deselected(items=dropped)
@@ -153,7 +139,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture(autouse=True)
 def one_thread(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Small models gain nothing from a second thread, and on a busy machine waiting for it takes five times as long."""
+    """Compute small models in one thread.
+
+    They gain nothing from a second one, and waiting for it on a busy machine takes five times as
+    long.
+    """
     before = torch.get_num_threads()
     if "gpt2_124m" not in request.fixturenames and not request.node.get_closest_marker("slow"):
         torch.set_num_threads(1)
@@ -163,7 +153,7 @@ def one_thread(request: pytest.FixtureRequest) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def adapter(request: pytest.FixtureRequest, probe_shape: GPT2Config) -> Adapter:
-    """The adapter that is judged, once it has shown that it works at all."""
+    """The adapter that is judged, after it was tried out."""
     chosen: Adapter = request.param
     chosen.try_out(DICE if probe_shape == PROBE else probe_shape)
     return chosen
@@ -171,18 +161,21 @@ def adapter(request: pytest.FixtureRequest, probe_shape: GPT2Config) -> Adapter:
 
 @pytest.fixture
 def reading(request: pytest.FixtureRequest) -> Reading:
-    """Reports what was read out of the logits, and what GPT-2 has: a number, a word, or the points of a curve."""
+    """Records a quantity that was read from the logits, and GPT-2's.
+
+    Both are a number, a word, or the points of a curve.
+    """
 
     def record_reading(quantity: str, read: Any, expected: Any) -> None:
         value = {"quantity": quantity, "read": read, "expected": expected}
-        request.node.user_properties.append(("reading", value))
+        request.node.user_properties.append((READING, value))
 
     return record_reading
 
 
 @pytest.fixture(scope="session")
 def write(tmp_path_factory: pytest.TempPathFactory) -> WriteCheckpoint:
-    """Writes a checkpoint under a name, once a session."""
+    """Writes a checkpoint under a name, once in a session."""
     root = tmp_path_factory.mktemp("checkpoints")
 
     def write_once(
@@ -210,6 +203,6 @@ def probe_shape(request: pytest.FixtureRequest) -> GPT2Config:
 
 @pytest.fixture(scope="session")
 def gpt2_124m(write: WriteCheckpoint) -> Path:
-    """The shape of the published 124M model: 548 MB."""
+    """A checkpoint in the shape of the published 124M model: 548 MB."""
     config = PUBLISHED_CONFIGS["gpt2"]
     return write("gpt2-124m", config, lambda: trained_like(config, seed=0))

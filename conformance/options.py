@@ -1,4 +1,4 @@
-"""The suite's command-line options, for pytest and for the help of `gpt2-conformance`, and its markers."""
+"""The suite's command-line options, for pytest and `gpt2-conformance --help`, and its markers."""
 
 from __future__ import annotations
 
@@ -20,61 +20,64 @@ MARKERS = (
     "slow: published sizes above 124M; minutes and gigabytes (run with -m slow)",
     "xdist_group(name): pytest-xdist's, which need not be installed",
 )
+OPTIONS: dict[str, dict[str, Any]] = {
+    "--implementation": {
+        "action": "append",
+        "metavar": "ADAPTER",
+        "help": "judge this implementation: gpt2ref (the default), huggingface, my_gpt2.py, "
+        "package.module, package.module:load or 'command: program'; may be given several times",
+    },
+    "--device": {
+        "default": "cpu",
+        "help": "device given to the adapter's load() (default: cpu)",
+    },
+    "--dtype": {
+        "choices": [*DTYPES],
+        "help": "judge in this dtype alone (default: float32, and parity in all)",
+    },
+    "--checkpoint": {
+        "help": "a real checkpoint, a folder or hub id, for parity.given-checkpoint",
+    },
+    "--probe-shape": {
+        "choices": ["small", *PUBLISHED_CONFIGS],
+        "default": "small",
+        "help": "shape of the probes' checkpoints: small (the default), or a published shape for "
+        "an implementation that can't have another",
+    },
+    "--conformance-report": {
+        "metavar": "JSON",
+        "help": f"write all results to this file; python -m {__package__}.pages makes a page of it",
+    },
+    "--known-deviations": {
+        "action": "append",
+        "metavar": "TOML",
+        "help": "a file of requirements that are known to fail, each with its reason, and that "
+        "must not pass; may be given several times",
+    },
+    "--write-known-deviations": {
+        "metavar": "TOML",
+        "help": "write the failures of this run as a new file of that kind",
+    },
+    "--defects": {
+        "nargs": "?",
+        "const": "all",
+        "metavar": "NAMES",
+        "help": "judge the suite itself by the wrong GPT-2s of its catalogue: by all, or by those "
+        "that are named, separated by commas",
+    },
+    "--defects-report": {
+        "metavar": "JSON",
+        "help": "write the kill matrix to this file; "
+        f"python -m {__package__}.pages makes a page of it",
+    },
+    "--list-requirements": {
+        "action": "store_true",
+        "help": "print all requirements and exit",
+    },
+}
 
 
 def add(option: Callable[..., Any]) -> None:
-    """`option`: a parser's add_argument, or what is like it."""
-    option(
-        "--implementation",
-        action="append",
-        metavar="ADAPTER",
-        help="judge this one: gpt2ref (the default), huggingface, my_gpt2.py, package.module or package.module:load; "
-        "may be given several times",
-    )
-    option("--device", default="cpu", help="device given to the adapter's load() (default: cpu)")
-    option(
-        "--dtype",
-        choices=[*DTYPES],
-        help="judge in this dtype alone (default: float32, parity in all)",
-    )
-    option(
-        "--checkpoint",
-        help="a real checkpoint, folder or hub id, for the requirement parity.given-checkpoint",
-    )
-    option(
-        "--probe-shape",
-        choices=["small", *PUBLISHED_CONFIGS],
-        default="small",
-        help="shape of the probes' checkpoints: small, or a published one for an implementation that has it built in",
-    )
-    option(
-        "--conformance-report",
-        metavar="JSON",
-        help=f"write all results there; python -m {__package__}.pages.report_page reads it",
-    )
-    option(
-        "--known-deviations",
-        action="append",
-        metavar="TOML",
-        help="what may fail, each entry with its reason, and may not pass; may be given several times",
-    )
-    option(
-        "--write-known-deviations",
-        metavar="TOML",
-        help="write the present failures as such a file, a new one",
-    )
-    option(
-        "--defects",
-        nargs="?",
-        const="all",
-        metavar="NAMES",
-        help="judge the suite itself, by the wrong GPT-2s of its catalogue, or by those named, with commas between",
-    )
-    option(
-        "--defects-report",
-        metavar="JSON",
-        help=f"write the kill matrix; python -m {__package__}.pages.kill_matrix_page reads it",
-    )
-    option(
-        "--list-requirements", action="store_true", help="print what is asked of a GPT-2, and stop"
-    )
+    """Add the options. `option` is the add_argument of a parser, or a function like it."""
+    for name, settings in OPTIONS.items():
+        option(name, **settings)

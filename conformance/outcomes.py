@@ -1,7 +1,7 @@
-"""What a test of the suite can come to, as types: tests and adapters raise them, with fields.
+"""How a test of the suite ends when it does not pass, as types with fields.
 
-The plugin maps them to pytest's own outcomes, once. No text is read back: what a verdict, a report or
-a diagnosis needs is in the fields, and the sentence a person reads is made of them here.
+Tests and adapters raise them. The plugin maps them to pytest's outcomes (verdict/plugin.py). A
+verdict, a report and a diagnosis read the fields; no text is read back.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ class NotApplicable(Outcome):
 
 
 class Variant(Outcome):
-    """The implementation does as another source does, which is no mistake. The argument says what."""
+    """The implementation does what another source does: no mistake. The argument says what."""
 
 
 class Failure(Outcome):
     """The implementation's answer is wrong.
 
-    `read`: what was found, in words. `expected`: what GPT-2 has instead, if that is not in `read`.
-    `mistakes`: ids of the catalogue's entries that give just this answer. `own`: whether they are
-    mistakes of the fact that the requirement is about; else they only spoil its answer.
+    `read`: what was found, in words. `expected`: what GPT-2 has instead, unless `read` says it.
+    `mistakes`: the ids of the catalogue's entries that give this very answer. `own`: whether they
+    are mistakes of the fact that the requirement is about, and not others that spoil its answer.
     """
 
     def __init__(
@@ -42,4 +42,16 @@ class Failure(Outcome):
         self.own = own
 
     def __str__(self) -> str:
-        return f"reads {self.read}; GPT-2 has {self.expected}" if self.expected else self.read
+        return sentence(self.read, self.expected)
+
+
+def sentence(read: str, expected: str) -> str:
+    """Say in one sentence what was read and what GPT-2 has instead; `expected` may be empty."""
+    return f"reads {read}; GPT-2 has {expected}" if expected else read
+
+
+def check(holds: bool, read: str, *, expected: str = "") -> None:
+    """Raise a Failure unless `holds`. Unlike `assert`, it reports these words alone."""
+    __tracebackhide__ = True
+    if not holds:
+        raise Failure(read, expected=expected)

@@ -1,7 +1,13 @@
-"""For pytest, where the suite is installed: `pytest --pyargs gpt2ref_conformance --implementation my_gpt2.py`.
+"""Lets pytest run the installed suite by its name.
 
-pytest reads the options of a conftest.py only in the folders that are named on its command line. So the name of this
-package, or of one of its modules, becomes its path there, and nothing is done to any other run of pytest.
+    pytest --pyargs gpt2ref_conformance --implementation my_gpt2.py
+
+pytest reads the options of a conftest.py only in folders that its command line names. So this
+plugin replaces the name of the package, or of one of its modules, by its path. It does nothing to
+other runs.
+
+The suite has two names, because `pytest conformance/` needs this folder in a clone, and an
+installed package called `conformance` would collide with those of other projects.
 """
 
 from __future__ import annotations
@@ -21,7 +27,10 @@ def pytest_load_initial_conftests(early_config: pytest.Config, args: list[str]) 
 
 
 def path_of(word: str) -> str:
-    """gpt2ref_conformance.test_eos::test_x -> .../test_eos.py::test_x; what is not of this package stays."""
+    """Turn gpt2ref_conformance.test_eos::test_x into .../test_eos.py::test_x.
+
+    A word that does not name this package is returned as it is.
+    """
     name, *rest = word.split("::")
     package, _, module = name.partition(".")
     if package != __package__:

@@ -1,7 +1,9 @@
-"""What the suite asks of a GPT-2: every requirement once, with a stable id, one sentence, and where it comes from.
+"""The requirements: what the suite asks of a GPT-2.
 
-A test in this folder carries `@requirement("family.name")`; a test without one, or one with an id that is not listed
-here, is a collection error. Ids never change their meaning; `since` is the version of gpt2ref that brought them.
+Each has a stable id, one sentence that is true of GPT-2, and a source. A test in this folder is
+marked with `@requirement("family.name")`. A test without a mark, or with an id that is not listed
+here, is a collection error. Ids never change their meaning. `since` is the version of gpt2ref that
+added a requirement.
 """
 
 from __future__ import annotations
@@ -36,183 +38,226 @@ class Requirement:
 
     @property
     def family(self) -> str:
-        return self.id.split(".")[0]
+        return self.id.partition(".")[0]
+
+    @property
+    def name(self) -> str:
+        """The id without the family."""
+        return self.id.partition(".")[2]
 
     @property
     def profile(self) -> str:
-        """What an implementation needs for it to apply: logits alone, or a cache, generation, text, its weights."""
+        """What an implementation must offer: logits, cache, generation, text or weights."""
         if self.id in ("keys.published-sizes", "keys.round-trip"):
             return "weights"
         return _PROFILES.get(self.family, "logits")
 
 
 def _family(name: str, *rows: tuple[str, str, str]) -> list[Requirement]:
-    return [Requirement(f"{name}.{suffix}", sentence, source) for suffix, sentence, source in rows]
+    return [Requirement(f"{name}.{suffix}", sentence, source) for suffix, source, sentence in rows]
 
 
 _ALL = [
     *_family(
         "keys",
-        ("published-sizes", "Every tensor of the four published sizes has its place and shape, and no other has.", HF_MODEL),
-        ("round-trip", "The weights read back out are, bit for bit, the ones that were put in.", HF_MODEL),
-        ("prefix", "Names with and without `transformer.` load alike.", HF_LOADING),
-        ("mask-buffers", "The mask buffers of older files are no weights and change nothing.", HF_MODEL),
-        ("tied-head", "With lm_head.weight equal to wte.weight, or without it, a file loads alike.", OPENAI_MODEL),
-        ("differing-head", "An lm_head.weight unlike wte.weight is refused, or overruled, or the head alone.", DESIGN),
-        ("half-file", "A file in half precision gives the logits of exactly those numbers.", HF_LOADING),
-        ("missing", "A file that lacks a tensor is refused.", DESIGN),
-        ("unexpected", "A file with a tensor too many, such as a block more than the config has, is refused.", DESIGN),
-        ("wrong-shape", "A tensor of the wrong shape is refused, also where it would broadcast.", HF_LOADING),
+        ("published-sizes", HF_MODEL,
+         "The four published sizes have all of GPT-2's tensors, in their shapes, and no others."),
+        ("round-trip", HF_MODEL, "The loaded weights are, bit for bit, those of the file."),
+        ("prefix", HF_LOADING, "Names with and without `transformer.` load alike."),
+        ("mask-buffers", HF_MODEL,
+         "The mask buffers in older files are not weights and change nothing."),
+        ("tied-head", OPENAI_MODEL,
+         "A file loads alike with an lm_head.weight equal to wte.weight and without one."),
+        ("differing-head", DESIGN,
+         "An lm_head.weight unlike wte.weight is refused, ignored, or used for the head alone."),
+        ("half-file", HF_LOADING,
+         "A file in half precision gives the logits of exactly those numbers."),
+        ("missing", DESIGN, "A file that lacks a tensor is refused."),
+        ("unexpected", DESIGN,
+         "A file with an extra tensor, such as one of a further block, is refused."),
+        ("wrong-shape", HF_LOADING,
+         "A tensor of the wrong shape is refused, even if it would broadcast."),
     ),
     *_family(
         "transpose",
-        ("attn.c_attn", "attn.c_attn.weight multiplies from the right: x @ w.", OPENAI_MODEL),
-        ("attn.c_proj", "attn.c_proj.weight, though square, multiplies from the right: x @ w.", OPENAI_MODEL),
-        ("mlp.c_fc", "mlp.c_fc.weight multiplies from the right: x @ w.", OPENAI_MODEL),
-        ("mlp.c_proj", "mlp.c_proj.weight multiplies from the right: x @ w.", OPENAI_MODEL),
-        ("square", "With n_inner = n_embd, where every matrix but c_attn is square, they multiply from the right.", HF_MODEL),
+        ("attn.c_attn", OPENAI_MODEL, "attn.c_attn.weight multiplies from the right: x @ w."),
+        ("attn.c_proj", OPENAI_MODEL,
+         "attn.c_proj.weight, though square, multiplies from the right: x @ w."),
+        ("mlp.c_fc", OPENAI_MODEL, "mlp.c_fc.weight multiplies from the right: x @ w."),
+        ("mlp.c_proj", OPENAI_MODEL, "mlp.c_proj.weight multiplies from the right: x @ w."),
+        ("square", HF_MODEL,
+         "With n_inner = n_embd, the square matrices multiply from the right: x @ w."),
     ),
     *_family(
         "parity",
-        ("float64", "In float64, logits equal Hugging Face's to rounding.", HF_MODEL),
-        ("float32", "In float32, logits are as near to the float64 truth as Hugging Face's own.", HF_MODEL),
-        ("bfloat16", "In bfloat16, logits are as near to the float64 truth as Hugging Face's own.", HF_MODEL),
-        ("float16", "In float16, logits are as near to the float64 truth as Hugging Face's own.", HF_MODEL),
-        ("full-context", "The 124M shape's logits are right over its whole context of 1024 tokens.", HF_MODEL),
-        ("given-checkpoint", "The logits of the checkpoint given with --checkpoint are right.", HF_MODEL),
-        ("published-sizes", "The medium, large and XL shapes' logits are right.", HF_MODEL),
+        ("float64", HF_MODEL, "In float64, logits equal Hugging Face's to rounding."),
+        ("float32", HF_MODEL,
+         "In float32, logits are as near to the float64 truth as Hugging Face's own."),
+        ("bfloat16", HF_MODEL,
+         "In bfloat16, logits are as near to the float64 truth as Hugging Face's own."),
+        ("float16", HF_MODEL,
+         "In float16, logits are as near to the float64 truth as Hugging Face's own."),
+        ("full-context", HF_MODEL,
+         "The logits of the 124M shape are right over its whole context of 1024 tokens."),
+        ("given-checkpoint", HF_MODEL,
+         "The logits of the checkpoint given with --checkpoint are right."),
+        ("published-sizes", HF_MODEL, "The logits of the medium, large and XL shapes are right."),
     ),
     *_family(
         "activation",
-        ("curve", "The MLP's activation is GELU in its tanh form.", OPENAI_MODEL),
+        ("curve", OPENAI_MODEL, "The MLP's activation is GELU in its tanh form."),
     ),
     *_family(
         "layer-norm",
-        ("epsilon-ln_1", "ln_1 adds the config's epsilon, 1e-5, to the variance.", OPENAI_MODEL),
-        ("epsilon-ln_2", "ln_2 adds the config's epsilon, 1e-5, to the variance.", OPENAI_MODEL),
-        ("epsilon-ln_f", "ln_f adds the config's epsilon, 1e-5, to the variance.", OPENAI_MODEL),
-        ("epsilon-place", "LayerNorm's epsilon is inside the root.", OPENAI_MODEL),
-        ("variance", "LayerNorm divides by n_embd: the variance is the biased one.", OPENAI_MODEL),
-        ("mean", "LayerNorm subtracts the mean.", OPENAI_MODEL),
+        ("epsilon-ln_1", OPENAI_MODEL, "ln_1 adds the config's epsilon, 1e-5, to the variance."),
+        ("epsilon-ln_2", OPENAI_MODEL, "ln_2 adds the config's epsilon, 1e-5, to the variance."),
+        ("epsilon-ln_f", OPENAI_MODEL, "ln_f adds the config's epsilon, 1e-5, to the variance."),
+        ("epsilon-place", OPENAI_MODEL, "LayerNorm adds epsilon inside the square root."),
+        ("variance", OPENAI_MODEL, "LayerNorm divides by n_embd: the variance is the biased one."),
+        ("mean", OPENAI_MODEL, "LayerNorm subtracts the mean."),
     ),
     *_family(
         "blocks",
-        ("norms", "ln_1 comes before attention and ln_2 before the MLP, inside the residual branch.", OPENAI_MODEL),
-        ("residual", "What each branch adds to is x itself, not the normalised x.", OPENAI_MODEL),
-        ("order", "The MLP reads what attention has already added to.", OPENAI_MODEL),
-        ("branches", "What a branch adds is added as it is: 1/sqrt(n_layer) is for the initial weights.", OPENAI_MODEL),
-        ("n-inner", "An n_inner in the config is the width of the MLP.", HF_MODEL),
-        ("layers", "All blocks run, in the order of their numbers: h.2 before h.10.", OPENAI_MODEL),
+        ("norms", OPENAI_MODEL,
+         "ln_1 comes before attention and ln_2 before the MLP, inside the residual branch."),
+        ("residual", OPENAI_MODEL, "Each branch is added to x itself, not to the normalised x."),
+        ("order", OPENAI_MODEL, "The MLP reads the sum of x and attention's output."),
+        ("branches", OPENAI_MODEL,
+         "A branch is added unscaled: 1/sqrt(n_layer) is for the initial weights."),
+        ("n-inner", HF_MODEL, "An n_inner in the config is the width of the MLP."),
+        ("layers", OPENAI_MODEL, "All blocks run, in the order of their numbers: h.2 before h.10."),
     ),
     *_family(
         "final-norm",
-        ("count", "ln_f is applied exactly once, before the head.", OPENAI_MODEL),
+        ("count", OPENAI_MODEL, "ln_f is applied exactly once, before the head."),
     ),
     *_family(
         "attention",
-        ("scale", "Scores are divided by the root of the head width.", OPENAI_MODEL),
-        ("heads", "There are n_head heads, which no tensor's shape tells.", OPENAI_MODEL),
-        ("qkv-order", "c_attn gives queries, keys and values, in this order.", OPENAI_MODEL),
-        ("qkv-layout", "c_attn's columns are three blocks of n_embd, not a block a head.", OPENAI_MODEL),
-        ("head-split", "A head has neighbouring channels, and its own positions.", OPENAI_MODEL),
-        ("head-merge", "Heads are put side by side in their order.", OPENAI_MODEL),
-        ("mask", "A position sees itself and those before it, masked before the softmax.", OPENAI_MODEL),
-        ("softmax", "Weights add up to one over the keys.", OPENAI_MODEL),
-        ("large-scores", "Scores of 1400 or of -1400 for all keys give the weights that zeros give.", OPENAI_MODEL),
-        (
-            "visibility",
-            "Each position sees itself and all before it, in every layer and up to the last position: "
-            "with equal scores, 1/(i+1) of each.",
-            OPENAI_MODEL,
-        ),
+        ("scale", OPENAI_MODEL, "Scores are divided by the square root of the head width."),
+        ("heads", OPENAI_MODEL, "There are n_head heads, a number that no tensor's shape shows."),
+        ("qkv-order", OPENAI_MODEL, "c_attn gives queries, keys and values, in this order."),
+        ("qkv-layout", OPENAI_MODEL,
+         "c_attn's columns are three blocks of n_embd, not one block for each head."),
+        ("head-split", OPENAI_MODEL, "Each head has adjacent channels of every position."),
+        ("head-merge", OPENAI_MODEL, "The outputs of the heads are concatenated in their order."),
+        ("mask", OPENAI_MODEL,
+         "A position attends to itself and those before it, masked before the softmax."),
+        ("softmax", OPENAI_MODEL, "The attention weights of a query sum to one over the keys."),
+        ("large-scores", OPENAI_MODEL,
+         "Scores of 1400 or -1400 for all keys give the weights that zeros give."),
+        ("visibility", OPENAI_MODEL,
+         "With equal scores, position i attends with 1/(i+1) to all up to itself, in every layer."),
     ),
     *_family(
         "embedding",
-        ("positions", "wpe's rows are added unscaled, row 0 to the first token.", OPENAI_MODEL),
-        ("tokens", "wte's rows are taken by the token's id, unscaled.", OPENAI_MODEL),
+        ("positions", OPENAI_MODEL,
+         "The rows of wpe are added unscaled, row 0 to the first token."),
+        ("tokens", OPENAI_MODEL, "The rows of wte are looked up by token id, unscaled."),
     ),
     *_family(
         "vectors",
-        ("c_attn-bias", "attn.c_attn.bias is used for queries and values (for keys it can't be seen).", OPENAI_MODEL),
-        ("attn-c_proj-bias", "attn.c_proj.bias is used.", OPENAI_MODEL),
-        ("c_fc-bias", "mlp.c_fc.bias is used.", OPENAI_MODEL),
-        ("mlp-c_proj-bias", "mlp.c_proj.bias is used.", OPENAI_MODEL),
-        ("ln_1", "ln_1's weight and bias are used, channel by channel.", OPENAI_MODEL),
-        ("ln_2", "ln_2's weight and bias are used, channel by channel.", OPENAI_MODEL),
-        ("ln_f", "ln_f's weight and bias are used, channel by channel.", OPENAI_MODEL),
+        ("c_attn-bias", OPENAI_MODEL,
+         "attn.c_attn.bias is used for queries and values; for keys it has no effect."),
+        ("attn-c_proj-bias", OPENAI_MODEL, "attn.c_proj.bias is used."),
+        ("c_fc-bias", OPENAI_MODEL, "mlp.c_fc.bias is used."),
+        ("mlp-c_proj-bias", OPENAI_MODEL, "mlp.c_proj.bias is used."),
+        ("ln_1", OPENAI_MODEL, "ln_1's weight and bias are used, channel by channel."),
+        ("ln_2", OPENAI_MODEL, "ln_2's weight and bias are used, channel by channel."),
+        ("ln_f", OPENAI_MODEL, "ln_f's weight and bias are used, channel by channel."),
     ),
     *_family(
         "head",
-        ("raw", "Logits are ln_f's output times wte, without a shift (a constant per position is a variant).", OPENAI_MODEL),
+        ("raw", OPENAI_MODEL,
+         "Logits are ln_f's output times wte; a constant added to a position is a variant."),
     ),
     *_family(
         "config",
-        ("attention-scaling", "A config that scales attention otherwise is followed or refused, not read past.", HF_MODEL),
+        ("attention-scaling", HF_MODEL,
+         "A config that scales attention in another way is followed or refused, not ignored."),
     ),
     *_family(
         "context",
-        ("too-long", "More tokens than there are positions are refused.", HF_MODEL),
+        ("too-long", HF_MODEL, "More tokens than n_positions are refused."),
     ),
     *_family(
         "cache",
-        ("splits", "Fed in any pieces, a sequence has the logits that it has in one.", OPENAI_MODEL),
-        ("steps", "The 124M shape's logits are the same fed one token at a time.", OPENAI_MODEL),
-        ("bfloat16", "In bfloat16 too, a sequence fed in pieces has its logits.", OPENAI_MODEL),
-        ("branches", "Two continuations of one prefix do not see each other.", OPENAI_MODEL),
-        ("second-prompt", "A second prompt, also in a batch of another size, sees nothing of the first.", OPENAI_MODEL),
+        ("splits", OPENAI_MODEL,
+         "A sequence has the same logits in any number of pieces as in one."),
+        ("steps", OPENAI_MODEL,
+         "The 124M shape has the same logits when it gets one token at a time."),
+        ("bfloat16", OPENAI_MODEL,
+         "In bfloat16 too, a sequence has the same logits in pieces as in one."),
+        ("branches", OPENAI_MODEL, "Two continuations of one prefix do not see each other."),
+        ("second-prompt", OPENAI_MODEL,
+         "A second prompt sees nothing of the first, even in a batch of another size."),
     ),
     *_family(
         "eos",
-        ("first-step", "EOS as the first new token gives no tokens.", TEXTBOOK),
-        ("middle", "EOS ends a sequence, and is not part of the result.", TEXTBOOK),
-        ("last-step", "EOS at the last step is not part of the result either.", TEXTBOOK),
-        ("never", "Without EOS, exactly max_new_tokens tokens come, also 0 and 1.", TEXTBOOK),
-        ("per-row", "Each row of a batch stops by itself, and the others go on.", DESIGN),
-        ("in-prompt", "EOS inside the prompt ends nothing.", DESIGN),
-        ("probability", "A sampled EOS ends a row as often as its probability says: lengths are geometric.", TEXTBOOK),
+        ("first-step", TEXTBOOK, "With EOS as the first new token, there are no new tokens."),
+        ("middle", TEXTBOOK, "EOS ends a sequence and is not part of the result."),
+        ("last-step", TEXTBOOK, "EOS at the last step is not part of the result either."),
+        ("never", TEXTBOOK,
+         "Without EOS, there are exactly max_new_tokens new tokens, also for 0 and 1."),
+        ("per-row", DESIGN, "Each row of a batch stops by itself, and the others go on."),
+        ("in-prompt", DESIGN, "EOS inside the prompt ends nothing."),
+        ("probability", TEXTBOOK,
+         "A sampled EOS ends a row with its probability: lengths are geometric."),
     ),
     *_family(
         "generation",
-        ("greedy", "Temperature 0 gives the tokens of the loop that feeds the whole sequence each step.", TEXTBOOK),
-        ("window", "Past n_positions, the last n_positions tokens are in view, counted from position 0.", TEXTBOOK),
-        (
-            "induction",
-            "What followed a pair of words before follows it again: attention, mask, positions and cache in every new token.",
-            OPENAI_MODEL,
-        ),
-        ("exact-fit", "A prompt and its new tokens may fill the context to its last position.", TEXTBOOK),
-        ("empty-prompt", "A prompt without tokens starts from <|endoftext|>, or is refused.", DESIGN),
-        ("leaves-no-trace", "Generating changes nothing: the logits are the same before and after.", DESIGN),
-        ("ragged", "A prompt in a batch with longer ones gets the tokens that it gets alone.", DESIGN),
-        ("ragged-eos", "EOS in such a prompt is a token like others, not what fills it up.", DESIGN),
+        ("greedy", TEXTBOOK,
+         "Temperature 0 gives the tokens of a loop that feeds the whole sequence each step."),
+        ("window", TEXTBOOK,
+         "Past n_positions, the last n_positions tokens are used, from position 0."),
+        ("induction", OPENAI_MODEL,
+         "A pair of words is followed again by the word that followed it before, at every step."),
+        ("exact-fit", TEXTBOOK,
+         "A prompt and its new tokens may fill the context to its last position."),
+        ("empty-prompt", DESIGN,
+         "A prompt without tokens starts from <|endoftext|>, or is refused."),
+        ("leaves-no-trace", DESIGN,
+         "Generation changes nothing: the logits are the same before and after."),
+        ("ragged", DESIGN,
+         "A prompt in a batch with longer ones gets the tokens that it gets alone."),
+        ("ragged-eos", DESIGN, "EOS in such a prompt is a token like any other, not padding."),
     ),
     *_family(
         "sampling",
-        ("temperature-zero", "Temperature 0 takes the largest logit, whatever the seed and top_k.", DESIGN),
-        ("top-k-one", "top_k=1 takes the largest logit at any temperature.", OPENAI_SAMPLE),
-        ("top-k", "No token below the k-th largest logit comes; every other one does.", OPENAI_SAMPLE),
-        ("top-k-ties", "Every token tied with the k-th largest logit stays.", OPENAI_SAMPLE),
-        ("top-k-above-vocabulary", "A top_k of the vocabulary's size, or above, is no restriction.", DESIGN),
-        ("top-k-none", "top_k=None is no restriction.", DESIGN),
-        ("top-k-zero", "top_k=0 is refused by name, or no restriction.", DESIGN),
-        ("nan", "A NaN among the logits is an error, not a token.", DESIGN),
-        ("distribution", "Tokens come as often as softmax(logits / temperature) over the top_k says.", OPENAI_SAMPLE),
-        ("independent-draws", "Rows and steps draw independently of each other.", OPENAI_SAMPLE),
-        ("seed", "The same seed gives the same tokens, another seed others, and nothing else has a say.", DESIGN),
+        ("temperature-zero", DESIGN,
+         "Temperature 0 takes the largest logit, whatever the seed and top_k."),
+        ("top-k-one", OPENAI_SAMPLE, "top_k=1 takes the largest logit at any temperature."),
+        ("top-k", OPENAI_SAMPLE,
+         "Tokens below the k-th largest logit are never drawn, and all others are."),
+        ("top-k-ties", OPENAI_SAMPLE, "Every token tied with the k-th largest logit stays."),
+        ("top-k-above-vocabulary", DESIGN,
+         "A top_k of the vocabulary's size or more is no restriction."),
+        ("top-k-none", DESIGN, "top_k=None is no restriction."),
+        ("top-k-zero", DESIGN, "top_k=0 is refused by name, or no restriction."),
+        ("nan", DESIGN, "A NaN among the logits is an error and gives no token."),
+        ("distribution", OPENAI_SAMPLE,
+         "Tokens are drawn from softmax(logits / temperature) over the top_k."),
+        ("independent-draws", OPENAI_SAMPLE, "Rows and steps draw independently of each other."),
+        ("seed", DESIGN,
+         "The same seed gives the same tokens, another seed others; nothing else matters."),
     ),
     *_family(
         "text",
-        ("encode", "Text becomes the ids that OpenAI's merges give.", OPENAI_ENCODER),
-        ("decode", "Ids become the text again, characters of several tokens too.", OPENAI_ENCODER),
-        ("special", "<|endoftext|> typed in a text stays text.", DESIGN),
-        ("unknown-id", "An id that is no token's is not decoded as another token's text.", DESIGN),
+        ("encode", OPENAI_ENCODER, "Text becomes the ids that OpenAI's merges give."),
+        ("decode", OPENAI_ENCODER,
+         "Ids become the text again, also a character of several tokens."),
+        ("special", DESIGN, "<|endoftext|> typed in a text stays text."),
+        ("unknown-id", DESIGN, "An id that is no token's is not decoded as another token's text."),
     ),
     *_family(
         "laws",
-        ("repeatable", "The same tokens have the same logits again, also where the config has dropout.", OPENAI_MODEL),
-        ("rows-independent", "A row's logits do not depend on the other rows of its batch.", OPENAI_MODEL),
-        ("prefix", "The logits of a prefix are the prefix of the logits: no token sees a later one.", OPENAI_MODEL),
-        ("vocabulary-permutation", "Renumbering the vocabulary renumbers the logits.", OPENAI_MODEL),
+        ("repeatable", OPENAI_MODEL,
+         "The same tokens have the same logits again, even if the config has dropout."),
+        ("rows-independent", OPENAI_MODEL,
+         "A row's logits do not depend on the other rows of its batch."),
+        ("prefix", OPENAI_MODEL,
+         "The logits of a prefix are the prefix of the logits: no token sees a later one."),
+        ("vocabulary-permutation", OPENAI_MODEL,
+         "Renumbering the vocabulary renumbers the logits."),
     ),
 ]  # fmt: skip
 
@@ -220,7 +265,10 @@ REQUIREMENTS = {requirement.id: requirement for requirement in _ALL}
 
 
 def requirement(requirement_id: str) -> pytest.MarkDecorator:
-    """Marks a test as one of those that decide the requirement."""
+    """Mark a test as one of those that decide the requirement.
+
+    Raises ValueError, naming the id, if there is no such requirement.
+    """
     if requirement_id not in REQUIREMENTS:
         raise ValueError(f"requirement {requirement_id!r}: not in requirements.py")
     return pytest.mark.requirement(requirement_id)

@@ -44,7 +44,7 @@ def in_pieces(judged: Judged, token_ids: Tensor, sizes: tuple[int, ...]) -> Tens
 
 
 def splits(total: int) -> Iterator[tuple[int, ...]]:
-    """Every way to write `total` as an ordered sum: 2 ** (total - 1) of them."""
+    """Yield every way to write `total` as an ordered sum: 2 ** (total - 1) of them."""
     for cuts in itertools.product([False, True], repeat=total - 1):
         ends = [i + 1 for i, cut in enumerate(cuts) if cut] + [total]
         yield tuple(end - start for start, end in zip([0, *ends], ends, strict=False))
@@ -103,7 +103,7 @@ def test_branches_of_one_prefix(adapter: Adapter, judged: Judged, small: Path) -
         check_logits(logits, truth[:, 3:], allowed, name)
     truth, allowed = truth_of(adapter, small, PROMPT)
     logits, _ = judged.step(first[:, 1:], branch)
-    check_logits(logits, truth[:, 4:], allowed, "the branch that was left standing")
+    check_logits(logits, truth[:, 4:], allowed, "the branch of one step, continued last")
 
 
 @requirement("cache.second-prompt")

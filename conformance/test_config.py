@@ -1,4 +1,4 @@
-"""What a config.json may ask for beyond the sizes: it is followed or refused, not read past."""
+"""Settings of a config.json beyond the sizes: they must be followed or refused, not ignored."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 
 from .adapters.adapter import Adapter
-from .adapters.protocol import ProtocolError
+from .adapters.refusal import may_refuse
 from .checkpoints.tensors import SMALL, random_token_ids, trained_like
 from .conftest import WriteCheckpoint
 from .judging.oracle import check_logits, error, expected
+from .outcomes import Failure
 from .requirements import requirement
 
 TOKEN_IDS = random_token_ids(SMALL, batch=2, time=7)
@@ -30,14 +31,13 @@ def test_attention_scaling(
     folder = write("-".join(["small", *fields]), SMALL, lambda: trained_like(SMALL, seed=0), fields)
     truth, allowed = expected(str(folder), TOKEN_IDS, adapter.precision, adapter.device)
     plain, _ = expected(str(small), TOKEN_IDS, adapter.precision, adapter.device)
-    try:
+    with may_refuse() as refusal:
         logits = adapter.load(folder).logits(TOKEN_IDS)
-    except ProtocolError:
-        raise
-    except Exception:
-        return  # refused
+    if refusal:
+        return
     if error(logits, plain).max() <= allowed:
-        pytest.fail(
-            f"the config's {fields} is read past: the logits are those of the plain 1/sqrt(head width)"
+        raise Failure(
+            f"the config's {fields} is ignored: the logits are those of the plain "
+            "1/sqrt(head width)"
         )
     check_logits(logits, truth, allowed, f"a config with {fields}")

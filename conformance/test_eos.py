@@ -1,4 +1,4 @@
-"""Where generation stops, on checkpoints that say EOS when they are told to (see `scripts`)."""
+"""Where generation stops, on checkpoints that give EOS at a chosen step (see `scripts`)."""
 
 from __future__ import annotations
 
@@ -17,26 +17,20 @@ from .adapters.refusal import accepted
 from .checkpoints.scripts import SCRIPT, by_position, chain, dice
 from .checkpoints.tensors import DICE, Tensors, write_checkpoint
 from .judging.frequencies import check_frequency
+from .outcomes import Failure, check
 from .requirements import requirement
 
-A, B, C, D, E, F, G = (
-    11,
-    262,
-    1135,
-    50255,
-    0,
-    13,
-    198,
-)  # words, EOS's neighbour and the first token among them
+# Words, among them the first token and EOS's neighbour.
+A, B, C, D, E, F, G = (11, 262, 1135, 50255, 0, 13, 198)
 
 CheckSays = Callable[[Tensors, Sequence[Sequence[int]], Sequence[Sequence[int]], int], None]
 
 
 @pytest.fixture
 def check_says(adapter: Adapter, tmp_path: Path) -> CheckSays:
-    """Checks the new ids of each prompt under a script, greedy and sampled: a script leaves no choice."""
+    """Check the new ids of each prompt under a script, which leaves a sampler no choice."""
 
-    def check(
+    def check_tokens(
         script: Tensors,
         prompts: Sequence[Sequence[int]],
         expected: Sequence[Sequence[int]],
@@ -53,15 +47,14 @@ def check_says(adapter: Adapter, tmp_path: Path) -> CheckSays:
                 )
             for row, (found, wanted) in enumerate(zip(new, expected, strict=True)):
                 if found != list(wanted):
-                    pytest.fail(
-                        f"temperature {temperature}, row {row}: new tokens {found}, should be {list(wanted)}"
-                    )
+                    where = f"in row {row} at temperature {temperature}"
+                    raise Failure(f"new tokens {found} {where}", expected=f"{list(wanted)}")
 
-    return check
+    return check_tokens
 
 
 def after(prompt_length: int, tokens: Sequence[int]) -> Tensors:
-    """A script whose new tokens, after a prompt of this length, are `tokens`; then A for ever."""
+    """Make a script that gives `tokens` after a prompt of this length, and then A for ever."""
     rest = SCRIPT.n_positions - (prompt_length - 1) - len(tokens)
     return by_position([G] * (prompt_length - 1) + list(tokens) + [A] * rest)
 
@@ -91,13 +84,14 @@ def test_never(check_says: CheckSays, max_new_tokens: int) -> None:
 
 @requirement("eos.never")
 def test_up_to_the_last_position(check_says: CheckSays) -> None:
-    prompt, tokens = [F, G], [A, B, C] * 10
-    assert len(prompt) + len(tokens) == SCRIPT.n_positions
-    check_says(after(2, tokens), [prompt], [tokens], 30)
+    prompt = [F, G]
+    room = SCRIPT.n_positions - len(prompt)
+    tokens = ([A, B, C] * room)[:room]
+    check_says(after(len(prompt), tokens), [prompt], [tokens], room)
 
 
 def followed(followers: Mapping[int, int], token: int, steps: int) -> list[int]:
-    """What a chain says after a token, up to EOS."""
+    """Return the tokens that a chain gives after a token, up to EOS."""
     new: list[int] = []
     while len(new) < steps and (token := followers[token]) != EOS:
         new.append(token)
@@ -109,8 +103,7 @@ def followed(followers: Mapping[int, int], token: int, steps: int) -> list[int]:
 def test_per_row(check_says: CheckSays, order: int) -> None:
     followers = {A: EOS, B: C, C: D, D: EOS, E: F, F: G, G: E, EOS: B}
     prompts = [[B, A], [C, C], [A, B], [A, E]][::order]
-    expected = [followed(followers, prompt[-1], 9) for prompt in prompts]
-    assert sorted(map(len, expected)) == [0, 1, 2, 9]
+    expected = [followed(followers, prompt[-1], 9) for prompt in prompts]  # of 0, 1, 2, 9 tokens
     check_says(chain(followers), prompts, expected, 9)
 
 
@@ -126,7 +119,7 @@ def test_in_prompt(check_says: CheckSays, prompt: list[int]) -> None:
 @requirement("eos.probability")
 @pytest.mark.parametrize("probability", [0.5, 0.05])
 def test_probability(adapter: Adapter, probability: float, tmp_path: Path) -> None:
-    """Where EOS is one face of a die, lengths are geometric: each step ends a row with its probability."""
+    """Lengths are geometric, where each step gives EOS with the same probability."""
     faces = {
         A: math.log((1 - probability) / 2),
         EOS: math.log(probability),
@@ -138,6 +131,7 @@ def test_probability(adapter: Adapter, probability: float, tmp_path: Path) -> No
         rows += judged.generate(
             torch.full((16, 1), B), max_new_tokens=steps, temperature=1.0, seed=seed
         )
-    assert {token for row in rows for token in row} <= {A, C}, "a token of probability 0"
+    impossible = {token for row in rows for token in row} - {A, C}
+    check(not impossible, f"tokens of probability 0: {sorted(impossible)}")
     ended = sum(len(row) < steps for row in rows)
     check_frequency(ended, sum(map(len, rows)) + ended, probability, "rows that end at a step")

@@ -1,7 +1,8 @@
-"""The tokens of the generation loop, against the textbook's, which has no cache and recomputes everything."""
+"""The tokens of the generation loop, against the textbook's loop, which has no cache."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,11 +12,12 @@ import torch
 from gpt2ref import EOS
 
 from .adapters.adapter import Adapter
-from .adapters.protocol import Judged, ProtocolError
-from .adapters.refusal import CONTEXT, accepted, names, variant
+from .adapters.protocol import Judged
+from .adapters.refusal import CONTEXT, accepted, may_refuse
 from .checkpoints.scripts import INDUCTION, induction
 from .checkpoints.tensors import SMALL, random_token_ids, write_checkpoint
 from .judging.oracle import check_logits, expected
+from .outcomes import Failure, Variant, check
 from .requirements import requirement
 
 
@@ -27,17 +29,18 @@ def check_tokens(
     n: int,
     what: str = "",
 ) -> None:
-    """Checks n greedy tokens a row one by one: each must have the largest logit after all the tokens before it.
+    """Check n greedy tokens of each row: each must have the largest logit after those before it.
 
-    So a near tie, which rounding may decide either way, is no mistake, and what follows a difference is judged too. The
-    prompts are of one length.
+    So a near tie, which rounding may decide either way, is no mistake, and the tokens that follow
+    it are judged too. The prompts have the same length. `what` begins each message.
     """
     lengths = [len(row) for row in new]
-    assert lengths == [n] * len(prompts), f"{what}{lengths} new tokens in the rows, not {n}"
+    check(lengths == [n] * len(prompts), f"{what}{lengths} new tokens in the rows, not {n}")
     sequences = torch.cat([torch.tensor(prompts), torch.tensor(new)], dim=1)
     time = len(prompts[0])
     for step in range(n):
-        # Up to the last position the logits of all steps are those of the whole; past it, each step has a window of its own.
+        # Up to the last position, one pass gives the logits of all steps. Past it, each step sees
+        # a window of its own.
         end = time + step if time + n - 1 > SMALL.n_positions else time + n - 1
         truth, allowed = expected(
             str(checkpoint),
@@ -47,10 +50,12 @@ def check_tokens(
         )
         for row, scores in enumerate(truth[:, time + step - 1 - end]):
             token_id = new[row][step]
-            # Both logits may be off by what is allowed.
-            assert scores[token_id] >= scores.max() - 2 * allowed, (
-                f"{what}row {row}, step {step}: token {token_id} has logit {float(scores[token_id]):.6g}, "
-                f"token {int(scores.argmax())} has {float(scores.max()):.6g}"
+            # Each of the two logits may be off by the allowed error.
+            check(
+                bool(scores[token_id] >= scores.max() - 2 * allowed),
+                f"{what}row {row}, step {step}: token {token_id} has logit "
+                f"{float(scores[token_id]):.6g}, "
+                f"token {int(scores.argmax())} has {float(scores.max()):.6g}",
             )
 
 
@@ -82,21 +87,17 @@ def test_up_to_the_last_position(adapter: Adapter, small: Path, time: int) -> No
 
 
 def check_window(adapter: Adapter, small: Path, prompts: torch.Tensor, max_new_tokens: int) -> None:
-    """Past the context the sources disagree: the textbook's loop crops to the last n_positions, transformers refuses."""
+    """Past the context, the textbook's loop crops to the last n_positions; transformers refuses."""
     judged = adapter.load(small)
     judged.generate(prompts[:, :4], max_new_tokens=1, temperature=0.0)
-    try:
+    with may_refuse() as refusal:
         new = judged.generate(prompts, max_new_tokens=max_new_tokens, temperature=0.0)
-    except ProtocolError:
-        raise
-    except Exception as error:
-        if names(error, *CONTEXT):
-            variant(
-                f"generation past n_positions is refused by name; the textbook's loop goes on with the last ones. ({error})"
-            )
-        pytest.fail(
-            f"past n_positions it neither goes on nor refuses by name: {type(error).__name__}: {error}"
+    if refusal.mentions(CONTEXT):
+        raise Variant(
+            "generation past n_positions is refused by name; "
+            f"the textbook's loop goes on with the last tokens. ({refusal.error})"
         )
+    check(not refusal, f"past n_positions it neither goes on nor refuses by name: {refusal}")
     check_tokens(adapter, small, prompts.tolist(), new, max_new_tokens)
 
 
@@ -124,17 +125,12 @@ def test_prompt_longer_than_the_context(adapter: Adapter, small: Path) -> None:
 def test_empty_prompt(adapter: Adapter, small: Path) -> None:
     judged = adapter.load(small)
     judged.generate(torch.tensor([[EOS]]), max_new_tokens=1, temperature=0.0)
-    try:
-        new = judged.generate(
-            torch.zeros(1, 0, dtype=torch.int64), max_new_tokens=3, temperature=0.0
-        )
-    except ProtocolError:
-        raise
-    except Exception:
-        return  # refused
-    check_tokens(
-        adapter, small, [[EOS]], new, 3, "a prompt without tokens, as if it were <|endoftext|>: "
-    )
+    with may_refuse() as refusal:
+        empty = torch.zeros(1, 0, dtype=torch.int64)
+        new = judged.generate(empty, max_new_tokens=3, temperature=0.0)
+    if not refusal:
+        what = "a prompt without tokens, as if it were <|endoftext|>: "
+        check_tokens(adapter, small, [[EOS]], new, 3, what)
 
 
 @requirement("generation.leaves-no-trace")
@@ -149,9 +145,10 @@ def test_leaves_no_trace(adapter: Adapter, small: Path, temperature: float) -> N
 
 
 WORDS = dict(zip("ABCDEFGH", (11, 262, 1135, 50255, 0, 13, 198, 31000), strict=True))
-# How a text begins, and what it then says over and over, of different lengths. In the second A has two followers.
+# The beginning of each text, and the words that it then repeats. In the second, A has two
+# followers.
 TEXTS = [("", "ABC"), ("", "ABAC"), ("GH", "DABCE"), ("", "BADCEFG")]
-PROMPT = 9  # words, among them the last two once before
+PROMPT = 9  # words; the last two occur before too
 
 
 @pytest.fixture
@@ -162,7 +159,7 @@ def inducing(adapter: Adapter, tmp_path: Path) -> Judged:
 @requirement("generation.induction")
 @pytest.mark.parametrize("temperature", [0.0, 1.0], ids=["greedy", "sampled"])
 def test_induction(inducing: Judged, temperature: float) -> None:
-    length = INDUCTION.n_positions + 1  # the last position is fed, and followed
+    length = INDUCTION.n_positions + 1  # the last position has a token and a follower
     texts = [[WORDS[word] for word in (begin + cycle * length)[:length]] for begin, cycle in TEXTS]
     prompts, wanted = torch.tensor(texts)[:, :PROMPT], [text[PROMPT:] for text in texts]
     inducing.generate(prompts[:1], max_new_tokens=length - PROMPT, temperature=temperature, seed=7)
@@ -172,14 +169,7 @@ def test_induction(inducing: Judged, temperature: float) -> None:
         )
     for row, (found, should) in enumerate(zip(new, wanted, strict=True)):
         if found != should:
-            right = next(
-                (
-                    i
-                    for i, pair in enumerate(zip(found, should, strict=False))
-                    if len(set(pair)) > 1
-                ),
-                len(found),
-            )
-            pytest.fail(
-                f"temperature {temperature}, row {row}: new tokens {found}, should be {should}; the first {right} are right"
-            )
+            pairs = zip(found, should, strict=False)
+            right = len([*itertools.takewhile(lambda pair: pair[0] == pair[1], pairs)])
+            where = f"in row {row} at temperature {temperature}, the first {right} of them right"
+            raise Failure(f"new tokens {found} {where}", expected=f"{should}")

@@ -1,8 +1,8 @@
-"""Which tensors a checkpoint has, and what a loader does with one that lacks some, has others, or has them wrong."""
+"""Loading: complete checkpoints load, and incomplete or wrong ones are refused."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
@@ -12,8 +12,7 @@ from torch import Tensor
 from gpt2ref import PUBLISHED_CONFIGS, GPT2Config
 
 from .adapters.adapter import Adapter
-from .adapters.protocol import ProtocolError
-from .adapters.refusal import accepted
+from .adapters.refusal import accepted, may_refuse
 from .checkpoints.tensors import (
     Tensors,
     random_token_ids,
@@ -23,6 +22,7 @@ from .checkpoints.tensors import (
 )
 from .conftest import WriteCheckpoint
 from .judging.oracle import check_logits, expected
+from .outcomes import Failure, NotApplicable, check
 from .requirements import requirement
 
 TINY = GPT2Config(n_positions=13, n_embd=24, n_layer=2, n_head=3)
@@ -40,9 +40,9 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def check_loads_as(adapter: Adapter, tmp_path: Path) -> Callable[[Tensors, Path], None]:
-    """Checks that a checkpoint of these tensors gives the logits that Hugging Face gives for another one."""
+    """Check that a checkpoint gives the logits that Hugging Face gives for another one."""
 
-    def check(variant: Tensors, like: Path) -> None:
+    def check_logits_of(variant: Tensors, like: Path) -> None:
         truth, allowed = expected(str(like), TOKEN_IDS, adapter.precision, adapter.device)
         adapter.load(like).logits(TOKEN_IDS)
         folder = write_checkpoint(tmp_path / "variant", TINY, variant)
@@ -50,25 +50,21 @@ def check_loads_as(adapter: Adapter, tmp_path: Path) -> Callable[[Tensors, Path]
             logits = adapter.load(folder).logits(TOKEN_IDS)
         check_logits(logits, truth, allowed, "the variant")
 
-    return check
+    return check_logits_of
 
 
 @pytest.fixture
 def check_refused(adapter: Adapter, plain: Path, tmp_path: Path) -> Callable[[Tensors, str], None]:
-    """Checks that loading these tensors raises, by the first use at the latest, where the intact file loads."""
+    """Check that these tensors are refused, at the first use at the latest; intact ones load."""
 
-    def check(variant: Tensors, what: str) -> None:
+    def check_refusal(variant: Tensors, what: str) -> None:
         adapter.load(plain).logits(TOKEN_IDS)
         folder = write_checkpoint(tmp_path / "variant", TINY, variant)
-        try:
+        with may_refuse() as refusal:
             adapter.load(folder).logits(TOKEN_IDS)
-        except ProtocolError:  # a program that fell over has refused nothing
-            raise
-        except Exception:
-            return
-        pytest.fail(f"{what}: loaded without an error")
+        check(bool(refusal), f"{what}: loaded without an error")
 
-    return check
+    return check_refusal
 
 
 @requirement("keys.published-sizes")
@@ -77,10 +73,8 @@ def test_published_sizes(adapter: Adapter, size: str, tmp_path: Path) -> None:
     from transformers import GPT2Config as HuggingFaceConfig
     from transformers import GPT2LMHeadModel
 
-    if (
-        "state_dict" in adapter.lacks
-    ):  # before it is asked for the device "meta", which is needed for this alone
-        pytest.skip("not applicable: the adapter has no state_dict()")
+    if "state_dict" in adapter.lacks:  # then it need not load on the device "meta" either
+        raise NotApplicable("the adapter has no state_dict()")
     config = PUBLISHED_CONFIGS[size]
     with torch.device("meta"):
         model = GPT2LMHeadModel(HuggingFaceConfig(**config.to_dict()))
@@ -89,8 +83,18 @@ def test_published_sizes(adapter: Adapter, size: str, tmp_path: Path) -> None:
     }
     folder = write_sparse_checkpoint(tmp_path, config, expected_shapes)
 
-    found = adapter.load(folder, device="meta").state_dict()
-    assert {key: tensor.shape for key, tensor in found.items()} == expected_shapes
+    state_dict = adapter.load(folder, device="meta").state_dict()
+    check_shapes({key: tensor.shape for key, tensor in state_dict.items()}, expected_shapes)
+
+
+def check_shapes(found: Mapping[str, torch.Size], expected: Mapping[str, torch.Size]) -> None:
+    if missing := expected.keys() - found.keys():
+        raise Failure(f"no tensor of the name {', '.join(sorted(missing))}")
+    if others := found.keys() - expected.keys():
+        raise Failure(f"tensors that GPT-2 does not have: {', '.join(sorted(others))}")
+    for key, shape in found.items():
+        if shape != expected[key]:
+            raise Failure(f"{key} of shape {list(shape)}", expected=f"{list(expected[key])}")
 
 
 @requirement("keys.round-trip")
@@ -99,11 +103,14 @@ def test_round_trip(adapter: Adapter, prefix: str, tmp_path: Path) -> None:
     given = {prefix + key: tensor for key, tensor in tensors().items()}
     found = adapter.load(write_checkpoint(tmp_path, TINY, given), dtype=torch.float32).state_dict()
     found = {key.removeprefix("transformer."): tensor for key, tensor in found.items()}
-    assert found.keys() == tensors().keys()
+    check_shapes(
+        {key: tensor.shape for key, tensor in found.items()},
+        {key: tensor.shape for key, tensor in tensors().items()},
+    )
     different = [
         key for key, tensor in tensors().items() if not torch.equal(found[key].cpu(), tensor)
     ]
-    assert not different, f"not what was put in: {', '.join(different)}"
+    check(not different, f"other numbers than were loaded, in {', '.join(different)}")
 
 
 @requirement("keys.prefix")
@@ -139,24 +146,14 @@ def test_differing_head(adapter: Adapter, plain: Path, tmp_path: Path) -> None:
     truth, allowed = expected(str(plain), TOKEN_IDS, adapter.precision, adapter.device)
     check_logits(adapter.load(plain).logits(TOKEN_IDS), truth, allowed, "without lm_head.weight")
     variant = {"transformer." + key: tensor for key, tensor in tensors().items()}
-    variant["lm_head.weight"] = variant["transformer.wte.weight"].flip(
-        0
-    )  # so the head's logits are the tied ones, flipped
-    try:
+    # The logits of this head are those of the tied one, flipped.
+    variant["lm_head.weight"] = variant["transformer.wte.weight"].flip(0)
+    with may_refuse() as refusal:
         logits = adapter.load(write_checkpoint(tmp_path, TINY, variant)).logits(TOKEN_IDS)
-    except ProtocolError:
-        raise
-    except Exception:
-        return  # refused
-    if (
-        logits - truth.flip(-1)
-    ).abs().max() > allowed:  # not the file's own head; then the embedding's
-        check_logits(
-            logits,
-            truth,
-            allowed,
-            "an lm_head.weight that differs from wte.weight changed more than the head",
-        )
+    if refusal or (logits - truth.flip(-1)).abs().max() <= allowed:
+        return
+    what = "an lm_head.weight that differs from wte.weight changed more than the head"
+    check_logits(logits, truth, allowed, what)
 
 
 @requirement("keys.half-file")
@@ -165,12 +162,8 @@ def test_half_file(
     check_loads_as: Callable[..., None], dtype: torch.dtype, write: WriteCheckpoint
 ) -> None:
     half = {key: tensor.to(dtype) for key, tensor in tensors().items()}
-    check_loads_as(
-        half,
-        like=write(
-            f"from {dtype}", TINY, lambda: {key: tensor.float() for key, tensor in half.items()}
-        ),
-    )
+    whole = {key: tensor.float() for key, tensor in half.items()}
+    check_loads_as(half, like=write(f"from {dtype}", TINY, lambda: whole))
 
 
 @requirement("keys.missing")

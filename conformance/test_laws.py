@@ -1,4 +1,4 @@
-"""Laws that hold for any weights and any input, on inputs that hypothesis looks for."""
+"""Laws that hold for any weights and any input, on inputs that hypothesis generates."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def judged(adapter: Adapter, small: Path) -> Judged:
 
 @pytest.fixture(scope="module")
 def rounding(adapter: Adapter, small: Path) -> float:
-    """How far two right answers, each as far off as is allowed, may be from each other."""
+    """The largest difference of two right answers, each with the allowed error."""
     token_ids = random_token_ids(SMALL, batch=4, time=SMALL.n_positions)
     return 2 * expected(str(small), token_ids, adapter.precision, adapter.device).allowed
 
@@ -69,17 +69,14 @@ def test_prefix(judged: Judged, rounding: float, token_ids: Tensor, data: st.Dat
 
 @requirement("laws.repeatable")
 def test_repeatable(adapter: Adapter, write: WriteCheckpoint) -> None:
-    dropout = {
-        "embd_pdrop": 0.1,
-        "attn_pdrop": 0.1,
-        "resid_pdrop": 0.1,
-    }  # as in the published configs
+    # As in the published configs.
+    dropout = {"embd_pdrop": 0.1, "attn_pdrop": 0.1, "resid_pdrop": 0.1}
     folder = write("small-with-dropout", SMALL, lambda: trained_like(SMALL, seed=0), dropout)
     judged, token_ids = adapter.load(folder), random_token_ids(SMALL, batch=2, time=9)
     truth, allowed = expected(str(folder), token_ids, adapter.precision, adapter.device)
     first, second = judged.logits(token_ids), judged.logits(token_ids)
     check_logits(second, first, 2 * allowed, "the same tokens for a second time")
-    check_logits(first, truth, allowed, "a config with dropout, which is for training alone")
+    check_logits(first, truth, allowed, "a config with dropout, which is for training only")
 
 
 @pytest.fixture(scope="module")

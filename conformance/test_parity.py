@@ -1,4 +1,4 @@
-"""Whole logits against Hugging Face's, on trained-like weights (see `checkpoints.trained_like`) and on real ones."""
+"""Whole logits against Hugging Face's, on trained-like weights and on real ones."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ from .conftest import WriteCheckpoint
 from .judging import published
 from .judging.oracle import check_logits, expected
 from .options import DTYPES
+from .outcomes import NotApplicable, check
 from .requirements import requirement
 
 LENGTHS = (1, 2, SMALL.n_positions - 1, SMALL.n_positions)
 
 
 def has_dtype(device: str, dtype: torch.dtype) -> bool:
-    """Whether torch itself can do what a GPT-2 needs, in this dtype, on this device."""
+    """Whether torch can compute what a GPT-2 needs, in this dtype on this device."""
     try:
         x = torch.ones(1, 2, 2, 2, device=device, dtype=dtype)
         torch.nn.functional.gelu(
@@ -36,7 +37,7 @@ def check_parity(
     adapter: Adapter, checkpoint: Path | str, token_ids: torch.Tensor, dtype: torch.dtype, what: str
 ) -> None:
     if not has_dtype(adapter.device, dtype):
-        pytest.skip(f"not applicable: no {dtype} on {adapter.device}")
+        raise NotApplicable(f"no {dtype} on {adapter.device}")
     precision = adapter.precision if adapter.precision != adapter.dtype else dtype
     truth, allowed = expected(str(checkpoint), token_ids, precision, adapter.device)
     check_logits(adapter.load(checkpoint, dtype=dtype).logits(token_ids), truth, allowed, what)
@@ -56,7 +57,7 @@ def test_far_below_zero(adapter: Adapter, each_dtype: str, write: WriteCheckpoin
 
 def test_gpt2_124m(adapter: Adapter, each_dtype: str, gpt2_124m: Path) -> None:
     if each_dtype == "float16" and adapter.device == "cpu":
-        pytest.skip("not applicable: float16 is emulated on the CPU, too slowly for this size")
+        raise NotApplicable("float16 is emulated on the CPU, too slowly for this size")
     token_ids = random_token_ids(PUBLISHED_CONFIGS["gpt2"], batch=2, time=19)
     check_parity(
         adapter, gpt2_124m, token_ids, DTYPES[each_dtype], "the 124M shape, 2 rows of 19 tokens"
@@ -74,46 +75,45 @@ def test_full_context(adapter: Adapter, gpt2_124m: Path) -> None:
 
 @requirement("parity.given-checkpoint")
 def test_given_checkpoint(adapter: Adapter, request: pytest.FixtureRequest) -> None:
-    text = "The GPT-2 model was trained on WebText, 8 million pages that Reddit users had linked to. In 2019"
+    text = (
+        "The GPT-2 model was trained on WebText, 8 million pages that Reddit users had linked to. "
+        "In 2019"
+    )
     checkpoint = request.config.option.checkpoint
     check_parity(adapter, checkpoint, torch.tensor([encode(text)]), adapter.dtype, checkpoint)
 
 
 @requirement("parity.given-checkpoint")
 def test_published_outputs(adapter: Adapter, request: pytest.FixtureRequest) -> None:
-    """Numbers that others have published, so that the truth is not Hugging Face's alone."""
+    """Compare with numbers that others have published, so that there is a second truth."""
     checkpoint = request.config.option.checkpoint
     if not published.is_gpt2_124m(load_checkpoint(checkpoint)):
-        pytest.skip("not applicable: not the published 124M weights")
+        raise NotApplicable("not the published 124M weights")
     judged = adapter.load(checkpoint)
     for text, logits in published.last_logits().items():
         token_ids = torch.tensor([encode(text)])
-        # Both are off: what is judged by its dtype's error, what is published by float32's.
+        # The judged logits may have the error of their dtype, the published ones that of float32.
         allowed = sum(
             expected(checkpoint, token_ids, dtype, adapter.device)[1]
             for dtype in (adapter.precision, torch.float32)
         )
-        found, truth = (
-            judged.logits(token_ids)[:, -1:, list(logits)].double(),
-            torch.tensor([[[*logits.values()]]]),
-        )
-        check_logits(
-            found, truth.double(), allowed, f"{len(logits)} published logits after {text!r}"
-        )
+        found = judged.logits(token_ids)[:, -1:, list(logits)].double()
+        truth = torch.tensor([[[*logits.values()]]]).double()
+        check_logits(found, truth, allowed, f"{len(logits)} published logits after {text!r}")
 
 
 @requirement("parity.given-checkpoint")
 def test_published_continuation(adapter: Adapter, request: pytest.FixtureRequest) -> None:
     checkpoint = request.config.option.checkpoint
     if not published.is_gpt2_124m(load_checkpoint(checkpoint)):
-        pytest.skip("not applicable: not the published 124M weights")
+        raise NotApplicable("not the published 124M weights")
     if adapter.precision not in (torch.float32, torch.float64):
-        pytest.skip("not applicable: published for float32")
+        raise NotApplicable("the continuation is published for float32")
     prompt, continuation = published.THE_DOG
-    new = adapter.load(checkpoint).generate(
+    (new,) = adapter.load(checkpoint).generate(
         torch.tensor([prompt]), max_new_tokens=len(continuation), temperature=0.0
     )
-    assert new == [continuation]
+    check(new == continuation, f"new tokens {new}", expected=f"{continuation}")
 
 
 @pytest.mark.slow

@@ -16,9 +16,9 @@ from gpt2ref import GPT2Config
 
 from .adapters.adapter import Adapter
 from .adapters.protocol import ProtocolError
-from .adapters.refusal import variant
 from .checkpoints.tensors import write_checkpoint
 from .conftest import Reading, WriteCheckpoint
+from .outcomes import Variant
 from .probes import activation_curve as curve
 from .probes.experiment import (
     COARSE,
@@ -221,7 +221,7 @@ def test_raw_logits(observe: Observe) -> None:
             if observation.logits.mean(-1).abs().max() < shift.abs().max() / 100
             else "by position"
         )
-        variant(
+        raise Variant(
             f"logits are shifted {kind}, by up to {float(shift.abs().max()):.3g}: probabilities are GPT-2's, raw logits are not"
         )
 

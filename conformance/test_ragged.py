@@ -1,4 +1,4 @@
-"""Prompts of different lengths in one batch: what fills up a short one is seen by nobody, and counted by nobody."""
+"""Prompts of different lengths in one batch: padding is not attended to and has no position."""
 
 from __future__ import annotations
 
@@ -28,14 +28,8 @@ def check_ragged(adapter: Adapter, small: Path, prompts: Sequence[Sequence[int]]
     with accepted("a batch of prompts of different lengths"):
         new = judged.generate_ragged(prompts, max_new_tokens=6, temperature=0.0)
     for row, prompt in enumerate(prompts):
-        check_tokens(
-            adapter,
-            small,
-            [prompt],
-            [new[row]],
-            6,
-            f"row {row}, of {len(prompt)} tokens beside others: ",
-        )
+        what = f"row {row}, of {len(prompt)} tokens beside others: "
+        check_tokens(adapter, small, [prompt], [new[row]], 6, what)
 
 
 @requirement("generation.ragged")
@@ -45,6 +39,5 @@ def test_ragged(adapter: Adapter, small: Path) -> None:
 
 @requirement("generation.ragged-eos")
 def test_eos_in_a_ragged_prompt(adapter: Adapter, small: Path) -> None:
-    check_ragged(
-        adapter, small, [[PROMPTS[0][0], EOS, PROMPTS[0][2]], PROMPTS[1], [EOS, EOS], PROMPTS[3]]
-    )
+    with_eos = [PROMPTS[0][0], EOS, PROMPTS[0][2]]
+    check_ragged(adapter, small, [with_eos, PROMPTS[1], [EOS, EOS], PROMPTS[3]])

@@ -1,6 +1,8 @@
-"""Who is measured. All load the same checkpoint, are called the same way, and compute in the same dtype on as many threads.
+"""The implementations that are measured. All load the same checkpoint, are called in the same way,
+and compute in the same dtype on as many threads.
 
-To add one: a class with `protocol.Implementation`'s methods, and a line in IMPLEMENTATIONS.
+To add one, write a class with the methods of `protocol.Implementation`, and add it to
+IMPLEMENTATIONS.
 """
 
 from __future__ import annotations
@@ -19,7 +21,8 @@ __all__ = [
     "missing_package",
 ]
 
-# Name -> module of this package, and class in it. Imported when asked for, as not everything is installed everywhere.
+# Name -> module of this package, and class in it. It is imported when needed, as not every package
+# is installed everywhere.
 IMPLEMENTATIONS = {
     "gpt2ref": ("gpt2ref", "Reference"),
     "gpt2ref-compiled": ("gpt2ref", "Compiled"),
@@ -31,7 +34,7 @@ IMPLEMENTATIONS = {
 }
 DEFAULT = ("gpt2ref", "huggingface")
 
-# Module -> package to install, beside those that the benchmarks need anyway.
+# Name -> module -> package to install, beside those that the benchmarks need anyway.
 _PACKAGES = {
     "ctranslate2": {"ctranslate2": "ctranslate2"},
     "llama.cpp": {"llama_cpp": "llama-cpp-python", "gguf": "gguf"},
@@ -39,7 +42,7 @@ _PACKAGES = {
 
 
 def missing_package(name: str) -> str | None:
-    """The packages to install before the implementation can be asked for; None if they are there."""
+    """Return the packages that the implementation lacks. None if it lacks none."""
     missing = [
         package for module, package in _PACKAGES.get(name, {}).items() if find_spec(module) is None
     ]

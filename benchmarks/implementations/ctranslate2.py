@@ -36,13 +36,15 @@ class CTranslate2(Implementation):
 
     @contextmanager
     def turn(self) -> Iterator[None]:
-        """Its threads are there for its turn alone. With them there are more than cores, and where there are more, OpenMP has
-        everybody's threads sleep after each product instead of waiting: all others took a fifth longer."""
+        """Load the model for its turn alone, so that its threads exist only then.
+
+        With them there are more threads than cores, and then OpenMP lets all threads of the process
+        sleep after each product instead of waiting: the others took a fifth longer.
+        """
         if self.generator is None:
             self.generator = self._load()
-            self.generator.generate_batch(
-                [["0"]], max_length=2, end_token=[]
-            )  # memory is asked for at the first call
+            # The first call allocates memory.
+            self.generator.generate_batch([["0"]], max_length=2, end_token=[])
         yield
         if self.device.type == "cpu":
             self.generator = None
@@ -56,26 +58,24 @@ class CTranslate2(Implementation):
         seed: int,
         on_step: Callable[[], None],
     ) -> TokenIds:
-        # The seed is read at the first draw of the generator's thread; later calls go on from there.
+        # The generator reads the seed at its first draw. Later calls continue its random numbers.
         ctranslate2.set_random_seed(seed)
         seen = 0
 
         def count(_step: Any) -> bool:
-            """Is called for each row of each step; the last row of a step is the end of it."""
+            """Count the rows: CTranslate2 calls this for each row of each step."""
             nonlocal seen
             seen += 1
             if seen % len(prompts) == 0:
                 on_step()
-            return False  # go on
+            return False  # do not stop
 
         results = self.generator.generate_batch(
-            [
-                [str(token_id) for token_id in row] for row in prompts
-            ],  # a token's name is its id: see the converter
+            # The converter names each token by its id.
+            [[str(token_id) for token_id in row] for row in prompts],
             max_length=max_new_tokens,
-            sampling_topk=(sampling.top_k or 0)
-            if sampling.temperature > 0
-            else 1,  # 0 is no restriction
+            # 0 is no restriction.
+            sampling_topk=(sampling.top_k or 0) if sampling.temperature > 0 else 1,
             sampling_temperature=sampling.temperature or 1.0,
             end_token=[],
             include_prompt_in_result=False,  # feeds the prompt at once
@@ -89,12 +89,10 @@ class CTranslate2(Implementation):
 
     @classmethod
     def refusal(cls, device: torch.device, dtype: torch.dtype) -> str | None:
-        able = ctranslate2.get_supported_compute_types(device.type, device.index or 0)
-        return (
-            None
-            if _compute_type(dtype) in able
-            else f"CTranslate2 has no {_compute_type(dtype)} on this {device.type}"
-        )
+        supported = ctranslate2.get_supported_compute_types(device.type, device.index or 0)
+        if _compute_type(dtype) in supported:
+            return None
+        return f"CTranslate2 has no {_compute_type(dtype)} on this {device.type}"
 
 
 def _compute_type(dtype: torch.dtype) -> str:

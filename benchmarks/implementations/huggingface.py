@@ -1,4 +1,4 @@
-"""transformers' `generate`, with its default cache and with its static one."""
+"""transformers' `generate`, with its default cache and with its static cache."""
 
 from __future__ import annotations
 
@@ -16,22 +16,15 @@ from .protocol import Implementation, TokenIds
 
 
 class HuggingFace(Implementation):
-    """As it comes: its default attention (sdpa) and its default, growing, cache."""
+    """transformers with its default attention (sdpa) and its default cache, which grows."""
 
-    options: ClassVar[dict[str, Any]] = {}  # of generate
+    options: ClassVar[dict[str, Any]] = {}  # further arguments of generate
 
     def __init__(self, checkpoint: Path, device: torch.device, dtype: torch.dtype) -> None:
-        self.model: Any = (
-            GPT2LMHeadModel.from_pretrained(checkpoint)
-            .to(device, dtype)
-            .eval()
-            .requires_grad_(False)
-        )
-        for name in (
-            "bos_token_id",
-            "eos_token_id",
-            "pad_token_id",
-        ):  # an id for EOS would be a wish to stop there
+        model = GPT2LMHeadModel.from_pretrained(checkpoint).to(device, dtype)
+        self.model: Any = model.eval().requires_grad_(False)
+        # With an id for EOS, generate would stop there.
+        for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
             setattr(self.model.generation_config, name, None)
 
     def generate(
@@ -58,23 +51,27 @@ class HuggingFace(Implementation):
 
 
 class HuggingFaceStatic(HuggingFace):
-    """A cache of fixed size. On CUDA transformers compiles the decode step when the cache is such; on the CPU it does not."""
+    """A cache of fixed size, with which transformers compiles the decode step on CUDA."""
 
     options: ClassVar[dict[str, Any]] = {"cache_implementation": "static"}
 
     @classmethod
     def refusal(cls, device: torch.device, dtype: torch.dtype) -> str | None:  # noqa: ARG003
-        # Two names of one fact, the second in versions before 4.54.
-        able = getattr(
+        # The second name is that of versions before 4.54.
+        supported = getattr(
             GPT2LMHeadModel,
             "_can_compile_fullgraph",
             getattr(GPT2LMHeadModel, "_supports_static_cache", True),
         )
-        return None if able else "this version of transformers has no static cache for GPT-2"
+        return None if supported else "this version of transformers has no static cache for GPT-2"
 
 
 def _draw(sampling: Sampling) -> dict[str, Any]:
-    """top_k=0 and top_p=1 are off. Left out, they would be transformers' defaults (top_k=50); if greedy, they are refused."""
+    """Return the arguments for sampling.
+
+    top_k=0 and top_p=1 restrict nothing. They are given, since transformers' default is top_k=50,
+    but not for greedy decoding, for which transformers refuses them.
+    """
     if sampling.temperature == 0:
         return {"do_sample": False}
     return {
@@ -86,7 +83,7 @@ def _draw(sampling: Sampling) -> dict[str, Any]:
 
 
 class _StepStreamer(BaseStreamer):
-    """Is handed the prompt [batch, time], then each step's ids [batch], already on the host."""
+    """Receives the prompt [batch, time], then each step's ids [batch], which are on the host."""
 
     def __init__(self, on_step: Callable[[], None]) -> None:
         self.on_step = on_step

@@ -1,4 +1,4 @@
-"""llama.cpp through llama-cpp-python's bindings of its C interface, without quantisation of weights or cache."""
+"""llama.cpp by llama-cpp-python's bindings of its C interface, without quantisation."""
 
 # mypy: disable-error-code="import-not-found, import-untyped, untyped-decorator"
 from __future__ import annotations
@@ -16,7 +16,7 @@ from gpt2ref import GPT2, load_checkpoint
 from ..sampling import Sampling
 from .protocol import Implementation, TokenIds
 
-# GPT2's parameter names -> llama.cpp's; of a layer after `blk.N.`
+# Parameter names of GPT2 -> of llama.cpp, where those of a layer begin with `blk.N.`
 _LAYER = {
     "ln_1": "attn_norm",
     "attn.c_attn": "attn_qkv",
@@ -54,7 +54,7 @@ class LlamaCpp(Implementation):
         if not self.model:
             raise OSError(f"{path}: llama.cpp can't load it")
         self.context: Any = None
-        self.room = 0, 0  # of the context: rows, and tokens in each
+        self.room = 0, 0  # the size of the context: rows, and tokens in each
 
     def __del__(self) -> None:
         if getattr(self, "context", None):
@@ -103,7 +103,7 @@ class LlamaCpp(Implementation):
         self.room = rows, tokens
 
     def _feed(self, token_ids: TokenIds, position: int) -> list[int]:
-        """Where the logits of each row's last token are."""
+        """Feed token ids. Return the index of the logits of each row's last token."""
         count = sum(map(len, token_ids))
         batch = llama_cpp.llama_batch_init(count, 0, 1)
         batch.n_tokens = count
@@ -158,7 +158,10 @@ def _name(dtype: torch.dtype) -> str:
 
 
 def _write(model: GPT2, path: Path, dtype: torch.dtype) -> None:
-    """As llama.cpp's convert_hf_to_gguf.py does: matrices in `dtype`, the rest in float32, the head a tensor of its own."""
+    """Write a GGUF file as llama.cpp's convert_hf_to_gguf.py does.
+
+    Matrices are in `dtype`, everything else in float32. The head is a tensor of its own.
+    """
     config = model.config
     writer = gguf.GGUFWriter(path, "gpt2")
     writer.add_context_length(config.n_positions)
@@ -180,7 +183,7 @@ def _write(model: GPT2, path: Path, dtype: torch.dtype) -> None:
 
 
 def _add(writer: gguf.GGUFWriter, name: str, parameter: torch.Tensor, dtype: torch.dtype) -> None:
-    # numpy has no bfloat16: the writer takes its bytes.
+    # numpy has no bfloat16, so the writer gets the bytes.
     values = parameter.detach().to(dtype).contiguous()
     array = values.view(torch.uint8).numpy() if dtype == torch.bfloat16 else values.numpy()
     writer.add_tensor(name, array, raw_dtype=_TYPES[dtype])

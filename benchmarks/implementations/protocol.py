@@ -1,4 +1,4 @@
-"""What is asked of an implementation."""
+"""The interface of an implementation."""
 
 from __future__ import annotations
 
@@ -19,23 +19,27 @@ TokenIds = list[list[int]]  # of each row
 class Implementation(ABC):
     """A GPT-2, loaded and ready to generate."""
 
-    # Whether row r draws `random.Random(seed + r).random()` once a step and inverts the cumulative distribution with it,
-    # as gpt2ref does. Then the tokens it samples can be foretold, and not only shown to be possible.
+    # Whether row r draws `random.Random(seed + r).random()` once a step and inverts the cumulative
+    # distribution with it, as gpt2ref does. Then its sampled tokens can be predicted; otherwise
+    # they can only be shown to be possible.
     foretold: ClassVar[bool] = False
 
-    # Whether, on the CPU, its weights are the pages of the checkpoint's file, and so no copy beside that of others.
+    # Whether, on the CPU, its weights are the checkpoint's file mapped into memory, and not a copy.
     mapped: ClassVar[bool] = False
 
-    # The sampling step alone, where it can be had alone: logits [batch, vocab], uniform float64 [batch], temperature and
-    # top_k by name -> ids [batch].
+    # The sampling step alone, if it can be run alone: logits [batch, vocab], uniform float64
+    # [batch], temperature and top_k by name -> ids [batch].
     next_token: ClassVar[Callable[..., Tensor] | None] = None
 
-    # Where `__init__` reads the weights from.
+    # The format that `__init__` reads the weights from, in words.
     source: ClassVar[str] = "checkpoint"
 
     @abstractmethod
     def __init__(self, checkpoint: Path, device: torch.device, dtype: torch.dtype) -> None:
-        """Load what `convert` gave, and compute in `dtype` on `device`, on the CPU with torch's number of threads."""
+        """Load what `convert` returned, to compute in `dtype` on `device`.
+
+        On the CPU it has to use as many threads as torch.
+        """
 
     @abstractmethod
     def generate(
@@ -47,18 +51,27 @@ class Implementation(ABC):
         seed: int,
         on_step: Callable[[], None],
     ) -> TokenIds:
-        """The new ids of each row. EOS ends nothing. `on_step` is called when the ids of a step are on the host."""
+        """Return the new ids of each row. EOS ends nothing.
+
+        Calls `on_step` when the ids of a step are on the host.
+        """
 
     def turn(self) -> AbstractContextManager[object]:
-        """Entered around each call of `generate`, outside the time: for what would disturb the others if it stayed."""
+        """Return a context for each call of `generate`, entered and left outside the measured time.
+
+        It sets up what would disturb the other implementations if it stayed.
+        """
         return nullcontext()
 
     @classmethod
-    def convert(cls, checkpoint: Path, folder: Path) -> Path:  # noqa: ARG003 - for those that have a format of their own
-        """What `__init__` is to load, from a checkpoint in Hugging Face's layout. `folder` does not exist yet."""
+    def convert(cls, checkpoint: Path, folder: Path) -> Path:  # noqa: ARG003
+        """Convert a checkpoint in Hugging Face's layout. Return the path that `__init__` loads.
+
+        `folder` does not exist yet.
+        """
         return checkpoint
 
     @classmethod
-    def refusal(cls, device: torch.device, dtype: torch.dtype) -> str | None:  # noqa: ARG003 - most take all
-        """Why it can't compute in this dtype on this device; None if it can."""
+    def refusal(cls, device: torch.device, dtype: torch.dtype) -> str | None:  # noqa: ARG003
+        """Return why it can't compute in this dtype on this device. None if it can."""
         return None

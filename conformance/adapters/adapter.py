@@ -1,4 +1,4 @@
-"""How an adapter is found by its name on the command line, and tried out before it is judged."""
+"""Finds an adapter by its name on the command line, and tries it out before it is judged."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import importlib.util
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -14,11 +15,11 @@ import torch
 from gpt2ref import GPT2Config
 
 from ..checkpoints.tensors import DICE, write_sparse_checkpoint
+from ..outcomes import NotApplicable
 from .command import load_command
-from .protocol import PRECISIONS, Implementation, Judged, ProtocolError, not_applicable
+from .protocol import PRECISIONS, BrokenAdapterError, Implementation, Judged, not_applicable
 
 BUILT_IN = ("gpt2ref", "huggingface")
-SMOKE = "the adapter can't load a blank checkpoint and give three tokens' logits"
 
 
 class Adapter:
@@ -28,24 +29,26 @@ class Adapter:
         self.specification = specification
         self.device = device
         self.dtype = dtype
-        self.precision = dtype  # or what the implementation declares, once it has been tried out
-        self.lacks: frozenset[str] = frozenset()  # of OPTIONAL; known once it has been tried out
+        # try_out replaces both by what the implementation declares.
+        self.precision = dtype
+        self.lacks: frozenset[str] = frozenset()  # a part of protocol.OPTIONAL
         self._load = find_load(specification)
 
     def load(
         self, checkpoint: Path | str, *, dtype: torch.dtype | None = None, device: str | None = None
     ) -> Judged:
+        """Load a checkpoint. Raises NotApplicable if the adapter raises NotImplementedError."""
         device = device or self.device
+        dtype = dtype or self.dtype
         with not_applicable():
-            return Judged(
-                self._load(str(checkpoint), device=device, dtype=dtype or self.dtype), device
-            )
+            return Judged(self._load(str(checkpoint), device=device, dtype=dtype), device)
 
     def try_out(self, shape: GPT2Config = DICE) -> None:
-        """Load a checkpoint of zeros and ask for three tokens' logits.
+        """Load a checkpoint of zeros and ask for the logits of three tokens.
 
-        Raises ProtocolError if that fails: what the adapter can't do at all is held against it, once, and not against
-        the implementation in every requirement. What it says that it can't do makes every requirement not applicable.
+        Raises BrokenAdapterError if that fails. So an adapter that never works is reported once,
+        and not as a failure of every requirement. Raises NotApplicable if the adapter says that it
+        can't.
         """
         with tempfile.TemporaryDirectory() as folder:
             try:
@@ -54,23 +57,33 @@ class Adapter:
                 self.lacks = judged.lacks
                 if judged.precision is not None:
                     if judged.precision not in PRECISIONS:
+                        allowed = ", ".join(PRECISIONS)
                         raise ValueError(
-                            f"precision={judged.precision!r}: expected one of {', '.join(PRECISIONS)}"
+                            f"precision={judged.precision!r}: expected one of {allowed}"
                         )
                     self.precision = PRECISIONS[judged.precision]
-            except pytest.skip.Exception as reason:
-                tried = f"the first checkpoint has n_layer={shape.n_layer}, n_embd={shape.n_embd}; --probe-shape takes another"
-                pytest.skip(f"{reason} ({tried})")
+            except NotApplicable as reason:
+                tried = f"n_layer={shape.n_layer}, n_embd={shape.n_embd}"
+                raise NotApplicable(
+                    f"{reason} (the first checkpoint has {tried}; --probe-shape takes another)"
+                ) from reason
             except Exception as error:
-                raise ProtocolError(f"{SMOKE}: {type(error).__name__}: {error}") from error
+                raise BrokenAdapterError(
+                    "the adapter can't load a blank checkpoint and give three tokens' logits: "
+                    f"{type(error).__name__}: {error}"
+                ) from error
 
     def __repr__(self) -> str:
         return self.specification
 
 
 def find_load(specification: str) -> Callable[..., Implementation]:
-    """`gpt2ref`, `huggingface`, `path/to/file.py` or `package.module`, the last two with `:function` if it isn't `load`;
-    or `command: program --option`, a program that speaks the JSON lines of docs/adapters.md.
+    """Find the `load` function of an adapter.
+
+    `specification` is one of
+    - `gpt2ref` or `huggingface`;
+    - `path/to/file.py` or `package.module`, with `:function` if the function isn't `load`;
+    - `command: program --option`, a program that speaks the JSON lines of docs/adapters.md.
 
     Raises pytest.UsageError, naming the specification, if there is no such function or program.
     """
@@ -83,19 +96,11 @@ def find_load(specification: str) -> Callable[..., Implementation]:
         specification.rpartition(":") if ":" in specification else (specification, "", "load")
     )
     try:
-        if place in BUILT_IN:
-            module = importlib.import_module(f".{place}", __package__)
-        elif place.endswith(".py"):
-            spec = importlib.util.spec_from_file_location(Path(place).stem, place)
-            assert spec, place  # a name ending in .py always gives one
-            assert spec.loader, place
-            module = importlib.util.module_from_spec(spec)
-            spec.loader.exec_module(module)
-        else:
-            module = importlib.import_module(place)
+        module = _module(place)
     except (ImportError, OSError) as error:
         raise pytest.UsageError(
-            f"--implementation {specification}: {error}; expected {', '.join(BUILT_IN)}, a Python file or a module"
+            f"--implementation {specification}: {error}; "
+            f"expected {', '.join(BUILT_IN)}, a Python file or a module"
         ) from error
     load = getattr(module, name, None)
     if not callable(load):
@@ -103,3 +108,17 @@ def find_load(specification: str) -> Callable[..., Implementation]:
             f"--implementation {specification}: {module.__name__} has no function {name}()"
         )
     return load
+
+
+def _module(place: str) -> ModuleType:
+    """Import a built-in adapter, a Python file or a module."""
+    if place in BUILT_IN:
+        return importlib.import_module(f".{place}", __package__)
+    if not place.endswith(".py"):
+        return importlib.import_module(place)
+    spec = importlib.util.spec_from_file_location(Path(place).stem, place)
+    assert spec, place  # a name that ends in .py always gives one
+    assert spec.loader, place
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

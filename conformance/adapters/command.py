@@ -1,7 +1,8 @@
-"""Judges a program in any language: JSON lines over its standard input and output. docs/adapters.md shows every message.
+"""Adapter for a program in any language: JSON lines over its standard input and output.
 
-Each `load` starts a process of its own, so that checkpoints can't see each other, and its standard input is closed when
-the suite needs it no longer. Not in the protocol: `state_dict`, and logits in float64, since they travel as float32.
+docs/adapters.md shows every message. Each `load` starts a new process, so that checkpoints can't
+see each other. The suite closes the standard input of a process that it no longer needs. The
+protocol has no `state_dict`, and no logits in float64: they travel as float32.
 """
 
 from __future__ import annotations
@@ -28,29 +29,31 @@ from torch import Tensor
 from .protocol import ProtocolError
 
 OPTIONAL = ("generate", "prefill", "step")
-TIMEOUT = 120.0  # seconds for one answer, however long: a load of 548 MB, or 1024 tokens of the 124M shape
-_GRACE = 5.0  # seconds to end by itself once its input has
-_TAIL_LINES, _TAIL_BYTES = 6, 2000  # of standard error in a message; the verdict shows no more
+# Seconds for one answer, such as a load of 548 MB, or the logits of 1024 tokens of the 124M shape.
+TIMEOUT = 120.0
+_GRACE = 5.0  # seconds that a program has to end after its input was closed
+_TAIL_LINES, _TAIL_BYTES = 6, 2000  # the part of standard error in a message
 
 
 class ProgramError(Exception):
-    """The program's own words for what went wrong: its answer was {"error": message}."""
+    """The program answered {"error": message}."""
 
 
 class Program:
-    """One process, and the messages to and from it.
+    """A process, and the messages to and from it.
 
-    Ends when the object is collected, or at exit: input closed, _GRACE seconds, then killed with all it has started.
+    The process ends when the object is collected, or at exit: its input is closed, and after _GRACE
+    seconds it is killed together with its children.
     """
 
     def __init__(self, arguments: list[str], timeout: float) -> None:
         self._name = shlex.join(arguments)
         self._timeout = timeout
         self._timed_out = threading.Event()
-        # A file rather than a pipe: nobody has to empty it, so a program may log as much as it likes.
+        # A program may log any amount to a file. A pipe would have to be emptied.
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 (closed by _end)
         try:
-            # In a session of its own it can be killed with its children, and Ctrl-C is left to us.
+            # In its own session it can be killed with its children, and Ctrl-C reaches only us.
             self._process = subprocess.Popen(
                 arguments,
                 stdin=subprocess.PIPE,
@@ -64,10 +67,10 @@ class Program:
         weakref.finalize(self, _end, self._process, self._log)
 
     def ask(self, method: str, **arguments: Any) -> dict[str, Any]:
-        """One request, one answer.
+        """Send one request and return its answer.
 
-        Raises NotImplementedError or ProgramError if that is the answer, and ProtocolError if there is none, none in
-        time, or one that isn't a JSON object on a line.
+        Raises NotImplementedError or ProgramError if the answer says so. Raises ProtocolError if
+        there is no answer in time, or one that isn't a JSON object on one line.
         """
         request = json.dumps({"method": method, **arguments}, ensure_ascii=False).encode() + b"\n"
         line = self._exchange(request)
@@ -84,7 +87,8 @@ class Program:
         if not isinstance(answer, dict):
             shown = ascii(line[:60].decode(errors="replace").rstrip())
             raise self.broken(
-                f"the answer to {method!r} is not a JSON object on one line (logs go to standard error): {shown}"
+                f"the answer to {method!r} is not a JSON object on one line "
+                f"(logs go to standard error): {shown}"
             )
         if "not_applicable" in answer:
             raise NotImplementedError(answer["not_applicable"])
@@ -93,9 +97,9 @@ class Program:
         return answer
 
     def broken(self, what: str) -> ProtocolError:
-        """A ProtocolError that says what, and ends with the last lines of standard error."""
+        """Make a ProtocolError that ends with the last lines of standard error."""
         size = os.fstat(self._log.fileno()).st_size
-        # pread, since the program writes at the file offset that it shares with us.
+        # pread leaves the file offset alone: the program shares it, and writes there.
         tail = os.pread(self._log.fileno(), _TAIL_BYTES, max(0, size - _TAIL_BYTES)).decode(
             errors="replace"
         )
@@ -103,7 +107,10 @@ class Program:
         return ProtocolError(f"{self._name}: {what}; the end of its standard error:\n{last}")
 
     def _exchange(self, request: bytes) -> bytes:
-        """The answer's line; without its newline, or empty, if the program ended or ran out of time."""
+        """Return the line of the answer.
+
+        The newline is missing if the program ended or ran out of time.
+        """
         assert self._process.stdin
         assert self._process.stdout
         watchdog = threading.Timer(
@@ -115,7 +122,7 @@ class Program:
             self._process.stdin.write(request)
             self._process.stdin.flush()
             return self._process.stdout.readline()
-        except OSError:  # a pipe without a reader
+        except OSError:  # the pipe has no reader
             return b""
         finally:
             watchdog.cancel()
@@ -135,28 +142,30 @@ def _run_out_of_time(process: subprocess.Popen[bytes], timed_out: threading.Even
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:
-    with suppress(
-        ProcessLookupError, PermissionError
-    ):  # already gone; macOS says the latter of a zombie
+    # The process may be gone already. For a zombie, macOS raises PermissionError.
+    with suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)
 
 
 def _end(process: subprocess.Popen[bytes], log: IO[bytes]) -> None:
     assert process.stdin
     assert process.stdout
-    with suppress(OSError):  # what a dead program has not read is still in the buffer
+    with suppress(OSError):  # the buffer still has what a dead program did not read
         process.stdin.close()
-    if process.returncode is None:  # otherwise its id may be another's by now
+    if process.returncode is None:  # otherwise another process may have its id by now
         with suppress(subprocess.TimeoutExpired):
             process.wait(_GRACE)
-        _kill(process)  # with what it may have started
+        _kill(process)  # and its children
         process.wait()
     process.stdout.close()
     log.close()
 
 
 class Command:
-    """A GPT-2 that a program has loaded, as protocol.Implementation asks for it. Logits are float32 tensors on the CPU."""
+    """A GPT-2 that a program has loaded, with the methods of protocol.Implementation.
+
+    Logits are float32 tensors on the CPU.
+    """
 
     def __init__(
         self, program: Program, *, checkpoint: str, device: str, dtype: torch.dtype
@@ -168,12 +177,14 @@ class Command:
         methods = answer.get("methods")
         if not isinstance(methods, list) or not all(name in OPTIONAL for name in methods):
             raise program.broken(
-                f"the answer to 'load' has \"methods\": {methods!r}, expected a list of {', '.join(OPTIONAL)}"
+                f"the answer to 'load' has \"methods\": {methods!r}, "
+                f"expected a list of {', '.join(OPTIONAL)}"
             )
         self._methods = methods
 
     def __getattr__(self, name: str) -> Any:
-        # Bound here, not in __init__: a cycle of references would keep the process alive until the collector comes by.
+        # A method that is bound in __init__ would make a cycle of references, which would keep the
+        # process alive until the garbage collector runs.
         if name in OPTIONAL and name in self._methods:
             return getattr(self, f"_{name}")
         raise AttributeError(name)
@@ -205,7 +216,8 @@ class Command:
         ):
             shown = json.dumps(rows)[:60]
             raise self._program.broken(
-                f"the answer to 'generate' has \"token_ids\": {shown}, expected a list of ids for each row"
+                f"the answer to 'generate' has \"token_ids\": {shown}, "
+                "expected a list of ids for each row"
             )
         return rows
 
@@ -250,9 +262,11 @@ class Command:
 
 
 def load_command(command: str, *, timeout: float = TIMEOUT) -> Callable[..., Command]:
-    """The `load` function of a program, given as a command line in the shell's quoting. `timeout`: seconds for one answer.
+    """Return the `load` function of a program.
 
-    Raises FileNotFoundError if there is no such program that may be executed, ValueError if `command` is no command line.
+    `command` is a command line in the shell's quoting, and `timeout` the seconds for one answer.
+    Raises ValueError if `command` is no command line, and FileNotFoundError if there is no such
+    program, or it may not be executed.
     """
     arguments = shlex.split(command)
     if not arguments:

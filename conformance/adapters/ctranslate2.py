@@ -1,10 +1,15 @@
-"""Adapter for CTranslate2's Generator, `pip install ctranslate2`: `--implementation conformance.adapters.ctranslate2`.
+"""Adapter for CTranslate2's Generator.
 
-The checkpoint goes through CTranslate2's own TransformersConverter, without quantisation. The converter wants a
-tokenizer, which our checkpoints have not, so a token's name is its id. Logits are forward_batch's, for all positions.
+    pip install ctranslate2
+    pytest conformance/ --implementation conformance.adapters.ctranslate2
 
-Not applicable: float64, and on most CPUs half precision, which CTranslate2 does not compute in; prefill and step, as it
-keeps its cache to itself; state_dict. It refuses a top_k above the vocabulary, and ends at n_positions.
+CTranslate2's own TransformersConverter converts the checkpoint, without quantisation. The converter
+needs a tokenizer, which the suite's checkpoints do not have, so the name of a token is its id. The
+logits are those of forward_batch, for all positions.
+
+Not applicable: float64, and half precision on most CPUs, which CTranslate2 does not compute in;
+prefill and step, since its cache is private; state_dict. It refuses a top_k above the vocabulary,
+and ends at n_positions.
 """
 
 # mypy: disable-error-code="import-not-found, import-untyped"
@@ -25,7 +30,7 @@ EOS = 50256
 
 
 class Names:
-    """What the converter asks of a tokenizer."""
+    """The part of a tokenizer that the converter uses."""
 
     bos_token = eos_token = unk_token = str(EOS)
 
@@ -47,11 +52,8 @@ class CTranslate2:
         with tempfile.TemporaryDirectory() as folder:
             model = Path(Converter(checkpoint).convert(f"{folder}/model"))
             files = {path.name: path.read_bytes() for path in model.iterdir()}
-        self.options = {
-            "model_path": checkpoint,
-            "files": files,
-            **options,
-        }  # with files, the path is but a name
+        # With files, the path is only a name.
+        self.options = {"model_path": checkpoint, "files": files, **options}
         self.generator = ctranslate2.Generator(**self.options)
 
     def logits(self, token_ids: Tensor) -> Tensor:
@@ -70,9 +72,10 @@ class CTranslate2:
             raise NotImplementedError("CTranslate2 ends at n_positions")
         if (top_k or 0) > self.config.vocab_size:
             raise NotImplementedError("CTranslate2 refuses a sampling_topk above the vocabulary")
-        if max_new_tokens == 0:  # refused by CTranslate2
+        if max_new_tokens == 0:  # CTranslate2 refuses 0
             return [[] for _ in token_ids]
-        # The seed is read at a thread's first draw, and a Generator's threads are its own: hence another one.
+        # A thread reads the seed at its first draw, and each Generator has its own threads. So a
+        # new Generator is made for each seed.
         ctranslate2.set_random_seed(seed)
         results = ctranslate2.Generator(**self.options).generate_batch(
             [[str(token_id) for token_id in row] for row in token_ids.tolist()],

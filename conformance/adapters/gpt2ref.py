@@ -49,7 +49,7 @@ def load(checkpoint: str, *, device: str = "cpu", dtype: torch.dtype = torch.flo
 
 
 class Stepwise(Reference):
-    """The same model, which reads everything token by token, in the step that `sample` takes."""
+    """The same model. It reads every sequence token by token, with the step of `sample`."""
 
     @torch.inference_mode()
     def logits(self, token_ids: Tensor) -> Tensor:
@@ -65,13 +65,16 @@ class Stepwise(Reference):
 def load_compiled(
     checkpoint: str, *, device: str = "cpu", dtype: torch.dtype = torch.float32
 ) -> Stepwise:
-    """With the step compiled, which needs a C compiler, and is for float32 and bfloat16 on the CPU."""
+    """Load with the compiled step: float32 or bfloat16 on the CPU, with a C compiler."""
     gpt2ref.compile_step()
     return Stepwise(gpt2ref.load_checkpoint(checkpoint, device=device, dtype=dtype))
 
 
 class Uncached:
-    """The same model under the textbook's loop, which feeds the whole sequence each step. It has no cache to ask for."""
+    """The same model in the textbook's loop, which feeds the whole sequence in each step.
+
+    It has no cache, so `prefill` and `step` are left out.
+    """
 
     def __init__(self, reference: Reference) -> None:
         self.logits = reference.logits

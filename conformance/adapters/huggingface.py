@@ -11,10 +11,8 @@ from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel
 
 EOS = 50256
-MASK_BUFFERS = (
-    ".attn.bias",
-    ".attn.masked_bias",
-)  # reported as unexpected by some versions, and rightly not loaded
+# Some versions of transformers report these as unexpected. They are rightly not loaded.
+MASK_BUFFERS = (".attn.bias", ".attn.masked_bias")
 
 
 class HuggingFace:
@@ -67,7 +65,7 @@ class HuggingFace:
         batch, time = token_ids.shape
         if time + max_new_tokens - 1 > self.model.config.n_positions:
             raise NotImplementedError("transformers ends at n_positions")
-        if max_new_tokens == 0:  # refused by transformers
+        if max_new_tokens == 0:  # transformers refuses 0
             return [[] for _ in range(batch)]
         draw: dict[str, Any] = (
             {"temperature": temperature, "top_k": top_k or 0} if temperature > 0 else {}
@@ -120,24 +118,26 @@ def load(
     report["unexpected_keys"] = [
         key for key in report["unexpected_keys"] if not key.endswith(MASK_BUFFERS)
     ]
+    # transformers itself only warns.
     if problems := {kind: sorted(map(str, keys)) for kind, keys in report.items() if keys}:
-        raise ValueError(
-            f"from_pretrained({checkpoint!r}): {problems}"
-        )  # where transformers itself only warns
+        raise ValueError(f"from_pretrained({checkpoint!r}): {problems}")
     return HuggingFace(model.to(device, dtype).eval())
 
 
 def load_eager(
     checkpoint: str, *, device: str = "cpu", dtype: torch.dtype = torch.float32
 ) -> HuggingFace:
-    """With attention written out in transformers' own code, where `load` leaves it to torch's kernels."""
+    """Load with attention in transformers' own code. `load` leaves it to torch's kernels."""
     return load(checkpoint, device=device, dtype=dtype, attention="eager")
 
 
 def load_compiled(
     checkpoint: str, *, device: str = "cpu", dtype: torch.dtype = torch.float32
 ) -> HuggingFace:
-    """Under torch.compile, once for tensors of any size. On the CPU that takes a C++ compiler, and seconds a checkpoint."""
+    """Load under torch.compile, once for tensors of any size.
+
+    On the CPU this needs a C++ compiler, and takes seconds for each checkpoint.
+    """
     compiled = load(checkpoint, device=device, dtype=dtype)
     compiled.model.forward = torch.compile(compiled.model.forward, dynamic=True)
     return compiled

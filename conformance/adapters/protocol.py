@@ -1,12 +1,13 @@
-"""What the suite knows of an implementation, and how it finds one.
+"""The protocol between the suite and an implementation, and the check of each answer's form.
 
 An adapter is a Python file or module with one function:
 
     def load(checkpoint, *, device="cpu", dtype=torch.float32) -> Implementation: ...
 
-`checkpoint` is a folder in Hugging Face's layout. What an implementation can't do it leaves out, or answers with
-NotImplementedError and the reason: the requirement is then *not applicable*. Any other exception is the adapter's
-error, save where a requirement asks for a refusal.
+`checkpoint` is a folder in Hugging Face's layout. An implementation leaves out the methods that it
+can't offer, or raises NotImplementedError with the reason. The requirement is then *not
+applicable*. Any other exception is an error of the adapter, unless the requirement allows a
+refusal.
 """
 
 from __future__ import annotations
@@ -15,12 +16,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
 
-import pytest
 import torch
 from torch import Tensor
 
+from ..outcomes import NotApplicable
+
 OPTIONAL = ("generate", "generate_ragged", "prefill", "step", "state_dict", "encode", "decode")
-# int8 rounds weights to about as many digits as bfloat16 has.
+# int8 keeps about as many digits of a weight as bfloat16.
 PRECISIONS = {
     "float64": torch.float64,
     "float32": torch.float32,
@@ -31,12 +33,15 @@ PRECISIONS = {
 
 
 class Implementation(Protocol):
-    """A GPT-2 with its weights loaded. Token ids are int64 [batch, time] tensors on the device that `load` was given."""
+    """A GPT-2 with its weights loaded.
+
+    Token ids are int64 tensors [batch, time] on the device that was given to `load`.
+    """
 
     def logits(self, token_ids: Tensor) -> Any:
-        """float [batch, time, vocab_size]: a tensor, or anything that `torch.as_tensor` takes."""
+        """Return float [batch, time, vocab_size]: anything that `torch.as_tensor` takes."""
 
-    # Optional from here on.
+    # All that follows is optional.
 
     def generate(
         self,
@@ -47,7 +52,7 @@ class Implementation(Protocol):
         top_k: int | None = None,
         seed: int = 0,
     ) -> Sequence[Sequence[int]]:
-        """The new ids of each row, without the EOS (50256) that ended it."""
+        """Return the new ids of each row, without the EOS (50256) that ended it."""
 
     def generate_ragged(
         self,
@@ -58,34 +63,45 @@ class Implementation(Protocol):
         top_k: int | None = None,
         seed: int = 0,
     ) -> Sequence[Sequence[int]]:
-        """As `generate`, for prompts of different lengths in one batch."""
+        """Do what `generate` does, for prompts of different lengths in one batch."""
 
     def prefill(self, token_ids: Tensor) -> tuple[Any, Any]:
-        """Start a sequence: its logits, as above, and a cache of any type."""
+        """Start a sequence. Return its logits, as above, and a cache of any type."""
 
     def step(self, token_ids: Tensor, cache: Any) -> tuple[Any, Any]:
-        """Go on with one or more tokens a row: their logits, and the new cache. The given cache stays usable."""
+        """Add one or more tokens to each row. Return their logits and the new cache.
+
+        The given cache stays usable.
+        """
 
     def state_dict(self) -> Mapping[str, Tensor]:
-        """The weights as held now, under the checkpoint's names and in its orientation."""
+        """Return the current weights, under the checkpoint's names and in its orientation."""
 
     def encode(self, text: str) -> Sequence[int]:
-        """Token ids of a text; what looks like a special token in it is text."""
+        """Return the token ids of a text. A special token's name in it is plain text."""
 
     def decode(self, token_ids: Sequence[int]) -> str:
-        """The text of token ids."""
+        """Return the text of token ids."""
 
-    # An attribute for an engine that computes in less than the dtype that `load` was given: one of PRECISIONS. Its
-    # answers are then judged as those of that precision.
+    # Only for an engine that computes in a lower precision than the dtype that `load` was given:
+    # a key of PRECISIONS. Its answers are then judged in that precision.
     precision: str
 
 
 class ProtocolError(Exception):
-    """The adapter's answer has the wrong form, so that there is nothing to judge."""
+    """The adapter's answer has the wrong form, so there is nothing to judge."""
+
+
+class BrokenAdapterError(ProtocolError):
+    """The adapter can't be used at all, so no requirement can be judged."""
 
 
 class Judged:
-    """An implementation as the tests use it: answers checked for form, logits as float64 on the CPU."""
+    """Wraps an implementation for the tests: checks the form of each answer.
+
+    Logits come as float64 tensors on the CPU. Every method raises NotApplicable if the
+    implementation lacks it or raises NotImplementedError, and ProtocolError for a wrong form.
+    """
 
     def __init__(self, implementation: Implementation, device: str) -> None:
         self._implementation = implementation
@@ -102,19 +118,20 @@ class Judged:
         return self._generated("generate_ragged", [list(prompt) for prompt in prompts], **options)
 
     def _generated(
-        self, method: str, prompts: Any, *, as_told: bool = False, **options: Any
+        self, method: str, prompts: Any, *, greedy_by_top_k: bool = True, **options: Any
     ) -> list[list[int]]:
-        """Where temperature 0 is refused by name, which is a variant, top_k=1 stands for it, unless `as_told`."""
+        """Call a method that generates.
+
+        Some implementations refuse temperature 0 by name, which is a variant. They are asked for
+        top_k=1 instead, unless `greedy_by_top_k` is false.
+        """
         with not_applicable():
             generate = self._optional(method)
             try:
                 rows = generate(prompts, **options)
             except Exception as error:
-                if (
-                    as_told
-                    or options.get("temperature") != 0
-                    or "temperature" not in str(error).lower()
-                ):
+                refused = options.get("temperature") == 0 and "temperature" in str(error).lower()
+                if not (greedy_by_top_k and refused):
                     raise
                 rows = generate(prompts, **options | {"temperature": 1.0, "top_k": 1})
         if len(rows) != len(prompts):
@@ -122,7 +139,7 @@ class Judged:
         return [[int(token_id) for token_id in row] for row in rows]
 
     def prefill(self, token_ids: Tensor) -> tuple[Tensor, Any]:
-        self._optional("step")  # one is of no use without the other
+        self._optional("step")  # prefill is of no use without it
         with not_applicable():
             logits, cache = self._optional("prefill")(token_ids.to(self._device))
         return self._checked(logits, token_ids), cache
@@ -146,11 +163,12 @@ class Judged:
 
     @property
     def precision(self) -> str | None:
-        """What the implementation declares to compute in, if it does."""
+        """The precision that the implementation declares, if it does."""
         return getattr(self._implementation, "precision", None)
 
     @property
     def lacks(self) -> frozenset[str]:
+        """The optional methods that the implementation does not have."""
         return frozenset(
             name for name in OPTIONAL if getattr(self._implementation, name, None) is None
         )
@@ -158,7 +176,7 @@ class Judged:
     def _optional(self, name: str) -> Callable[..., Any]:
         method = getattr(self._implementation, name, None)
         if method is None:
-            pytest.skip(f"not applicable: the adapter has no {name}()")
+            raise NotApplicable(f"the adapter has no {name}()")
         return method
 
     def _checked(self, logits: Any, token_ids: Tensor) -> Tensor:
@@ -169,17 +187,18 @@ class Judged:
             or not tensor.is_floating_point()
         ):
             raise ProtocolError(
-                f"logits are {tensor.dtype} {list(tensor.shape)} for token ids {list(token_ids.shape)}, "
-                "expected floating point [batch, time, vocab_size]"
+                f"logits are {tensor.dtype} {list(tensor.shape)} for token ids "
+                f"{list(token_ids.shape)}, expected floating point [batch, time, vocab_size]"
             )
         return tensor.to("cpu", torch.float64)
 
 
 @contextmanager
 def not_applicable() -> Iterator[None]:
+    """Raise NotApplicable where the implementation raises NotImplementedError."""
     try:
         yield
     except NotImplementedError as error:
-        pytest.skip(f"not applicable: {error or 'the adapter says so'}")
-    except AssertionError as error:  # its own, which is no finding of ours
+        raise NotApplicable(str(error) or "the adapter says so") from error
+    except AssertionError as error:  # the adapter's own: it must not look like a finding of a test
         raise RuntimeError(f"AssertionError: {error}") from error

@@ -1,14 +1,17 @@
-"""Adapter for TransformerLens' HookedTransformer, `pip install 'transformer_lens<4'` (TransformerLens 4 has none):
-`--implementation conformance.adapters.transformer_lens`.
+"""Adapter for TransformerLens' HookedTransformer, which TransformerLens 4 does not have.
 
-transformers reads the checkpoint, TransformerLens converts the live model by its convert_gpt2_weights, and no weight is
-processed: nothing folded, nothing centred. HookedTransformer.from_pretrained does the same, but takes the width of the
-MLP for 4 * n_embd and knows no checkpoint by a folder. There is no tokenizer: tokens go in, tokens come out.
+    pip install 'transformer_lens<4'
+    pytest conformance/ --implementation conformance.adapters.transformer_lens
 
-Its generate() with the cache and without a tokenizer takes wrong rows of wpe (3.9.0: get_residual() is given all tokens
-so far and their number as the offset). `:load_uncached` has generate() do without the cache, and is right.
+transformers reads the checkpoint, and TransformerLens's convert_gpt2_weights converts the model. No
+weight is folded or centred. HookedTransformer.from_pretrained does the same, but it assumes an MLP
+of width 4 * n_embd and can't load a folder. There is no tokenizer: tokens go in, tokens come out.
 
-Not applicable: state_dict, as the weights are held in other shapes; generation beyond n_positions.
+Its generate() with the cache and without a tokenizer uses wrong rows of wpe (3.9.0: get_residual()
+gets all tokens so far and their number as the offset). With `:load_uncached`, generate() uses no
+cache and is right.
+
+Not applicable: state_dict, since the weights have other shapes; generation beyond n_positions.
 """
 
 # mypy: disable-error-code="import-not-found, import-untyped"
@@ -49,7 +52,7 @@ class TransformerLens:
         batch, time = token_ids.shape
         if time + max_new_tokens - 1 > self.model.cfg.n_ctx:
             raise NotImplementedError("TransformerLens ends at n_ctx")
-        if max_new_tokens == 0:  # refused by TransformerLens
+        if max_new_tokens == 0:  # TransformerLens refuses 0
             return [[] for _ in range(batch)]
         with torch.random.fork_rng():
             torch.manual_seed(seed)
@@ -75,7 +78,7 @@ class TransformerLens:
         self, token_ids: Tensor, cache: TransformerLensKeyValueCache
     ) -> tuple[Tensor, TransformerLensKeyValueCache]:
         cache = copy.deepcopy(cache)  # the model extends a cache in place
-        # The mask, of the new tokens alone, is what the model would else ask a tokenizer for.
+        # Without this mask of the new tokens, the model would ask a tokenizer for one.
         return self.model(
             token_ids, past_kv_cache=cache, attention_mask=torch.ones_like(token_ids)
         ), cache
@@ -116,5 +119,5 @@ def load(
 def load_uncached(
     checkpoint: str, *, device: str = "cpu", dtype: torch.dtype = torch.float32
 ) -> TransformerLens:
-    """With generate() told to do without its cache."""
+    """Load with a generate() that uses no cache."""
     return load(checkpoint, device=device, dtype=dtype, cached=False)

@@ -14,7 +14,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import pytest
 import torch
 from torch import Tensor
 
@@ -22,7 +21,7 @@ import gpt2ref
 from gpt2ref import EOS, GPT2Config
 
 from ..adapters.protocol import Judged
-from ..adapters.refusal import CONTEXT, TEMPERATURE, TOP_K, names
+from ..adapters.refusal import CONTEXT, TEMPERATURE, TOP_K, mentions
 from ..checkpoints.scripts import FACES, SCRIPT, by_position, chain, dice
 from ..checkpoints.tensors import (
     DICE,
@@ -34,6 +33,7 @@ from ..checkpoints.tensors import (
     write_checkpoint,
     write_sparse_checkpoint,
 )
+from ..outcomes import NotApplicable
 from ..probes import experiment as probes
 from ..probes.experiment import PROBE, Design, Experiment
 
@@ -329,7 +329,7 @@ def questions() -> Iterator[Question]:
         {"temperature": 1.0, "top_k": None},
     ):
         yield Question(f"dice with {options}", thrown, partial(_thrown, **options))
-    short = partial(_new, torch.tensor([[5], [5]]), 4, as_told=True)
+    short = partial(_new, torch.tensor([[5], [5]]), 4, greedy_by_top_k=False)
     for options in (
         {"temperature": 0.0},
         {"temperature": 0.0, "top_k": 3},
@@ -361,7 +361,7 @@ def answer(
     """What comes of it: logits, tokens, text; REFUSED or CRASHED for an error; None if it does not apply."""
     try:
         return question.ask(load(folder, dtype=question.dtype or dtype))
-    except pytest.skip.Exception:
+    except NotApplicable:
         return None
     except Exception as error:
-        return REFUSED if not question.about or names(error, *question.about) else CRASHED
+        return REFUSED if not question.about or mentions(error, question.about) else CRASHED

@@ -1,17 +1,21 @@
-"""Frequencies, judged with a stated chance of a false alarm.
+"""Judges frequencies with a known chance of a false alarm.
 
-Chernoff's bound: a count k of n independent draws of probability p has n KL(k/n || p) > t with chance at most 2 e^-t. With
-t = 30 (1.9e-13) and fewer than 200 such checks in a run, a right implementation fails a run with chance below 4e-11.
+Chernoff's bound: for a count k of n independent draws of probability p, n KL(k/n || p) exceeds t
+with a chance of at most 2 e^-t. With t = 30 that is 1.9e-13. A run makes fewer than 200 such
+checks, so a right implementation fails a run with a chance below 4e-11.
 """
 
 from __future__ import annotations
 
 import math
 
-LIMIT = 30.0  # t, above
+from ..outcomes import Failure
+
+LIMIT = 30.0  # t in the bound above
 
 
 def check_frequency(count: int, draws: int, probability: float, what: str) -> None:
+    """Raise a Failure if a count in a number of draws does not fit its probability."""
     __tracebackhide__ = True
     observed = count / draws
     parts = ((observed, probability), (1 - observed, 1 - probability))
@@ -19,6 +23,6 @@ def check_frequency(count: int, draws: int, probability: float, what: str) -> No
         0.0 if q == 0 else math.inf if p == 0 else q * math.log(q / p) for q, p in parts
     )
     if draws * divergence > LIMIT:
-        raise AssertionError(
+        raise Failure(
             f"{what}: {count} times in {draws} draws ({observed:.4f}), expected {probability:.4f}"
         )

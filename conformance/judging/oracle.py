@@ -1,20 +1,22 @@
-"""What the logits of a checkpoint should be, and how far off they may be.
+"""The right logits of a checkpoint, and the allowed error.
 
-**The truth** is Hugging Face's GPT-2 in float64, eager attention. (That `gpt2ref` in float64 agrees with it to 1e-12 is
-the requirement parity.float64.)
+**The truth** is Hugging Face's GPT-2 in float64 with eager attention. (`gpt2ref` in float64 agrees
+with it to 1e-12: that is the requirement parity.float64.)
 
-**The allowed error** in a dtype is measured, not guessed. Hugging Face itself is run in that dtype on the same input,
-with eager attention and with sdpa, and its largest error against the truth is taken. A sound implementation sums in
-another order and so makes another error of the same size: over 50 random checkpoints the error of gpt2ref, CTranslate2
-and TransformerLens in float32, and gpt2ref's in bfloat16, was at most 1.8 times Hugging Face's
-(`python -m conformance.studies.false_alarms --seeds 50`).
-FACTOR = 4 leaves room for orders of summation that none of them uses. In float32 the smallest known defects are far
-outside: erf-GELU at least 68 times the allowed error, an epsilon of 1e-6 more than 10,000 times. In half precision
-erf-GELU is within it, as it must be: its deviation is smaller than the dtype's own noise. The measurement:
-`python -m conformance.studies.tolerance --seeds 40`. The test of this policy: tests/conformance/test_tolerance.py.
+**The allowed error** in a dtype is measured, not guessed. Hugging Face runs in that dtype on the
+same input, with eager attention and with sdpa, and its largest error against the truth is taken. A
+sound implementation sums in another order, so its error differs but has the same size. Over 50
+random checkpoints the error of gpt2ref, CTranslate2 and TransformerLens in float32, and of gpt2ref
+in bfloat16, was at most 1.8 times Hugging Face's (`python -m conformance.studies.false_alarms
+--seeds 50`). FACTOR = 4 leaves room for other orders of summation. In float32 the smallest known
+defects are far outside: erf-GELU is at least 68 times the allowed error off, an epsilon of 1e-6
+more than 10,000 times. In half precision erf-GELU is inside, because its deviation is smaller than
+the noise of the dtype. The measurement is `python -m conformance.studies.tolerance --seeds 40`; the
+test of this policy is tests/conformance/test_tolerance.py.
 
-**The floor** keeps the allowed error from vanishing where the oracle happens to be exact: FLOOR_ULPS units in the last
-place of the largest logit, as each logit is the rounded result of at least the final LayerNorm and the head.
+**The floor** keeps the allowed error above zero where the oracle happens to be exact. It is
+FLOOR_ULPS units in the last place of the largest logit, because each logit is the rounded result of
+at least the final LayerNorm and the head.
 """
 
 from __future__ import annotations
@@ -29,7 +31,9 @@ from torch import Tensor
 from transformers import GPT2LMHeadModel
 from transformers.utils import logging
 
-logging.disable_progress_bar()  # a bar for each of our small checkpoints would hide what is found
+from ..outcomes import Failure
+
+logging.disable_progress_bar()  # a bar for each small checkpoint would hide the findings
 
 FACTOR = 4
 FLOOR_ULPS = 4
@@ -43,17 +47,18 @@ class Expected(NamedTuple):
 def expected(
     checkpoint: str, token_ids: Tensor, dtype: torch.dtype, device: str = "cpu"
 ) -> Expected:
+    """Return the right logits after token ids [batch, time], and the allowed error in a dtype."""
     return _expected(str(checkpoint), tuple(map(tuple, token_ids.tolist())), dtype, device)
 
 
-@lru_cache(maxsize=64)  # an implementation is asked for about fifty
+@lru_cache(maxsize=64)  # the tests of an implementation need about fifty
 def _expected(
     checkpoint: str, token_ids: tuple[tuple[int, ...], ...], dtype: torch.dtype, device: str
 ) -> Expected:
     ids, truth = torch.tensor(token_ids), _truth(checkpoint, token_ids)
 
     def error_in(run_in: torch.dtype) -> float:
-        """Hugging Face's own."""
+        """Return the largest error of Hugging Face's GPT-2."""
         each = (
             hugging_face_logits(checkpoint, ids, run_in, attention, device)
             for attention in ("eager", "sdpa")
@@ -71,9 +76,10 @@ def _truth(checkpoint: str, token_ids: tuple[tuple[int, ...], ...]) -> Tensor:
 def allowed_error(
     error_in: Callable[[torch.dtype], float], largest_logit: float, dtype: torch.dtype
 ) -> float:
-    """From the error that a sound implementation makes in a dtype, against the float64 truth.
+    """Return the allowed error, from the error of a sound implementation against the truth.
 
-    In float64 it would be compared with itself: its error there is taken from float32's, in proportion to the rounding.
+    `error_in` gives that error in a dtype. In float64 the oracle would be compared with itself, so
+    the error in float32 is taken, in proportion to the rounding.
     """
     eps = torch.finfo(dtype).eps
     run_in = torch.float32 if dtype == torch.float64 else dtype
@@ -85,12 +91,12 @@ def allowed_error(
 def hugging_face_logits(
     checkpoint: str, token_ids: Tensor, dtype: torch.dtype, attention: str, device: str = "cpu"
 ) -> Tensor:
-    """float64 [batch, time, vocab], computed in `dtype`."""
+    """Return float64 [batch, time, vocab], computed in `dtype`."""
     file = Path(checkpoint) / "model.safetensors"
     model = (_small if file.exists() and file.stat().st_size < 1e8 else _large)(
         checkpoint, dtype, attention, device
     )
-    if model.num_parameters() > 200e6:  # XL takes 12 GB in float64: not two models at once
+    if model.num_parameters() > 200e6:  # XL takes 12 GB in float64: keep one model at a time
         _large.cache_clear()
     return model(token_ids.to(device)).logits.to("cpu", torch.float64)
 
@@ -104,35 +110,39 @@ def _model(checkpoint: str, dtype: torch.dtype, attention: str, device: str) -> 
 
 
 _small = lru_cache(maxsize=16)(_model)
-_large = lru_cache(maxsize=3)(_model)  # the truth and the two kinds of attention
+_large = lru_cache(maxsize=3)(_model)  # the truth, and the two kinds of attention
 
 
 def error(judged: Tensor, truth: Tensor) -> Tensor:
-    """The size of the error of each logit, [batch, time, vocab], infinite for NaN.
+    """Return the absolute error of each logit, [batch, time, vocab], infinite for NaN.
 
-    What is added to all logits of a position alike changes no probability. It is left out here, and asked for by itself
-    (head.raw), so that an implementation that centres its logits can be judged in everything else.
+    A constant that is added to all logits of a position changes no probability, so it is left out.
+    The requirement head.raw is about it. So an implementation that centres its logits can be judged
+    by all other requirements.
     """
     difference = judged - truth
     shift = difference.mean(-1, keepdim=True)
-    if not shift.isfinite().all():  # a NaN is that of its own token alone
+    if not shift.isfinite().all():  # a NaN must count for its own token alone
         shift = difference.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0).mean(-1, keepdim=True)
     difference -= shift
     return difference.abs_().nan_to_num_(nan=torch.inf)
 
 
 def check_logits(judged: Tensor, truth: Tensor, allowed: float, what: str) -> None:
-    """Fails with the place and the size of the largest error, and how it compares with what is allowed."""
+    """Raise a Failure with the largest error and its place, unless all errors are allowed."""
     __tracebackhide__ = True
-    assert judged.shape == truth.shape, (
-        f"{what}: logits of shape {list(judged.shape)}, expected {list(truth.shape)}"
-    )
+    if judged.shape != truth.shape:
+        shapes = f"shape {list(judged.shape)}, expected {list(truth.shape)}"
+        raise Failure(f"{what}: logits of {shapes}")
     errors = error(judged, truth)
     worst = float(errors.max())
     if worst > allowed:
-        row, position, token = (int(i) for i in torch.unravel_index(errors.argmax(), errors.shape))
-        raise AssertionError(
-            f"{what}: token {token} at row {row}, position {position} has logit {float(judged[row, position, token]):.7g}, "
-            f"should be {float(truth[row, position, token]):.7g}: {worst:.1e} off, {worst / allowed:.3g} times the allowed "
-            f"{allowed:.1e}. {int((errors > allowed).any(-1).sum())} of {errors[..., 0].numel()} positions are off."
+        at = torch.unravel_index(errors.argmax(), errors.shape)
+        row, position, token = map(int, at)
+        n_wrong, n_positions = int((errors > allowed).any(-1).sum()), errors[..., 0].numel()
+        raise Failure(
+            f"{what}: token {token} at row {row}, position {position} "
+            f"has logit {float(judged[at]):.7g}, should be {float(truth[at]):.7g}: "
+            f"{worst:.1e} off, {worst / allowed:.3g} times the allowed {allowed:.1e}. "
+            f"{n_wrong} of {n_positions} positions are off."
         )

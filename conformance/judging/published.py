@@ -1,4 +1,4 @@
-"""What others have published of the real weights' outputs. The figures and their source are in published.json."""
+"""Outputs of the real weights that others have published. published.json has the source."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from pathlib import Path
 
 from gpt2ref import GPT2, PUBLISHED_CONFIGS
 
-# "The dog", and its greedy continuation by the 124M weights: transformers, tests/models/gpt2, test_lm_generate_gpt2.
+# "The dog", and its greedy continuation by the 124M weights. Source: test_lm_generate_gpt2 in
+# transformers' tests/models/gpt2.
 _TOKENS = [
     464,
     3290,
@@ -32,15 +33,15 @@ _TOKENS = [
 ]
 THE_DOG = _TOKENS[:2], _TOKENS[2:]
 
-_FIRST_WEIGHTS = (-0.1101, -0.0393, 0.0331)  # of wte, as printed by many
+_FIRST_WEIGHTS = (-0.1101, -0.0393, 0.0331)  # the first three of wte, with four decimals
 
 
 def is_gpt2_124m(model: GPT2) -> bool:
-    """Whether these are the published weights of that size, told by a few of them."""
+    """Whether a model has the published weights of that size. A few of them are compared."""
     if model.config != PUBLISHED_CONFIGS["gpt2"]:
         return False
     found = model.transformer.wte.weight[0, :3].tolist()
-    # They are printed with four decimals; half precision is off by 0.4% at most.
+    # Four decimals are off by 0.5e-4 at most, half precision by 0.4% at most.
     return all(
         abs(weight - known) < 1e-4 + 0.004 * abs(known)
         for weight, known in zip(found, _FIRST_WEIGHTS, strict=True)
@@ -48,10 +49,9 @@ def is_gpt2_124m(model: GPT2) -> bool:
 
 
 def last_logits() -> dict[str, dict[int, float]]:
-    """Text -> token id -> logit of it after the text, computed in float32."""
-    texts = json.loads((Path(__file__).parent / "published.json").read_text(encoding="utf-8"))[
-        "logits"
-    ]
+    """Map each text to the logits of some token ids after it, computed in float32."""
+    file = Path(__file__).parent / "published.json"
+    texts = json.loads(file.read_text(encoding="utf-8"))["logits"]
     return {
         text: {int(token): logit for token, logit in logits.items()}
         for text, logits in texts.items()

@@ -1,7 +1,8 @@
-"""The textbook's generation loop (*Learn Generative AI with PyTorch*, chapter 11), as the oracle for every faster one.
+"""The textbook's generation loop: the oracle for every faster one.
 
-No cache: each step feeds the whole sequence, cropped to the last `n_positions` tokens, one row at a time. The sampler
-is written out from its definition, in float64, and shares no code with `gpt2ref.sampling`.
+Source: *Learn Generative AI with PyTorch*, chapter 11. There is no cache: each step feeds the whole
+sequence of one row, cropped to the last `n_positions` tokens. The sampler follows its definition,
+in float64, and shares no code with `gpt2ref.sampling`.
 """
 
 from __future__ import annotations
@@ -27,7 +28,10 @@ def generate(
     seed: int = 0,
     eos_token_id: int | None = 50256,
 ) -> list[int]:
-    """The new ids of one row, without EOS. `logits`: int64 [1, time] -> float [1, time, vocab]."""
+    """Return the new ids of one row, without EOS.
+
+    `logits` maps int64 [1, time] to float [1, time, vocab].
+    """
     sequence = list(token_ids) or [50256]
     uniform = random.Random(seed)
     new: list[int] = []
@@ -44,7 +48,7 @@ def generate(
 def next_token(
     scores: list[float], uniform: float, *, temperature: float, top_k: int | None
 ) -> int:
-    """Temperature, top-k with every tie at the k-th largest kept, inverse of the cumulative distribution."""
+    """Draw by the inverse of the cumulative distribution. A `uniform` number is in [0, 1)."""
     if temperature == 0:
         return scores.index(max(scores))
     cumulative = list(
@@ -54,7 +58,10 @@ def next_token(
 
 
 def distribution(scores: list[float], *, temperature: float, top_k: int | None) -> list[float]:
-    """The probabilities, unnormalised, that the definition gives to each token."""
+    """Return the unnormalised probability of each token.
+
+    top_k keeps every token that is tied with the k-th largest score.
+    """
     threshold = -math.inf if top_k is None or top_k >= len(scores) else sorted(scores)[-top_k]
     largest = max(scores)
     return [

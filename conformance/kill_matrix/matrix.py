@@ -1,7 +1,8 @@
-"""The kill matrix: which requirement catches which defect, and whether the suite does what it is there for.
+"""The kill matrix: which requirement catches which defect.
 
-Every defect must fail the requirement that it names, no equivalent or variant may fail any, and every requirement must
-catch something. A crash catches nothing: it is *errored*, save where a requirement asks that something be accepted.
+Every defect must fail the requirement that it names. No equivalent and no variant may fail any
+requirement, and every requirement must catch something. A crash is *errored* and catches nothing,
+unless the requirement says that something must be accepted.
 """
 
 from __future__ import annotations
@@ -24,9 +25,9 @@ from ..verdict.judgement import ERRORED, FAILED, NOT_RUN, VARIANT, Judgement
 PREFIX = f"{defects.__name__}:"
 ENTRIES = DEFECTS | EQUIVALENT | VARIANTS
 
-# Asked only of a defect that names them, as they take seconds each: the published sizes.
+# The published sizes take seconds each. Only the defects that name these requirements are asked.
 LARGE = frozenset({"parity.full-context", "cache.steps", "keys.published-sizes"})
-# Need what the catalogue has not: real weights, and 20 GB.
+# These need real weights, and 20 GB of memory. No defect is asked.
 NEVER = frozenset({"parity.given-checkpoint", "parity.published-sizes"})
 _TEXT = frozenset({"encode", "decode"})
 _SAMPLER = frozenset({"check", "generators", "uniform", "next_token", "probabilities", "draw"})
@@ -34,9 +35,9 @@ _LOOP = frozenset(
     {"generate", "generate_ragged", "ends_at_once", "ends", "next_logits", "padding", "crop"}
 )
 _LOADING = frozenset({"configure", "read", "load", "state_dict"})
-# Of tokens fed one by one, which need not be what the same tokens are at once.
+# The steps that treat tokens fed one by one differently from tokens fed at once.
 _FEEDING = frozenset({"prefill", "step", "remember", "positions", "mask"})
-_PARTS_OF = {
+_STEPS_OF_FAMILY = {
     "keys": _LOADING,
     "text": _TEXT,
     "sampling": _SAMPLER,
@@ -46,7 +47,7 @@ _PARTS_OF = {
 
 
 def steps(entry: Entry) -> set[str]:
-    """The methods of Parts that a defect replaces."""
+    """Return the names of the methods that a defect replaces."""
     own = entry.parts.__mro__[: entry.parts.__mro__.index(Parts)]
     return {
         name
@@ -57,12 +58,13 @@ def steps(entry: Entry) -> set[str]:
 
 
 def asked(entry: Entry, requirement: str) -> bool:
-    """Whether a defect is asked for a requirement: not for what the steps that it replaces have no part in.
+    """Whether a defect is asked for a requirement: not if the steps that it replaces can't matter.
 
-    The suite asks any other implementation for everything. But a sampler that is wrong can't change a logit, nor a
-    tokenizer a token; a wrong forward pass reads and refuses the files that a right one does; and what it does to the tokens
-    that are generated, to their frequencies and to where a text ends is a consequence of wrong logits. What must not be
-    flagged is asked for all of it but frequencies, unless it is a sampler.
+    A wrong sampler can't change a logit, and a wrong tokenizer can't change a token. A wrong
+    forward pass loads and refuses the same files as a right one. It does change the generated
+    tokens, their frequencies and their number, but only because its logits are wrong. An equivalent
+    or a variant is asked for everything; for frequencies only if it replaces the sampler. (Any
+    implementation that is not of the catalogue is asked for everything.)
     """
     asked_for, replaced = REQUIREMENTS[requirement], steps(entry)
     if requirement == entry.requirement:
@@ -71,7 +73,7 @@ def asked(entry: Entry, requirement: str) -> bool:
         return False
     if entry.id not in DEFECTS:
         return asked_for.family != "sampling" or bool(replaced & _SAMPLER)
-    for family, steps_of_it in _PARTS_OF.items():
+    for family, steps_of_it in _STEPS_OF_FAMILY.items():
         if asked_for.family == family:
             return bool(replaced & steps_of_it)
     return not replaced <= _TEXT | _SAMPLER | _LOOP
@@ -79,12 +81,13 @@ def asked(entry: Entry, requirement: str) -> bool:
 
 @dataclass(frozen=True)
 class Matrix:
-    """Entry -> requirement -> outcome, of those that were asked."""
+    """The outcomes: entry -> requirement -> outcome, where the entry was asked."""
 
     outcomes: Mapping[str, Mapping[str, str]]
 
     @staticmethod
     def of(judgements: Iterable[Judgement]) -> Matrix:
+        """Make the matrix of the judgements on the catalogue's entries."""
         return Matrix(
             {
                 judgement.adapter.removeprefix(PREFIX): {
@@ -101,7 +104,7 @@ class Matrix:
 
     @cached_property
     def kills(self) -> dict[str, list[str]]:
-        """Requirement -> the defects that it catches."""
+        """The defects that each requirement catches."""
         caught = {
             entry: self.with_outcome(entry, FAILED) for entry in self.outcomes if entry in DEFECTS
         }
@@ -109,7 +112,7 @@ class Matrix:
 
     @cached_property
     def sole(self) -> dict[str, list[str]]:
-        """Requirement -> the defects that no other requirement catches."""
+        """The defects that each requirement alone catches."""
         return {
             name: [entry for entry in kills if len(self.with_outcome(entry, FAILED)) == 1]
             for name, kills in self.kills.items()
@@ -117,7 +120,7 @@ class Matrix:
 
     @cached_property
     def problems(self) -> list[str]:
-        """What is not as it must be, in sentences."""
+        """Each violation of the rules above, in a sentence."""
         return [*self._missed(), *self._flagged(), *self._idle()]
 
     def _missed(self) -> Iterator[str]:
@@ -125,8 +128,9 @@ class Matrix:
             if entry in DEFECTS:
                 named = DEFECTS[entry].requirement or ""
                 if outcomes.get(named, NOT_RUN) != FAILED:
-                    others = self.with_outcome(entry, FAILED)
-                    yield f"{entry}: {named} is {outcomes.get(named, NOT_RUN)}; caught by {', '.join(others) or 'none'}"
+                    others = ", ".join(self.with_outcome(entry, FAILED)) or "none"
+                    outcome = outcomes.get(named, NOT_RUN)
+                    yield f"{entry}: {named} is {outcome}; caught by {others}"
 
     def _flagged(self) -> Iterator[str]:
         for entry in self.outcomes:
@@ -145,7 +149,7 @@ class Matrix:
             )
 
     def lines(self) -> list[str]:
-        """For a person at a terminal."""
+        """The summary for a terminal."""
         defects = [e for e in self.outcomes if e in DEFECTS]
         caught = sum(DEFECTS[e].requirement in self.with_outcome(e, FAILED) for e in defects)
         quiet = [e for e in self.outcomes if e in EQUIVALENT | VARIANTS]
@@ -155,7 +159,7 @@ class Matrix:
             f"{caught} of {len(defects)} defects are caught, each by the requirement that it names",
             f"{flagged} of {len(quiet)} that are no mistakes are flagged",
             f"{len(killed)} of {len(REQUIREMENTS) - len(NEVER)} requirements catch something "
-            f"({', '.join(sorted(NEVER))} take more than the catalogue has)",
+            f"({', '.join(sorted(NEVER))} need more than the catalogue has)",
             "",
             "Caught by one requirement alone:",
         ]
@@ -163,11 +167,11 @@ class Matrix:
             f"    {name}: {', '.join(entries)}" for name, entries in self.sole.items() if entries
         ]
         if self.problems:
-            lines += ["", "NOT as it must be:", *(f"    {problem}" for problem in self.problems)]
+            lines += ["", "PROBLEMS:", *(f"    {problem}" for problem in self.problems)]
         return lines
 
     def to_json(self, environment: Mapping[str, Any]) -> str:
-        """What `python -m conformance.pages.kill_matrix_page` reads."""
+        """Write the format that `python -m conformance.pages` reads."""
         entries = [_entry(name, self.outcomes[name]) for name in self.outcomes]
         requirements = [
             {

@@ -1,4 +1,4 @@
-"""`pytest conformance/ --defects`: the suite on every wrong GPT-2 of the catalogue, and what it comes to."""
+"""`pytest conformance/ --defects`: judges the suite by the wrong GPT-2s of the catalogue."""
 
 from __future__ import annotations
 
@@ -8,19 +8,22 @@ import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from ..adapters.adapter import Adapter
+from ..outcomes import NotApplicable
 from ..verdict.judgement import FAILED
-from ..verdict.plugin import Verdict, requirements_of
+from ..verdict.plugin import FINDING, VerdictPlugin, adapter_of, requirements_of
 from ..verdict.report import check_writable, environment
 from .matrix import ENTRIES, LARGE, PREFIX, Matrix, asked
 
 
 def adapters(names: str) -> list[str]:
-    """The adapters of --defects: of all, or of those named. Raises pytest.UsageError for one that is not there."""
+    """Return the adapters of all defects, or of those named.
+
+    Raises pytest.UsageError, naming --defects, for a name that is not in the catalogue.
+    """
     chosen = list(ENTRIES) if names == "all" else names.split(",")
     for name in chosen:
         if unknown := set(name.split("+")) - set(ENTRIES):
@@ -28,15 +31,14 @@ def adapters(names: str) -> list[str]:
     return [PREFIX + name for name in chosen]
 
 
-class KillMatrix(Verdict):
-    """In place of a verdict on each implementation, one on the suite."""
+class KillMatrixPlugin(VerdictPlugin):
+    """Reports one verdict on the suite, and none on each implementation."""
 
     def __init__(self, config: pytest.Config, adapters: Sequence[Adapter]) -> None:
         super().__init__(config, adapters)
         keep_freed_memory()
-        config.option.tbstyle = (
-            "native"  # thousands of tracebacks that nobody reads: the other styles parse the source
-        )
+        # Nobody reads these thousands of tracebacks, and the other styles parse the source.
+        config.option.tbstyle = "native"
         if path := config.option.defects_report:
             check_writable("--defects-report", path)
         self._caught: set[tuple[str, str]] = set()
@@ -45,21 +47,18 @@ class KillMatrix(Verdict):
     def pytest_collection_modifyitems(
         self, config: pytest.Config, items: list[pytest.Item]
     ) -> None:
-        """Before the large shapes' checkpoints are thought of: each defect is asked for what it has a part in."""
+        """Deselect the tests of steps that a defect leaves as they are."""
         dropped = []
         for item in items:
-            item.add_marker(
-                pytest.mark.xdist_group(adapter_of(item))
-            )  # what is loaded for a defect is loaded once
+            # One worker of pytest-xdist asks a defect for everything, so that it is loaded once.
+            item.add_marker(pytest.mark.xdist_group(adapter_of(item)))
+            # Two defects at once have no entry, and are asked for everything.
+            entry = ENTRIES.get(adapter_of(item).removeprefix(PREFIX))
             for requirement in requirements_of([item]):
-                entry = ENTRIES.get(
-                    adapter_of(item).removeprefix(PREFIX)
-                )  # two at once are asked for everything
-                # A requirement that has small tests too is asked by those.
-                large = requirement not in LARGE and "gpt2_124m" in getattr(
-                    item, "fixturenames", ()
-                )
-                if entry and (large or not asked(entry, requirement)):
+                # A requirement that has small tests too is decided by those.
+                large = "gpt2_124m" in getattr(item, "fixturenames", ())
+                skipped = large and requirement not in LARGE
+                if entry and (skipped or not asked(entry, requirement)):
                     dropped.append(item)
         if dropped:
             config.hook.pytest_deselected(items=dropped)
@@ -68,29 +67,26 @@ class KillMatrix(Verdict):
     def pytest_runtest_setup(self, item: pytest.Item) -> None:
         for requirement in requirements_of([item]):
             if (adapter_of(item), requirement) in self._caught:
-                pytest.skip("not applicable: the requirement has caught it already")
+                raise NotApplicable("the requirement has caught it already")
 
     def pytest_runtest_teardown(self, item: pytest.Item, nextitem: pytest.Item | None) -> None:
         if tmp_path := getattr(item, "funcargs", {}).get("tmp_path"):
-            shutil.rmtree(
-                tmp_path, ignore_errors=True
-            )  # a checkpoint a test: 40 GB of the whole catalogue
+            # All tests of the catalogue would leave 40 GB of checkpoints.
+            shutil.rmtree(tmp_path, ignore_errors=True)
         if nextitem is None or adapter_of(nextitem) != adapter_of(item):
-            gc.collect()  # tracebacks hold logits, in cycles: gigabytes, otherwise
+            gc.collect()  # tracebacks hold gigabytes of logits, in cycles
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         super().pytest_collection_finish(session)
-        gc.freeze()  # 13,000 tests, which every collection would go through again
+        gc.freeze()  # or else every collection would go through 13,000 tests again
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(self, item: pytest.Item, call: pytest.CallInfo[None]):  # type: ignore[no-untyped-def]
         report = yield from super().pytest_runtest_makereport(item, call)
-        for _, (adapter, requirement, outcome, _) in (
-            each for each in report.user_properties if each[0] == "conformance"
-        ):
-            if outcome == FAILED:
-                self._caught.add((adapter, requirement))
-        if report.failed:  # to pytest that is as it should be; whether it is, the matrix tells
+        for name, value in report.user_properties:
+            if name == FINDING and value["finding"]["outcome"] == FAILED:
+                self._caught.add((value["adapter"], value["requirement"]))
+        if report.failed:  # pytest expects that a defect fails; the matrix says whether it should
             report.outcome, report.wasxfail = "skipped", "a defect"
         return report
 
@@ -99,7 +95,7 @@ class KillMatrix(Verdict):
         if option.collectonly or hasattr(self.config, "workerinput") or exitstatus not in (0, 1):
             return
         self.matrix = Matrix.of(
-            judgement for judgement in self.judgements.values() if judgement.decisions
+            judgement for judgement in self.judgements.values() if judgement.results
         )
         if self.matrix.problems:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
@@ -119,16 +115,13 @@ class KillMatrix(Verdict):
 
 
 def keep_freed_memory() -> None:
-    """Ask glibc to keep what is freed, up to a gigabyte, for what is allocated next.
+    """Ask glibc to keep up to a gigabyte of freed memory for the next allocations.
 
-    Fresh pages cost more than what is computed in them: a draw from [16, 50257] in float64 takes three times as long.
+    Fresh pages cost more than the computation on them: a draw from [16, 50257] in float64 takes
+    three times as long.
     """
     m_trim_threshold, m_mmap_threshold = -1, -3  # of malloc.h
-    with suppress(OSError, AttributeError, TypeError):  # another C library, or system
+    with suppress(OSError, AttributeError, TypeError):  # another C library or system
         libc = ctypes.CDLL(None)
-        libc.mallopt(m_mmap_threshold, 32 << 20)  # the most that it takes
+        libc.mallopt(m_mmap_threshold, 32 << 20)  # the largest value that it takes
         libc.mallopt(m_trim_threshold, 1 << 30)
-
-
-def adapter_of(item: Any) -> str:
-    return str(item.callspec.params["adapter"])

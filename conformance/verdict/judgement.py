@@ -1,14 +1,17 @@
-"""What the tests of an implementation came to: an outcome for each requirement, the causes of the failures, a judgement.
+"""Gathers the findings on one implementation, and comes to a verdict.
 
-Each requirement is *passed*, *failed* (the implementation gives a wrong answer), *errored* (the adapter broke, so there
-is no answer to judge), *not applicable* (it can't do what the requirement is about), a *variant* (it does what another of
-the sources that disagree does, which is no mistake), a *known deviation* (it fails, and the implementer has said why, see
-`deviations`) or *not run*, and these are never mixed up.
+Each requirement is one of
+- *passed*;
+- *failed*: the implementation gives a wrong answer;
+- *errored*: the adapter broke, so there is no answer to judge;
+- *not applicable*: the implementation can't do what the requirement is about;
+- a *variant*: sources disagree, and the implementation follows another one, which is no mistake;
+- a *known deviation*: it fails, and the implementer has said why (see `known_deviations`);
+- *not run*.
 """
 
 from __future__ import annotations
 
-import re
 import shlex
 from collections import Counter
 from collections.abc import Mapping
@@ -17,130 +20,149 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..diagnosis.diagnose import Diagnosis
+from ..outcomes import sentence
 from ..requirements import REQUIREMENTS
-from .known_deviations import Deviation
+from .known_deviations import KnownDeviation
 
 PASSED, FAILED, ERRORED, NOT_APPLICABLE = "passed", "failed", "errored", "not applicable"
 KNOWN, VARIANT, NOT_RUN = "known deviation", "variant", "not run"
 OUTCOMES = (PASSED, FAILED, ERRORED, KNOWN, VARIANT, NOT_APPLICABLE, NOT_RUN)
 _WORST_FIRST = (FAILED, ERRORED, KNOWN, VARIANT, PASSED, NOT_APPLICABLE)
 
-# How a failed test names a cause: one of its own fact, or one of another fact that spoils its logits too.
-_OWN = re.compile(r"reads (.+?); GPT-2 has ")
-_TRANSPOSED = re.compile(
-    r"(\S+\.weight) is .*not transposed: the logits are exactly those of that mistake"
-)
-_OTHERS = re.compile(r"exactly those of another mistake: (.+)")
 
-
-class Detail(NamedTuple):
-    """What one test found."""
+@dataclass(frozen=True)
+class Finding:
+    """What one test found. The fields that a Failure has mean the same here."""
 
     outcome: str
-    found: str
-    nodeid: str
+    read: str = ""
+    expected: str = ""
+    mistakes: tuple[str, ...] = ()
+    own: bool = False
+    broken: bool = False  # whether the adapter can't be used at all
+    test: str = ""  # pytest's node id
+
+    @property
+    def sentence(self) -> str:
+        return sentence(self.read, self.expected)
 
 
 @dataclass
-class Decision:
-    """What the tests of one requirement, on one implementation, came to."""
+class Result:
+    """The findings of all tests of one requirement, on one implementation."""
 
     outcomes: Counter[str] = field(default_factory=Counter)
-    details: list[Detail] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)  # of tests that did not pass
     readings: list[dict[str, Any]] = field(default_factory=list)
+
+    def add(self, finding: Finding) -> None:
+        self.outcomes[finding.outcome] += 1
+        if finding.outcome != PASSED:
+            self.findings.append(finding)
 
     @property
     def outcome(self) -> str:
         return next((outcome for outcome in _WORST_FIRST if self.outcomes[outcome]), NOT_RUN)
 
     @property
-    def detail(self) -> Detail:
-        """The one to show: the first that decided the outcome, if possible one that names a cause."""
-        deciding = [detail for detail in self.details if detail.outcome == self.outcome]
-        return next((detail for detail in deciding if _causes_named(detail.found)[0]), deciding[0])
+    def failures(self) -> list[Finding]:
+        return [finding for finding in self.findings if finding.outcome == FAILED]
+
+    @property
+    def decisive(self) -> Finding:
+        """The finding to show: one that decides the outcome, if possible one that names a cause."""
+        deciding = [finding for finding in self.findings if finding.outcome == self.outcome]
+        return next((finding for finding in deciding if finding.own), deciding[0])
+
+    def mistakes(self, *, own: bool) -> set[str]:
+        """The mistakes that the failures name: of the requirement's own fact, or of others."""
+        named = (finding.mistakes for finding in self.failures if finding.own == own)
+        return {mistake for mistakes in named for mistake in mistakes}
 
 
 class Cause(NamedTuple):
-    """A mistake that a test has named, and the failures that it explains, its own requirement first if that failed."""
+    """A mistake that explains failures.
 
-    mistake: str
+    `explains` are the failed requirements, first those whose own fact it is. `finding` is a finding
+    of the first of them, which names the mistake.
+    """
+
+    id: str
     explains: list[str]
+    finding: Finding
 
 
 @dataclass
 class Judgement:
-    """All that was found of one implementation."""
+    """Everything that was found of one implementation.
+
+    `options` are the words of the command line that a result depends on. `incomplete` are the
+    requirements of which some tests were not chosen.
+    """
 
     adapter: str
-    known: Mapping[str, Deviation] = field(default_factory=dict)
-    options: tuple[str, ...] = ()  # of the command line, that it takes to see a result again
-    decisions: dict[str, Decision] = field(default_factory=dict)
-    incomplete: set[str] = field(
-        default_factory=set
-    )  # requirements of which some tests were not chosen
-    diagnosis: Diagnosis | None = None  # once something has failed
+    known: Mapping[str, KnownDeviation] = field(default_factory=dict)
+    options: tuple[str, ...] = ()
+    results: dict[str, Result] = field(default_factory=dict)
+    incomplete: set[str] = field(default_factory=set)
+    diagnosis: Diagnosis | None = None
 
     def outcome(self, requirement: str) -> str:
-        return self.decisions[requirement].outcome if requirement in self.decisions else NOT_RUN
+        return self.results[requirement].outcome if requirement in self.results else NOT_RUN
+
+    def with_outcome(self, outcome: str) -> list[str]:
+        """The requirements with this outcome."""
+        return [name for name in REQUIREMENTS if self.outcome(name) == outcome]
 
     @property
     def counts(self) -> Counter[str]:
         return Counter(self.outcome(name) for name in REQUIREMENTS)
 
-    def again(self, nodeid: str) -> str:
-        """The command line that runs one test again."""
-        file, _, test = nodeid.partition("::")
-        installed = ["--pyargs", f"gpt2ref_conformance.{Path(file).stem}::{test}"]
-        which = (
-            [nodeid] if file.startswith("conformance/") else installed
-        )  # a path into site-packages helps nobody
+    def again(self, test: str) -> str:
+        """Return the command line that runs one test again."""
+        file, _, name = test.partition("::")
+        # An installed suite is called by its name: a path into site-packages helps nobody.
+        installed = ["--pyargs", f"gpt2ref_conformance.{Path(file).stem}::{name}"]
+        which = [test] if Path(file).parts[:1] == ("conformance",) else installed
         return shlex.join(["pytest", *which, "--implementation", self.adapter, *self.options])
 
     @property
+    def broken(self) -> str | None:
+        """Why the adapter can't be used at all, if it can't."""
+        findings = (each for result in self.results.values() for each in result.findings)
+        return next((finding.read for finding in findings if finding.broken), None)
+
+    @property
     def stale(self) -> list[str]:
-        """Known deviations that are none: all tests of the requirement ran, and passed."""
-        return [
-            name
-            for name in self.known
-            if self.outcome(name) == PASSED and name not in self.incomplete
-        ]
+        """Known deviations that do not occur: all tests of the requirement ran and passed."""
+        complete = self.known.keys() - self.incomplete
+        return [name for name in self.with_outcome(PASSED) if name in complete]
 
     @property
     def causes(self) -> list[Cause]:
-        """The mistakes that were named, each with the failures it explains: as few mistakes as are enough."""
-        own: dict[str, set[str]] = {}
-        named: dict[str, set[str]] = {}
-        for name in REQUIREMENTS:
-            if self.outcome(name) == FAILED:
-                pairs = [
-                    _causes_named(detail.found)
-                    for detail in self.decisions[name].details
-                    if detail.outcome == FAILED
-                ]
-                own[name] = {mistake for mistakes, _ in pairs for mistake in mistakes}
-                named[name] = own[name] or {
-                    mistake for _, mistakes in pairs for mistake in mistakes
-                }
+        """As few of the named mistakes as explain every failure that names any."""
+        own = {name: self.results[name].mistakes(own=True) for name in self.with_outcome(FAILED)}
+        named = {name: own[name] or self.results[name].mistakes(own=False) for name in own}
         causes = []
         while any(named.values()):
-            candidates = sorted(set().union(*named.values()))
-            # That of an own fact first: it was read, where others were only found to fit.
-            most = max(
-                candidates,
-                key=lambda m: (any(m in own[r] for r in named), sum(m in named[r] for r in named)),
-            )
-            explains = sorted(
-                (name for name in named if most in named[name]),
-                key=lambda name: most not in own[name],
-            )
-            causes.append(Cause(most, explains))
-            for name in explains:
-                del named[name]
+            mistake = _explains_most(named, own)
+            explains = [name for name, mistakes in named.items() if mistake in mistakes]
+            explains.sort(key=lambda name: mistake not in own[name])
+            failures = self.results[explains[0]].failures
+            naming = [finding for finding in failures if mistake in finding.mistakes]
+            causes.append(Cause(mistake, explains, max(naming, key=lambda finding: finding.own)))
+            named = {name: mistakes for name, mistakes in named.items() if name not in explains}
         return causes
 
     @property
+    def unexplained(self) -> list[str]:
+        """The failed requirements that no cause explains."""
+        explained = {name for cause in self.causes for name in cause.explains}
+        return [name for name in self.with_outcome(FAILED) if name not in explained]
+
+    @property
     def state(self) -> str:
-        """The judgement for a program."""
+        """The verdict, as one of the states of report.schema.json."""
         counts = self.counts
         if counts[FAILED]:
             return "deviates"
@@ -154,35 +176,39 @@ class Judgement:
 
     @property
     def sentence(self) -> str:
-        """The judgement for a person."""
-        judgement = {
+        """The verdict as a sentence."""
+        verdict = {
             "deviates": "NOT a right GPT-2",
             "not judged in full": "NOT judged in full",
-            "stale known deviations": "a known deviation is none any more",
-            "known deviations only": "no deviation from GPT-2 found but the known",
+            "stale known deviations": "a known deviation no longer occurs",
+            "known deviations only": "no deviation from GPT-2 found except the known ones",
             "no deviation found": "no deviation from GPT-2 found",
             "nothing judged": "nothing could be judged",
         }[self.state]
-        not_run = [name for name in REQUIREMENTS if self.outcome(name) == NOT_RUN]
+        not_run = self.with_outcome(NOT_RUN)
         asked = f"{len(REQUIREMENTS) - len(not_run)} of {len(REQUIREMENTS)} requirements"
         if len(not_run) in (1, 2, 3):
             asked += f" (not run: {', '.join(not_run)})"
         counts = self.counts
         del counts[NOT_RUN]
-        return f"{self.adapter}: {judgement}. {asked}: {counted(counts) or 'none run'}."
+        return f"{self.adapter}: {verdict}. {asked}: {counted(counts) or 'none run'}."
+
+
+def _explains_most(named: Mapping[str, set[str]], own: Mapping[str, set[str]]) -> str:
+    """Choose the mistake that most requirements name.
+
+    A mistake of a requirement's own fact was read, and comes first. Any other only fits.
+    """
+
+    def weight(mistake: str) -> tuple[bool, int]:
+        explained = [name for name, mistakes in named.items() if mistake in mistakes]
+        return any(mistake in own[name] for name in explained), len(explained)
+
+    return max(sorted(set().union(*named.values())), key=weight)
 
 
 def counted(outcomes: Mapping[str, int]) -> str:
+    """Return the counts in words: "3 passed, 1 failed"."""
     return ", ".join(
         f"{outcomes[outcome]} {outcome}" for outcome in OUTCOMES if outcomes.get(outcome)
     )
-
-
-def _causes_named(found: str) -> tuple[list[str], list[str]]:
-    """The mistakes that a failure names: of the requirement's own fact, and of others. Several, if they look alike."""
-    if match := _TRANSPOSED.match(found):
-        return [f"h.{match[1]} not transposed"], []  # as the probes call it
-    if match := _OWN.match(found):
-        return match[1].split(" or "), []
-    match = _OTHERS.search(found)
-    return [], match[1].split(" or ") if match else []

@@ -1,12 +1,14 @@
-"""Known deviations: files, owned by the implementer, of requirements that fail and why that is so.
+"""Reads and writes files of known deviations: the requirements that fail, each with its reason.
+
+The implementer owns such a file:
 
     [[deviation]]
     requirement = "sampling.top-k-ties"
     reason = "torch.topk cuts ties off; kept for speed"
     issue = "https://example.org/issues/1"  # optional
 
-Such a failure is reported with its reason and does not fail the run. An entry whose requirement passes does: the file
-says no more than what is true.
+Such a failure is reported with its reason and does not fail the run. An entry whose requirement
+passes fails the run, so that the file says only what is true.
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ else:
 
 
 @dataclass(frozen=True)
-class Deviation:
+class KnownDeviation:
     requirement: str
     reason: str
     issue: str | None = None
@@ -38,53 +40,54 @@ class Deviation:
         return f"{self.reason} ({self.issue})" if self.issue else self.reason
 
 
-def read_deviations(*paths: str) -> dict[str, Deviation]:
-    """The files' entries by requirement. Raises pytest.UsageError, naming file and entry, for anything that is amiss."""
-    known: dict[str, Deviation] = {}
+def read_known_deviations(*paths: str) -> dict[str, KnownDeviation]:
+    """Return the entries of these files by requirement.
+
+    Raises pytest.UsageError, naming file and entry, if an entry is not as above.
+    """
+    known: dict[str, KnownDeviation] = {}
     for path in paths:
         problem = f"--known-deviations {path}: "
         for number, entry in enumerate(_entries(path, problem), start=1):
             where = f"{problem}entry {number}"
-            if not isinstance(entry, dict) or not all(
-                isinstance(value, str) for value in entry.values()
-            ):
-                raise pytest.UsageError(f"{where}: expected a table of strings, found {entry!r}")
-            name = entry.get("requirement", "")
-            where += f" ({name or 'no requirement'}): "
-            if name not in REQUIREMENTS:
+            deviation = _known_deviation(entry, where)
+            if deviation.requirement in known:
                 raise pytest.UsageError(
-                    f"{where}no such requirement; --list-requirements prints them all"
+                    f"{where} ({deviation.requirement}): the requirement has an entry already"
                 )
-            if name in known:
-                raise pytest.UsageError(f"{where}the requirement has an entry already")
-            if not entry.get("reason", "").strip():
-                raise pytest.UsageError(f"{where}has no reason")
-            if unknown := set(entry) - {"requirement", "reason", "issue"}:
-                raise pytest.UsageError(
-                    f"{where}{', '.join(sorted(unknown))} is neither requirement, reason nor issue"
-                )
-            known[name] = Deviation(name, entry["reason"].strip(), entry.get("issue"))
+            known[deviation.requirement] = deviation
     return known
+
+
+def _known_deviation(entry: Any, where: str) -> KnownDeviation:
+    if not isinstance(entry, dict) or not all(isinstance(value, str) for value in entry.values()):
+        raise pytest.UsageError(f"{where}: expected a table of strings, found {entry!r}")
+    name, reason = entry.get("requirement", ""), entry.get("reason", "").strip()
+    where += f" ({name or 'no requirement'}): "
+    if name not in REQUIREMENTS:
+        raise pytest.UsageError(f"{where}no such requirement; --list-requirements prints them all")
+    if not reason:
+        raise pytest.UsageError(f"{where}has no reason")
+    if unknown := set(entry) - {"requirement", "reason", "issue"}:
+        words = ", ".join(sorted(unknown))
+        raise pytest.UsageError(f"{where}{words} is neither requirement, reason nor issue")
+    return KnownDeviation(name, reason, entry.get("issue"))
 
 
 def _entries(path: str, problem: str) -> list[Any]:
     try:
         data: dict[str, Any] = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-    except (
-        OSError,
-        ValueError,
-    ) as error:  # a TOMLDecodeError and a UnicodeDecodeError are ValueErrors
+    except (OSError, ValueError) as error:  # what is no TOML or no UTF-8 is a ValueError
         raise pytest.UsageError(problem + str(error)) from error
     entries = data.pop("deviation", [])
     if data or not isinstance(entries, list):
-        raise pytest.UsageError(
-            f"{problem}expected [[deviation]] tables, found {', '.join(data) or type(entries).__name__}"
-        )
+        found = ", ".join(data) or type(entries).__name__
+        raise pytest.UsageError(f"{problem}expected [[deviation]] tables, found {found}")
     return entries
 
 
-def write_deviations(path: str, deviations: Iterable[Deviation], heading: str) -> None:
-    """Writes such a file, which must not be there yet."""
+def write_known_deviations(path: str, deviations: Iterable[KnownDeviation], heading: str) -> None:
+    """Write such a file. Raises FileExistsError if there is one."""
     with open(path, "x", encoding="utf-8") as file:
         print(f"# {heading}", file=file)
         for deviation in deviations:
@@ -95,5 +98,5 @@ def write_deviations(path: str, deviations: Iterable[Deviation], heading: str) -
 
 
 def _string(text: str) -> str:
-    """A TOML string: JSON's, but that DEL is escaped too, and that no escape is a surrogate."""
+    """Return a TOML string. It is JSON's, except that DEL and not a surrogate is escaped."""
     return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -1,6 +1,6 @@
-"""The report of a run as JSON: everything that the verdict is made of. `report.schema.json` says what is in it.
+"""Writes the report of a run as JSON, in the format of `report.schema.json`.
 
-`python -m conformance.pages.report_page` makes a page of one or more of them.
+`python -m conformance.pages` makes a page of one or more reports.
 """
 
 from __future__ import annotations
@@ -21,26 +21,27 @@ import torch
 
 from gpt2ref import __version__
 
+from ..defects import DEFECTS
 from ..requirements import REQUIREMENTS
-from .judgement import OUTCOMES, Decision, Judgement
+from .judgement import OUTCOMES, Cause, Judgement, Result
 
-FORMAT = 1
-_LONGEST = 4000  # characters of what a test found
+FORMAT = 2
+_LONGEST = 4000  # characters of one field of a finding
 
 
 def check_writable(option: str, path: str) -> None:
-    """Raises pytest.UsageError, before anything has run, if there can be no file of this name."""
-    place = Path(path)
+    """Raise pytest.UsageError, before any test runs, if no file of this name can be written."""
     try:
-        if place.is_dir():
+        if Path(path).is_dir():
             raise IsADirectoryError("it is a folder")
-        with tempfile.TemporaryFile(dir=place.parent):
+        with tempfile.TemporaryFile(dir=Path(path).parent):
             pass
     except OSError as error:
         raise pytest.UsageError(f"{option} {path}: can't be written: {error}") from error
 
 
 def environment(device: str, dtype: str) -> dict[str, Any]:
+    """Describe what a result may depend on: versions, platform, device, dtype, threads."""
     import transformers
 
     return {
@@ -57,7 +58,7 @@ def environment(device: str, dtype: str) -> dict[str, Any]:
 def write_report(
     path: str, judgements: Iterable[Judgement], device: str, dtype: str, *, finished: bool
 ) -> None:
-    """All or nothing: a reader never meets half a file."""
+    """Write a report at once, so that a reader never meets half a file."""
     data = {
         "format": FORMAT,
         "suite": {"name": "gpt2ref", "version": __version__},
@@ -76,55 +77,71 @@ def write_report(
 
 
 def _adapter(judgement: Judgement) -> dict[str, Any]:
-    counts = judgement.counts
+    counts, diagnosis = judgement.counts, judgement.diagnosis
     return {
         "specification": judgement.adapter,
         "verdict": {"state": judgement.state, "sentence": judgement.sentence},
         "counts": {outcome: counts[outcome] for outcome in OUTCOMES},
-        "causes": [
-            {"mistake": cause.mistake, "explains": cause.explains} for cause in judgement.causes
-        ],
-        "diagnosis": str(judgement.diagnosis) if judgement.diagnosis else None,
-        "stale_deviations": judgement.stale,
+        "broken": judgement.broken,
+        "causes": [_cause(cause) for cause in judgement.causes],
+        "unexplained": judgement.unexplained,
+        "diagnosis": diagnosis
+        and {"alike": [list(names) for names in diagnosis.alike], "sentence": str(diagnosis)},
+        "stale_known_deviations": judgement.stale,
         "requirements": [_requirement(judgement, name) for name in REQUIREMENTS],
+    }
+
+
+def _cause(cause: Cause) -> dict[str, Any]:
+    defect = DEFECTS.get(cause.id)
+    return {
+        "id": cause.id,
+        "read": cause.finding.read[:_LONGEST],
+        "expected": cause.finding.expected[:_LONGEST],
+        "explains": cause.explains,
+        "what": defect.what if defect else None,
+        "source": defect.source if defect else None,
     }
 
 
 def _requirement(judgement: Judgement, name: str) -> dict[str, Any]:
     requirement = REQUIREMENTS[name]
-    decision = judgement.decisions.get(name, Decision())
+    result = judgement.results.get(name, Result())
     row: dict[str, Any] = {
         "id": name,
         "family": requirement.family,
         "sentence": requirement.sentence,
         "source": requirement.source,
         "since": requirement.since,
-        "outcome": decision.outcome,
-        "tests": dict(decision.outcomes),
-        "details": [
+        "outcome": result.outcome,
+        "tests": dict(result.outcomes),
+        "findings": [
             {
-                "outcome": outcome,
-                "found": found[:_LONGEST],
-                "test": nodeid,
-                "again": judgement.again(nodeid),
+                "outcome": finding.outcome,
+                "read": finding.read[:_LONGEST],
+                "expected": finding.expected[:_LONGEST],
+                "mistakes": list(finding.mistakes),
+                "own": finding.own,
+                "test": finding.test,
+                "again": judgement.again(finding.test),
             }
-            for outcome, found, nodeid in decision.details
+            for finding in result.findings
         ],
         "readings": [
-            {key: _plain(value) for key, value in reading.items()} for reading in decision.readings
+            {key: _json_value(value) for key, value in reading.items()}
+            for reading in result.readings
         ],
     }
     if known := judgement.known.get(name):
-        row["known_deviation"] = {"reason": known.reason} | (
-            {"issue": known.issue} if known.issue else {}
-        )
+        issue = {"issue": known.issue} if known.issue else {}
+        row["known_deviation"] = {"reason": known.reason} | issue
     return row
 
 
-def _plain(value: Any) -> Any:
-    """What JSON can hold. It has no infinity and no NaN, which a wrong GPT-2 well may have: they are told as words."""
+def _json_value(value: Any) -> Any:
+    """Turn infinity and NaN, which JSON does not have, into words, and any object into text."""
     if isinstance(value, (list, tuple)):
-        return [_plain(each) for each in value]
+        return [_json_value(each) for each in value]
     if isinstance(value, Real) and not isinstance(value, bool):
         number = int(value) if isinstance(value, int) else float(value)
         return number if math.isfinite(number) else str(number)

@@ -12,9 +12,10 @@ from typing import Any
 
 import pytest
 
-from benchmarks.row import Row, Sample
+from benchmarks.result_fields import ResultFields, Sample
 
 PROJECT = Path(__file__).parents[2]
+ENVIRONMENT = ("platform", "python", "torch", "transformers", "gpt2ref", "loaded_from")
 
 
 def pytest_benchmarks(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -40,7 +41,7 @@ def pytest_benchmarks(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="module")
 def output(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict[str, Any]]:
-    """Of two cells with two peers: what is printed, and the JSON."""
+    """Run two cells with two peers. Return the output and the JSON."""
     out = tmp_path_factory.mktemp("command") / "out.json"
     axes = ("--bench-size", "tiny", "--bench-temperature", "0.7", "--bench-top-k", "none,40")
     run = pytest_benchmarks(
@@ -50,12 +51,12 @@ def output(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict[str, Any
     return run.stdout, json.loads(out.read_text())
 
 
-def test_every_row_is_written_with_every_figure(output: tuple[str, dict[str, Any]]) -> None:
+def test_every_result_is_written_with_every_figure(output: tuple[str, dict[str, Any]]) -> None:
     rows = [benchmark["extra_info"] for benchmark in output[1]["benchmarks"]]
     expected = [(top_k, name) for top_k in (None, 40) for name in ("gpt2ref", "huggingface")]
     assert [(row["top_k"], row["implementation"]) for row in rows] == expected
     for row in rows:
-        assert row.keys() == Row.__annotations__.keys()
+        assert row.keys() == ResultFields.__annotations__.keys()
         check_row(row)
     assert [row["sampling_seconds"] is None for row in rows] == [False, True, False, True]
     assert len({row["peak_memory_bytes"] for row in rows}) == 1
@@ -75,7 +76,7 @@ def test_pytest_benchmarks_own_figures_are_those_rounds(output: tuple[str, dict[
         assert benchmark["params"]["implementation"] == row["implementation"]
 
 
-def test_the_card_comes_first_then_the_progress_then_the_summary(
+def test_expectations_come_first_then_the_progress_then_the_summary(
     output: tuple[str, dict[str, Any]],
 ) -> None:
     printed, _ = output
@@ -103,15 +104,7 @@ def check_row(row: dict[str, Any]) -> None:
     assert row["tokens_checked"] > 0
     assert (row["device"], row["dtype"], row["threads"]) == ("cpu", "float32", 1)
     assert (row["batch"], row["prompt_length"], row["new_tokens"], row["rounds"]) == (1, 32, 4, 2)
-    for name in (
-        "device_name",
-        "platform",
-        "python",
-        "torch",
-        "transformers",
-        "gpt2ref",
-        "loaded_from",
-    ):
+    for name in ("device_name", *ENVIRONMENT):
         assert row[name], name
     assert row["commit"] is None or len(row["commit"]) == 40
     assert (row["dirty"] is None) == (row["commit"] is None)
@@ -148,7 +141,7 @@ def check_row(row: dict[str, Any]) -> None:
         ),
         (
             ("--benchmark-cprofile", "tottime"),
-            "--benchmark-cprofile: the tests replay recorded times",
+            "--benchmark-cprofile: the tests report recorded times",
         ),
     ],
 )

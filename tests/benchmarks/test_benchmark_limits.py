@@ -1,4 +1,4 @@
-"""What a decode step must read, against figures worked out by hand, and how memory is accounted for."""
+"""The bytes that a decode step must read, worked out by hand, and the memory that is counted."""
 
 from __future__ import annotations
 
@@ -7,21 +7,22 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks.card import card, format_bytes
+from benchmarks.expectations import expectations, format_bytes
 from benchmarks.limits import (
     REPEATS,
     Bandwidth,
-    against_limit,
+    bandwidth_fields,
     bytes_per_step,
     ceiling,
     measure_bandwidth,
     parameters,
 )
-from benchmarks.memory import Ledger, free_memory, needed_memory, process_peak
+from benchmarks.memory import DeviceMemory, free_memory, needed_memory, process_peak
 from gpt2ref import GPT2, PUBLISHED_CONFIGS, GPT2Config
 from tests.shared.benchmark_fakes import CPU, Clock, plan
 
-# V=10, P=5, C=4, L=2, I=16. wte 40, wpe 20, ln_f 8; a layer: norms 16, c_attn 48+12, c_proj 16+4, c_fc 64+16, c_proj 64+4
+# V=10, P=5, C=4, L=2, I=16. wte 40, wpe 20, ln_f 8; a layer: norms 16, c_attn 48+12, c_proj 16+4,
+# c_fc 64+16, c_proj 64+4
 SMALL = GPT2Config(vocab_size=10, n_positions=5, n_embd=4, n_layer=2, n_head=2)
 
 
@@ -39,7 +40,8 @@ def test_parameters_are_counted_as_the_model_has_them() -> None:
 
 
 def test_a_step_reads_all_weights_but_wpe_and_the_cache_at_mean_depth() -> None:
-    # Prompt 2, new tokens 3: the steps have 3 and 4 positions in view. A position is a key and a value of 4 in 2 layers.
+    # Prompt 2, new tokens 3: the steps have 3 and 4 positions in view. A position has a key and a
+    # value of 4 numbers in 2 layers.
     cache = (3 + 4) / 2 * 2 * 4 * 2
     assert cache == 56
     asked = {"prompt_length": 2, "new_tokens": 3}
@@ -56,14 +58,13 @@ def test_a_step_of_the_published_size() -> None:
     assert ceiling(step, 1, 25e9) == pytest.approx(50.19, abs=0.01)
 
 
-def test_a_row_is_compared_with_the_limit_round_by_round() -> None:
-    row = {"bytes_per_step": 500, "batch": 4}
+def test_a_result_is_compared_with_the_limit_round_by_round() -> None:
     # A step is 4 tokens: 10, 5 and 40 steps a second, so 5000, 2500 and 20,000 bytes/s
     rates, measured = (
         [40.0, 20.0, 160.0],
         [Bandwidth(20_000.0, "sum"), Bandwidth(5_000.0, "dot"), Bandwidth(50_000.0, "sum")],
     )
-    assert against_limit(row, rates, measured) == {
+    assert bandwidth_fields(500, 4, rates, measured) == {
         "bandwidth_limit": 20_000.0,
         "bandwidth_rounds": [20_000.0, 5_000.0, 50_000.0],
         "bandwidth_method": "sum",
@@ -125,7 +126,7 @@ class FakeCuda:
 def test_memory_on_cuda_is_each_ones_own() -> None:
     cuda = FakeCuda()
     device = torch.device("cuda")
-    one, other = Ledger(device, cuda), Ledger(device, cuda)
+    one, other = DeviceMemory(device, cuda), DeviceMemory(device, cuda)
 
     def generate(kept: int, passing: int) -> Any:
         cuda.take(kept)
@@ -138,7 +139,7 @@ def test_memory_on_cuda_is_each_ones_own() -> None:
     assert one.run(lambda: generate(200, 30))[1] == 1230  # its own 1000, not the other's 70
     assert one.run(lambda: generate(0, 4))[1] == 1204
     assert other.run(lambda: generate(0, 1))[1] == 71
-    assert Ledger(CPU, cuda).run(lambda: "done") == ("done", None)
+    assert DeviceMemory(CPU, cuda).run(lambda: "done") == ("done", None)
 
 
 def test_needed_memory_counts_each_copy_of_the_weights() -> None:
@@ -147,7 +148,7 @@ def test_needed_memory_counts_each_copy_of_the_weights() -> None:
         return needed_memory(asked, asked.cells[0])
 
     weights, cache = 4 * 124_439_808, 4 * 2 * 12 * 768 * (5 + 16) * 2
-    # gpt2ref computes from the mapped file, as the judge does; transformers makes copies of its own.
+    # gpt2ref computes from the mapped file, as the judge does; transformers copies it.
     assert needed("gpt2ref") == needed("gpt2ref", "gpt2ref-textbook") == weights + cache
     assert needed("gpt2ref", "huggingface", "huggingface-static") == 3 * weights + cache
 
@@ -157,7 +158,7 @@ def test_the_memory_of_this_machine_is_a_number_or_unknown() -> None:
         assert count is None or count > 2**20
 
 
-def test_the_card_tells_each_shape_once() -> None:
+def test_the_expectations_have_each_shape_once() -> None:
     asked = plan(
         size=["gpt2"],
         dtype=["float32,bfloat16"],
@@ -165,9 +166,9 @@ def test_the_card_tells_each_shape_once() -> None:
         new_tokens="32",
         implementation=["gpt2ref"],
     )
-    head, columns, wide, narrow = card(asked, Bandwidth(25e9, "sum"), 400_000_000)
+    head, columns, wide, narrow = expectations(asked, Bandwidth(25e9, "sum"), 400_000_000)
     assert head == "read bandwidth of cpu: 25.0 GB/s (sum); 400.0 MB of memory free"
-    told = [
+    shown = [
         "gpt2",
         "float32",
         "1",
@@ -184,11 +185,11 @@ def test_the_card_tells_each_shape_once() -> None:
         "no:",
         "skipped",
     ]
-    assert wide.split() == told
+    assert wide.split() == shown
     assert narrow.split()[-6:] == ["249.1", "MB", "100.4", "251.2", "MB", "yes"]
     assert columns.split()[0] == "size"
-    assert card(asked, Bandwidth(25e9, "sum"), None)[-1].endswith("unknown")
+    assert expectations(asked, Bandwidth(25e9, "sum"), None)[-1].endswith("unknown")
 
 
-def test_bytes_are_told_in_decimal_units() -> None:
+def test_bytes_are_shown_in_decimal_units() -> None:
     assert (format_bytes(6_230_000_000), format_bytes(13_310_000)) == ("6.23 GB", "13.3 MB")

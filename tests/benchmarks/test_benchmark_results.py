@@ -1,4 +1,4 @@
-"""Benchmark results read back and compared. Nothing is measured: the rows are made up."""
+"""Benchmark results read back and compared. No result is measured: all are made up."""
 
 from __future__ import annotations
 
@@ -11,16 +11,20 @@ import pytest
 
 from benchmarks.comparison import FASTER, NO_DIFFERENCE, SLOWER, compare
 from benchmarks.report import main, markdown
-from benchmarks.report_page import page
-from benchmarks.results import ResultsError, read
-from tests.benchmarks.test_benchmark_report import invalid, row, written
+from benchmarks.results import ResultsError, Shape, read
+from benchmarks.sampling import Sampling
+from benchmarks.speeds_page import page
+from tests.shared.benchmark_results import a_result, an_invalid_result, written
 
 
-def test_the_rows_come_back_as_they_were_written(tmp_path: Path) -> None:
-    first, *_, broken = read(written(tmp_path, row(batch=2, top_k=40, temperature=1), invalid()))
+def test_results_are_read_as_they_were_written(tmp_path: Path) -> None:
+    first, *_, broken = read(
+        written(tmp_path, a_result(batch=2, top_k=40, temperature=1), an_invalid_result())
+    )
     assert first.rates == pytest.approx((90.0, 100.0, 110.0))
     assert first.tokens_per_second == 100.0
-    assert (first.shape.batch, first.shape.prompt_length, first.cell) == (2, 32, (1.0, 40))
+    assert first.shape == Shape("gpt2", "float32", 2, 32, 4)
+    assert first.sampling == Sampling(1.0, 40)
     assert first.number("ms_per_token", "p95") == 11.0
     assert first.number("peak_memory_bytes") is None
     assert first.number("implementation") is None
@@ -32,7 +36,7 @@ NEAR = [
     ((90.0, 100.0, 110.0), (60.0, 70.0, 90.0), NO_DIFFERENCE),  # touching is no difference
     ((90.0, 100.0, 110.0), (105.0, 150.0, 160.0), NO_DIFFERENCE),
     ((90.0, 100.0, 110.0), (111.0, 150.0, 160.0), SLOWER),
-    ((90.0,), (10.0, 11.0), NO_DIFFERENCE),  # of one round nothing is known
+    ((90.0,), (10.0, 11.0), NO_DIFFERENCE),  # one round shows nothing
 ]
 
 
@@ -40,7 +44,10 @@ NEAR = [
 def test_a_difference_is_shown_where_no_rounds_overlap(
     tmp_path: Path, new: tuple[float, ...], old: tuple[float, ...], finding: str
 ) -> None:
-    ours, theirs = read(written(tmp_path, row(rates=new))), read(written(tmp_path, row(rates=old)))
+    ours, theirs = (
+        read(written(tmp_path, a_result(rates=new))),
+        read(written(tmp_path, a_result(rates=old))),
+    )
     (pair,) = compare(ours, theirs).pairs
     assert pair.finding == finding
     assert pair.ratio == ours[0].tokens_per_second / theirs[0].tokens_per_second
@@ -48,15 +55,15 @@ def test_a_difference_is_shown_where_no_rounds_overlap(
 
 
 def test_how_often_a_finding_is_chance_is_said(tmp_path: Path) -> None:
-    results = read(written(tmp_path, row()))
+    results = read(written(tmp_path, a_result()))
     comparison = compare(results, results)
     assert comparison.pairs[0].chance == 2 / math.comb(6, 3)
-    assert "up to 0.1 of the rows" in comparison.legend
-    single = read(written(tmp_path, row(rates=(5.0,))))
-    assert "nothing can be told" in compare(single, single).legend
+    assert "up to 0.1 of the results" in comparison.legend
+    single = read(written(tmp_path, a_result(rates=(5.0,))))
+    assert "One round shows no difference" in compare(single, single).legend
 
 
-def test_rows_are_matched_by_all_that_was_done(tmp_path: Path) -> None:
+def test_results_are_matched_by_all_that_was_done(tmp_path: Path) -> None:
     varied: dict[str, Any] = {
         "size": "tiny",
         "batch": 2,
@@ -65,18 +72,28 @@ def test_rows_are_matched_by_all_that_was_done(tmp_path: Path) -> None:
         "temperature": 1.0,
         "top_k": 7,
     }
-    rows = [row(), *(row(**{name: value}) for name, value in varied.items()), row("huggingface")]
-    new = read(written(tmp_path, *rows))
-    for left_out in range(len(rows)):
-        others = rows[:left_out] + rows[left_out + 1 :]
+    made = [
+        a_result(),
+        *(a_result(**{name: value}) for name, value in varied.items()),
+        a_result("huggingface"),
+    ]
+    new = read(written(tmp_path, *made))
+    for left_out in range(len(made)):
+        others = made[:left_out] + made[left_out + 1 :]
         comparison = compare(new, read(written(tmp_path, *others)))
         assert len(comparison.pairs) == len(others)
         assert comparison.unmatched == [(new[left_out], "not in the baseline")]
 
 
 def test_what_can_not_be_compared_is_listed(tmp_path: Path) -> None:
-    new = read(written(tmp_path, row(), invalid("gpt2ref", batch=2), row(batch=3)))
-    old = read(written(tmp_path, row(batch=2), invalid("gpt2ref", batch=3), row(batch=4)))
+    new = read(
+        written(tmp_path, a_result(), an_invalid_result("gpt2ref", batch=2), a_result(batch=3))
+    )
+    old = read(
+        written(
+            tmp_path, a_result(batch=2), an_invalid_result("gpt2ref", batch=3), a_result(batch=4)
+        )
+    )
     comparison = compare(new, old)
     assert comparison.pairs == []
     reasons = [
@@ -96,12 +113,16 @@ def test_other_conditions_are_not_compared(
     tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     other = 3 if name == "threads" else "another"
-    out, base = written(tmp_path, row()), written(tmp_path, row(**{name: other}), name="base.json")
+    out, base = (
+        written(tmp_path, a_result()),
+        written(tmp_path, a_result(**{name: other}), name="base.json"),
+    )
     output = tmp_path / "report.md"
     assert main([str(out), str(base), "-o", str(output)]) == 2
     error = capsys.readouterr().err
     assert re.search(
-        rf"not comparable: {name} is '.*{row()[name]}' here and '{other}' in the baseline\n$", error
+        rf"not comparable: {name} is '.*{a_result()[name]}' here and '{other}' in the baseline\n$",
+        error,
     )
     assert not output.exists()
 
@@ -109,14 +130,14 @@ def test_other_conditions_are_not_compared(
 @pytest.mark.parametrize("name", ["gpt2ref", "commit", "platform"])
 def test_another_version_of_gpt2ref_is_what_is_compared(tmp_path: Path, name: str) -> None:
     out, base = (
-        written(tmp_path, row()),
-        written(tmp_path, row(**{name: "b" * 40}), name="base.json"),
+        written(tmp_path, a_result()),
+        written(tmp_path, a_result(**{name: "b" * 40}), name="base.json"),
     )
     assert main([str(out), str(base), "-o", str(tmp_path / "report.md")]) == 0
 
 
 def test_an_older_file_without_the_new_fields_is_read(tmp_path: Path) -> None:
-    older = row()
+    older = a_result()
     for name in (
         "commit",
         "dirty",
@@ -135,7 +156,7 @@ def test_an_older_file_without_the_new_fields_is_read(tmp_path: Path) -> None:
 
 
 def without(name: str) -> dict[str, Any]:
-    return {key: value for key, value in row().items() if key != name}
+    return {key: value for key, value in a_result().items() if key != name}
 
 
 NO_RESULTS = {
@@ -143,36 +164,36 @@ NO_RESULTS = {
     "another encoding": (b"\xff\xfe", "not JSON"),
     "a list": ("[]", "not written by pytest --benchmark-json"),
     "another object": ('{"benchmarks": []}', "not written by pytest --benchmark-json"),
-    "no rows": ('{"version": "5.3.1", "benchmarks": []}', "no rows"),
+    "no results": ('{"version": "5.3.1", "benchmarks": []}', "no results"),
     "a future format": (
         '{"version": "6.0.0", "benchmarks": [{}]}',
         "pytest-benchmark '6.0.0': expected 5 at most",
     ),
     "no version": ('{"version": "x", "benchmarks": [{}]}', "pytest-benchmark 'x'"),
-    "no row": ('{"version": "5.3.1", "benchmarks": [{}]}', "benchmark 1: no row"),
-    "another benchmark's row": (
+    "no fields": ('{"version": "5.3.1", "benchmarks": [{}]}', "benchmark 1: no result"),
+    "another benchmark's fields": (
         '{"version": "5.3.1", "benchmarks": [{"extra_info": {}}]}',
         "no field implementation",
     ),
 }
-NO_ROWS = [
+BAD_FIELDS = [
     (without("threads"), "no field threads: expected an integer of at least 1"),
     (without("samples"), "no field samples"),
-    (row() | {"batch": "1"}, "batch is '1'"),
-    (row() | {"batch": True}, "batch is True"),
-    (row(top_k=0), "top_k is 0: expected an integer of at least 1 or null"),
-    (row(temperature=math.nan), "temperature is nan"),
-    (row(valid=None), "valid is None"),
+    (a_result() | {"batch": "1"}, "batch is '1'"),
+    (a_result() | {"batch": True}, "batch is True"),
+    (a_result(top_k=0), "top_k is 0: expected an integer of at least 1 or null"),
+    (a_result(temperature=math.nan), "temperature is nan"),
+    (a_result(valid=None), "valid is None"),
     (
-        row(decode_tokens_per_second=None),
+        a_result(decode_tokens_per_second=None),
         "decode_tokens_per_second is None: expected a number above 0",
     ),
-    (row(decode_tokens_per_second=10**400), "too large"),
-    (row(samples=[]), "samples is []"),
-    (row(samples=[{}]), "decode_seconds None"),
-    (row(samples=[{"decode_seconds": []}]), r"decode_seconds []"),
-    (row(samples=[{"decode_seconds": [-1.0]}]), r"decode_seconds [-1.0]"),
-    (row(implementation=["x" * 1000]), "..."),
+    (a_result(decode_tokens_per_second=10**400), "too large"),
+    (a_result(samples=[]), "samples is []"),
+    (a_result(samples=[{}]), "decode_seconds None"),
+    (a_result(samples=[{"decode_seconds": []}]), r"decode_seconds []"),
+    (a_result(samples=[{"decode_seconds": [-1.0]}]), r"decode_seconds [-1.0]"),
+    (a_result(implementation=["x" * 1000]), "..."),
 ]
 
 
@@ -189,37 +210,37 @@ def refused(path: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -> str
     return captured.err
 
 
-@pytest.mark.parametrize(("content", "told"), NO_RESULTS.values(), ids=NO_RESULTS)
+@pytest.mark.parametrize(("content", "message"), NO_RESULTS.values(), ids=NO_RESULTS)
 def test_what_is_no_results_file_is_named(
-    tmp_path: Path, content: str | bytes, told: str, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, content: str | bytes, message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "out.json"
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    assert told in refused(path, tmp_path, capsys)
+    assert message in refused(path, tmp_path, capsys)
 
 
-@pytest.mark.parametrize(("bad", "told"), NO_ROWS, ids=[told for _, told in NO_ROWS])
-def test_what_is_no_row_is_named(
-    tmp_path: Path, bad: dict[str, Any], told: str, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(("bad", "message"), BAD_FIELDS, ids=[message for _, message in BAD_FIELDS])
+def test_a_field_that_is_wrong_is_named(
+    tmp_path: Path, bad: dict[str, Any], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert told in refused(written(tmp_path, row("another"), bad), tmp_path, capsys)
+    assert message in refused(written(tmp_path, a_result("another"), bad), tmp_path, capsys)
 
 
-def test_no_such_file_and_a_row_twice_are_named(
+def test_no_such_file_and_a_result_twice_are_named(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert "No such file" in refused(tmp_path / "missing.json", tmp_path, capsys)
-    assert "two rows for gpt2ref, gpt2" in refused(
-        written(tmp_path, row(), row()), tmp_path, capsys
+    assert "two results for gpt2ref, gpt2" in refused(
+        written(tmp_path, a_result(), a_result()), tmp_path, capsys
     )
     with pytest.raises(ResultsError):
         read(tmp_path)
 
 
-def test_an_invalid_row_need_not_have_figures(tmp_path: Path) -> None:
+def test_an_invalid_result_need_not_have_figures(tmp_path: Path) -> None:
     broken = {
         key: value
-        for key, value in invalid().items()
+        for key, value in an_invalid_result().items()
         if key not in ("samples", "decode_tokens_per_second")
     }
     results = read(written(tmp_path, broken))

@@ -1,4 +1,4 @@
-"""Replicas side by side: their arithmetic with rates that are made up, and two processes that run. No time is asserted."""
+"""Replicas side by side: the arithmetic with made-up rates, and a run of two processes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import torch
 
 from benchmarks import scale
 from benchmarks.sampling import Sampling
-from benchmarks.scale import Place, Replica, Work, figures, main, report
+from benchmarks.scale import Process, Replica, Workload, figures, main, report
 
 PROJECT = Path(__file__).parents[2]
 SMALL = [
@@ -34,11 +34,11 @@ SMALL = [
     "2",
 ]
 SAMPLED = ["--temperature", "1", "--top-k", "40"]
-WORK = Work(
+WORKLOAD = Workload(
     "tiny", "float32", batch=2, prompt_length=4, new_tokens=5, rounds=3, sampling=Sampling(1.0, 40)
 )
 
-# Runs `main` with a rank 1 that goes wrong in the way given, and says which threads of gloo it leaves behind.
+# Runs `main` with a rank 1 that fails in the given way, and prints the threads that gloo leaves.
 BROKEN = """
 import os, sys, threading
 from pathlib import Path
@@ -116,8 +116,8 @@ def test_ranks_that_take_nothing_from_each_other_are_fully_efficient() -> None:
 
 
 def test_all_figures_are_printed() -> None:
-    told = ranks((40.0,), (30.0,), alone=(50.0,))
-    lines = report(WORK, told, figures(told)).splitlines()
+    measured = ranks((40.0,), (30.0,), alone=(50.0,))
+    lines = report(WORKLOAD, measured, figures(measured)).splitlines()
     assert "temperature 1, top-k 40" in lines[0]
     assert lines[1:] == [
         "rank 0 alone: 50.0",
@@ -128,21 +128,21 @@ def test_all_figures_are_printed() -> None:
 
 
 def test_replicas_share_weights_and_nothing_else() -> None:
-    first, second = (Replica(WORK, rank, torch.device("cpu")) for rank in (0, 1))
+    first, second = (Replica(WORKLOAD, rank, torch.device("cpu")) for rank in (0, 1))
     for one, other in zip(
         first.model.state_dict().values(), second.model.state_dict().values(), strict=True
     ):
         assert torch.equal(one, other)
     prompts = [tuple(prompt) for replica in (first, second) for prompt in replica.prompts]
-    assert len(set(prompts)) == len(prompts) == 2 * WORK.batch
-    seeds = [replica.seed + row for replica in (first, second) for row in range(WORK.batch)]
+    assert len(set(prompts)) == len(prompts) == 2 * WORKLOAD.batch
+    seeds = [replica.seed + row for replica in (first, second) for row in range(WORKLOAD.batch)]
     assert len(set(seeds)) == len(seeds)
     for replica in (first, second):
         assert replica.generate() > 0
         replica.generate()
         assert len(replica.outputs) == 1, "same seed, same tokens"
         assert replica.mistake() is None
-    first.outputs.append([[0] * WORK.new_tokens] * WORK.batch)
+    first.outputs.append([[0] * WORKLOAD.new_tokens] * WORKLOAD.batch)
     assert first.mistake() is not None
 
 
@@ -205,7 +205,7 @@ def test_no_thread_is_left_that_could_abort_the_process_at_its_end(tmp_path: Pat
     assert ran.stdout.count("left behind: []") == 2
 
 
-def test_a_place_is_what_the_launcher_says(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_is_what_the_launcher_says(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {
         "RANK": "13",
         "WORLD_SIZE": "16",
@@ -213,18 +213,18 @@ def test_a_place_is_what_the_launcher_says(monkeypatch: pytest.MonkeyPatch) -> N
         "LOCAL_WORLD_SIZE": "8",
     }.items():
         monkeypatch.setenv(name, value)
-    place = Place.from_environment()
-    assert place == Place(rank=13, world_size=16, local_rank=5, local_world_size=8)
-    assert place.device("cpu") == torch.device("cpu")
+    process = Process.from_environment()
+    assert process == Process(rank=13, world_size=16, local_rank=5, local_world_size=8)
+    assert process.device("cpu") == torch.device("cpu")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 6)
-    assert place.device("cuda") == torch.device("cuda", 5)
+    assert process.device("cuda") == torch.device("cuda", 5)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 5)
     with pytest.raises(ValueError, match="local rank 5: torch finds 5 CUDA devices"):
-        place.device("cuda")
+        process.device("cuda")
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (["--batch", "0"], "--batch=0: expected at least 1"),
         (["--new-tokens", "1"], "--new-tokens=1: expected at least 2"),
@@ -237,9 +237,9 @@ def test_a_place_is_what_the_launcher_says(monkeypatch: pytest.MonkeyPatch) -> N
     ],
 )
 def test_bad_arguments_are_named(
-    arguments: list[str], told: str, capsys: pytest.CaptureFixture[str]
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as stopped:
         main(["--device", "cpu", *arguments])
     assert stopped.value.code == 2
-    assert told in capsys.readouterr().err
+    assert message in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Peers take turns, each is charged for its own time alone, and pytest-benchmark is told the very times."""
+"""Peers take turns, each is measured by itself, and pytest-benchmark gets these very times."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from benchmarks.implementations.gpt2ref import Reference
 from benchmarks.limits import Bandwidth
 from benchmarks.measurement import Measurement, take_turns
 from benchmarks.plan import Cell
-from benchmarks.replay import RecordedTimer
+from benchmarks.recorded_timer import RecordedTimer
 from benchmarks.run import Run
-from benchmarks.test_generation_speed import test_generation as run_row
+from benchmarks.test_generation_speed import test_generation as run_test
 from conformance.checkpoints.tensors import trained_like
 from gpt2ref import GPT2, from_tensors, sample
 from tests.shared.benchmark_fakes import (
@@ -84,26 +84,30 @@ def test_a_slow_first_call_shows_in_the_warm_up_and_the_first_call_alone(referen
     costly = Costly.of(clock, [0.5] + [0.25] * (NEW_TOKENS - 1), right, compilation=60.0)
     own = measurement(costly, cell(), clock)
     take_turns([own], rounds=2)
-    row = own.row(reference)
-    assert row["warmup"]["prefill_seconds"] == 60.5
-    assert row["first_call_seconds"] == 64.25
-    assert row["load_seconds"] == 0.5
-    assert row["rounds"] == len(row["samples"]) == 2
-    assert row["samples"][0] == row["samples"][1]
-    assert row["samples"][0]["decode_seconds"] == [0.25] * (NEW_TOKENS - 1)
-    assert (row["prefill_seconds"], row["decode_tokens_per_second"], row["end_to_end_seconds"]) == (
+    fields = own.result(reference)
+    assert fields["warmup"]["prefill_seconds"] == 60.5
+    assert fields["first_call_seconds"] == 64.25
+    assert fields["load_seconds"] == 0.5
+    assert fields["rounds"] == len(fields["samples"]) == 2
+    assert fields["samples"][0] == fields["samples"][1]
+    assert fields["samples"][0]["decode_seconds"] == [0.25] * (NEW_TOKENS - 1)
+    assert (
+        fields["prefill_seconds"],
+        fields["decode_tokens_per_second"],
+        fields["end_to_end_seconds"],
+    ) == (
         0.5,
         4.0,
         4.25,
     )
-    assert row["valid"]
+    assert fields["valid"]
 
     later = measurement(own.peer, cell(), clock)
     take_turns([later], rounds=1)
     assert (
-        later.row(reference)["first_call_seconds"] == 64.25
+        later.result(reference)["first_call_seconds"] == 64.25
     )  # of the loaded implementation, not of the cell
-    assert later.row(reference)["warmup"]["prefill_seconds"] == 0.5
+    assert later.result(reference)["warmup"]["prefill_seconds"] == 0.5
 
 
 def test_sampling_is_timed_alone_where_it_can_be_had_alone() -> None:
@@ -134,11 +138,11 @@ def test_sampling_is_timed_alone_where_it_can_be_had_alone() -> None:
     assert measurement(Costly(), where, clock).sampling_seconds(CPU, torch.bfloat16) is None
 
 
-# pytest-benchmark is told what was measured
+# What pytest-benchmark gets
 
 
 class Benchmark:
-    """As much of pytest-benchmark's fixture as a row uses, with its way of timing: rounds at a stretch."""
+    """The part of pytest-benchmark's fixture that a test uses."""
 
     def __init__(self, timer: Callable[[], float]) -> None:
         self.timer, self.data, self.extra_info, self.group = timer, [], {}, None  # type: ignore[var-annotated]
@@ -151,12 +155,12 @@ class Benchmark:
             self.data.append(self.timer() - start)
 
 
-def test_the_recorded_times_are_replayed_to_the_last_bit() -> None:
+def test_the_recorded_times_are_reported_to_the_last_bit() -> None:
     timer = RecordedTimer()
     seconds = [0.1, 0.7, 1e-9, 0.1 + 0.2, 12345.6789]
     for _ in range(2):  # for the next row as for the first
         benchmark: Any = Benchmark(timer)
-        timer.replay(benchmark, seconds)
+        timer.run_rounds(benchmark, seconds)
         assert benchmark.data == seconds
 
 
@@ -164,7 +168,7 @@ def test_a_recorded_error_is_raised_where_the_row_would_be_timed() -> None:
     timer = RecordedTimer()
     benchmark: Any = Benchmark(timer)
     with pytest.raises(RuntimeError, match="out of paper"):
-        timer.replay(benchmark, [], RuntimeError("out of paper"))
+        timer.run_rounds(benchmark, [], RuntimeError("out of paper"))
     assert benchmark.data == []
 
 
@@ -184,14 +188,14 @@ def test_a_row_that_cannot_be_judged_is_an_error_of_its_own(
 
 @pytest.fixture
 def run_of(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Run]]:
-    """Of runs in which the bandwidth is 1, 2, 3, ... GB/s, measurement by measurement."""
+    """Make runs in which each measurement of the bandwidth finds 1 GB/s more than the last."""
     found = itertools.count(1)
     monkeypatch.setattr(
         benchmarks.run, "measure_bandwidth", lambda *_, **__: Bandwidth(next(found) * 1e9, "sum")
     )
     runs: list[Run] = []
 
-    def make(told: list[str] | None = None, **changes: Any) -> Run:
+    def make(printed: list[str] | None = None, **changes: Any) -> Run:
         options = {
             "size": ["tiny"],
             "new_tokens": "4",
@@ -200,7 +204,7 @@ def run_of(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Run]]:
             "rounds": "2",
         }
         asked = plan(**options | changes)
-        runs.append(Run(asked, {"device": "cpu"}, (told if told is not None else []).append))
+        runs.append(Run(asked, {"device": "cpu"}, (printed if printed is not None else []).append))
         return runs[-1]
 
     yield make
@@ -208,9 +212,9 @@ def run_of(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Run]]:
         run._forget_weights()
 
 
-def row_of(run: Run, where: Cell, name: str) -> Any:
-    benchmark: Any = Benchmark(run_row.pytestmark[0].kwargs["timer"])  # type: ignore[attr-defined]
-    run_row(benchmark, run, where, name)
+def benchmark_of(run: Run, where: Cell, name: str) -> Any:
+    benchmark: Any = Benchmark(run_test.pytestmark[0].kwargs["timer"])  # type: ignore[attr-defined]
+    run_test(benchmark, run, where, name)
     return benchmark
 
 
@@ -222,26 +226,26 @@ def test_a_cell_is_measured_once_for_all_its_rows(
     monkeypatch.setattr(
         Measurement, "generate", lambda self: (log.append(self.peer.name), generate(self))
     )
-    told: list[str] = []
-    run = run_of(told, batch=["1,2"], implementation=["gpt2ref,huggingface"])
+    printed: list[str] = []
+    run = run_of(printed, batch=["1,2"], implementation=["gpt2ref,huggingface"])
     first, second = run.plan.cells
     for where in (first, second):
         for name in run.plan.implementations:
-            benchmark = row_of(run, where, name)
+            benchmark = benchmark_of(run, where, name)
             assert benchmark.data == [
                 sample["end_to_end_seconds"] for sample in benchmark.extra_info["samples"]
             ]
             assert benchmark.extra_info["implementation"] == name
             assert benchmark.extra_info["batch"] == where.batch
     assert log == 2 * ["gpt2ref", "huggingface", "huggingface", "gpt2ref", "gpt2ref", "huggingface"]
-    assert [line[:5] for line in told if line.startswith("[")] == ["[1/2]", "[2/2]"]
+    assert [line[:5] for line in printed if line.startswith("[")] == ["[1/2]", "[2/2]"]
 
 
 def test_the_bandwidth_is_measured_before_every_round(run_of: Callable[..., Run]) -> None:
-    """The first measurement is the card's, the next two are the warm-ups'; then the two take turns."""
+    """The first is for the expectations, the next two for the warm-ups; then the two take turns."""
     run = run_of(implementation=["gpt2ref,huggingface"])
     own, base = (
-        row_of(run, run.plan.cells[0], name).extra_info for name in ("gpt2ref", "huggingface")
+        benchmark_of(run, run.plan.cells[0], name).extra_info for name in ("gpt2ref", "huggingface")
     )
     assert (own["bandwidth_rounds"], base["bandwidth_rounds"]) == ([5e9, 6e9], [4e9, 7e9])
     assert (own["bandwidth_limit"], own["bandwidth_method"]) == (5.5e9, "sum")
@@ -252,12 +256,13 @@ def test_the_bandwidth_is_measured_before_every_round(run_of: Callable[..., Run]
 
 def test_the_ratio_is_to_hugging_face_in_the_same_cell(run_of: Callable[..., Run]) -> None:
     run = run_of(implementation=["gpt2ref,huggingface"])
-    own, base = (run.outcome(run.plan.cells[0], name).row for name in ("gpt2ref", "huggingface"))
+    own, base = (run.outcome(run.plan.cells[0], name).result for name in ("gpt2ref", "huggingface"))
     assert own is not None
     assert base is not None
     assert base["ratio_to_huggingface"] == 1.0
     rates = [
-        [3 / sum(sample["decode_seconds"]) for sample in row["samples"]] for row in (own, base)
+        [3 / sum(sample["decode_seconds"]) for sample in fields["samples"]]
+        for fields in (own, base)
     ]
     ratios = [mine / theirs for mine, theirs in zip(*rates, strict=True)]
     assert own["ratio_to_huggingface"] == pytest.approx(sum(ratios) / 2)  # the median of two
@@ -265,9 +270,9 @@ def test_the_ratio_is_to_hugging_face_in_the_same_cell(run_of: Callable[..., Run
 
 def test_without_hugging_face_there_is_no_ratio(run_of: Callable[..., Run]) -> None:
     run = run_of(implementation=["gpt2ref,gpt2ref-textbook"])
-    row = run.outcome(run.plan.cells[0], "gpt2ref-textbook").row
-    assert row is not None
-    assert row["ratio_to_huggingface"] is None
+    fields = run.outcome(run.plan.cells[0], "gpt2ref-textbook").result
+    assert fields is not None
+    assert fields["ratio_to_huggingface"] is None
 
 
 def test_one_that_cannot_be_loaded_fails_alone(
@@ -281,10 +286,10 @@ def test_one_that_cannot_be_loaded_fails_alone(
     monkeypatch.setattr(benchmarks.weights, "implementation_class", classes.__getitem__)
     run = run_of(implementation=["gpt2ref,huggingface"])
     where = run.plan.cells[0]
-    assert row_of(run, where, "gpt2ref").extra_info["valid"]
+    assert benchmark_of(run, where, "gpt2ref").extra_info["valid"]
     with pytest.raises(MemoryError, match="too big"):
-        row_of(run, where, "huggingface")
-    assert len(run.rows) == 1
+        benchmark_of(run, where, "huggingface")
+    assert len(run.results) == 1
 
 
 def test_an_invalid_row_is_recorded_and_fails_its_test(
@@ -300,22 +305,22 @@ def test_an_invalid_row_is_recorded_and_fails_its_test(
     monkeypatch.setattr(benchmarks.weights, "implementation_class", {"gpt2ref": Broken}.__getitem__)
     run = run_of(implementation=["gpt2ref"])
     with pytest.raises(AssertionError, match="likeliest token"):
-        row_of(run, run.plan.cells[0], "gpt2ref")
-    assert [row["valid"] for row in run.rows] == [False]
+        benchmark_of(run, run.plan.cells[0], "gpt2ref")
+    assert [fields["valid"] for fields in run.results] == [False]
 
 
 def test_what_does_not_fit_the_memory_is_skipped(
     run_of: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(benchmarks.run, "free_memory", lambda _device: 100_000_000)
-    told: list[str] = []
-    run = run_of(told, size=["tiny,gpt2"], implementation=["gpt2ref"])
+    printed: list[str] = []
+    run = run_of(printed, size=["tiny,gpt2"], implementation=["gpt2ref"])
     fits, too_big = run.plan.cells
     assert run.refusal(fits) is None
     with pytest.raises(pytest.skip.Exception, match=r"needs 498\.4 MB, 100\.0 MB are free on cpu"):
-        row_of(run, too_big, "gpt2ref")
-    assert run.rows == []
-    assert [line.split()[-1] for line in told[-2:]] == ["yes", "skipped"]
+        benchmark_of(run, too_big, "gpt2ref")
+    assert run.results == []
+    assert [line.split()[-1] for line in printed[-2:]] == ["yes", "skipped"]
 
 
 def test_weights_make_room_for_the_next(run_of: Callable[..., Run]) -> None:

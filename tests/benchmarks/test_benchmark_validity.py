@@ -1,4 +1,4 @@
-"""Whether right tokens pass and wrong ones fail."""
+"""Right tokens pass, and wrong ones fail."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def test_a_wrong_token_later_than_the_first_round_is_found(reference: GPT2) -> N
     measured = measurement(costly, cell(), clock)
     measured.generate()
     measured.generate()
-    assert measured.row(reference)["valid"]
+    assert measured.result(reference)["valid"]
     costly.rows = [[*right[0][:-1], (right[0][-1] + 1) % CONFIG.vocab_size]]
     measured.generate()
-    assert not measured.row(reference)["valid"]
+    assert not measured.result(reference)["valid"]

@@ -1,21 +1,20 @@
-"""The adapters that no other test runs: other engines where they are installed, other ways of our own and transformers'.
+"""The adapters that no other test runs: other engines, and other ways of gpt2ref and transformers.
 
-`pytest tests/conformance/test_adapters.py -v` shows which there were: an adapter whose package is missing has no test here.
+An adapter whose package is not installed has no test here. To see which there are:
+
+    pytest tests/conformance/test_adapters.py -v
 """
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
-import subprocess
-import sys
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from tests.shared.judging import judge
+
 ALWAYS = ("gpt2ref:load_uncached", "huggingface:load_eager")
 COMPILED = ("gpt2ref:load_compiled", "huggingface:load_compiled") if shutil.which("g++") else ()
 # Package -> the versions that have what the adapter uses, and the adapters.
@@ -26,7 +25,7 @@ PEERS = {
         [f"conformance.adapters.transformer_lens{name}" for name in ("", ":load_uncached")],
     ),
 }
-# What the loop with the cache gets wrong in TransformerLens 3.9 when there is no tokenizer: see the adapter.
+# TransformerLens 3.9 fails these in its loop with a cache and without a tokenizer: see the adapter.
 KNOWN = {"conformance.adapters.transformer_lens": {"eos.middle", "eos.last-step", "eos.never"}}
 
 
@@ -47,24 +46,13 @@ FOUND = [
 
 @pytest.fixture(scope="module")
 def verdicts() -> str:
-    some = "test_probes or test_middle or test_last_step or test_never and 9 or test_per_row and first-row"
+    some = (
+        "test_probes or test_middle or test_last_step or test_never and 9 "
+        "or test_per_row and first-row"
+    )
     selection = ["conformance/test_probes.py", "conformance/test_eos.py", "-k", some]
     chosen = [f"--implementation={name}" for name in (*ALWAYS, *COMPILED, *FOUND)]
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-p",
-        "no:cacheprovider",
-        "--tb=no",
-        *selection,
-        *chosen,
-    ]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    run = subprocess.run(
-        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False
-    )
-    return run.stdout
+    return judge(*selection, *chosen).stdout
 
 
 @pytest.mark.parametrize("adapter", [*ALWAYS, *COMPILED, *FOUND])

@@ -12,13 +12,15 @@ from conformance.defects import DEFECTS, EQUIVALENT, FAMILIES, VARIANTS
 from conformance.kill_matrix.matrix import ENTRIES, LARGE, NEVER, Matrix, asked, steps
 from conformance.requirements import REQUIREMENTS
 from conformance.verdict.judgement import ERRORED, FAILED, PASSED, VARIANT
-from tests.conformance.test_verdict import judge, section
+from tests.shared.judging import judge, section
 
-# Some of every kind: what they override decides what they are asked. The whole takes minutes: pytest conformance/ --defects
+# A few of each kind: the steps that a defect overrides decide what it is asked.
+# `pytest conformance/ --defects` judges all, and takes minutes.
 CHOSEN = (
-    "square-proj-untransposed", "double-transpose", "mask-buffer-as-bias", "gelu-erf", "config-followed", "window-of-eight",
-    "cache-not-reset", "cache-dtype", "left-pad-positions", "temperature-zero-crash", "no-crop", "eos-item-on-batch",
-    "unknown-id-decode", "op-order-drift", "centred-unembed",
+    "square-proj-untransposed", "double-transpose", "mask-buffer-as-bias", "gelu-erf",
+    "config-followed", "window-of-eight", "cache-not-reset", "cache-dtype", "left-pad-positions",
+    "temperature-zero-crash", "no-crop", "eos-item-on-batch", "unknown-id-decode",
+    "op-order-drift", "centred-unembed",
 )  # fmt: skip
 
 
@@ -64,10 +66,8 @@ def test_some_of_each_kind_are_caught_and_what_is_no_mistake_is_not(tmp_path: Pa
     )
     assert run.returncode == 0, run.stdout[-3000:]
     defects = [name for name in CHOSEN if name in DEFECTS]
-    assert (
-        f"{len(defects)} of {len(defects)} defects are caught, each by the requirement that it names"
-        in run.stdout
-    )
+    all_caught = f"{len(defects)} of {len(defects)} defects are caught"
+    assert f"{all_caught}, each by the requirement that it names" in run.stdout
     assert f"0 of {len(CHOSEN) - len(defects)} that are no mistakes are flagged" in run.stdout
     matrix = json.loads((tmp_path / "kill.json").read_text(encoding="utf-8"))
     assert [entry["id"] for entry in matrix["entries"]] == list(CHOSEN)
@@ -86,11 +86,8 @@ def test_one_can_be_judged_like_any_implementation_and_is_called_by_its_name() -
         "conformance/test_eos.py", "conformance/test_probes.py", "--implementation", adapter
     )
     verdict = section(run.stdout, adapter)
-    assert "reads activation: erf-GELU" in verdict
-    assert (
-        "indistinguishable from: gelu-erf\n    gelu-erf: Exact (erf) GELU instead of the tanh form"
-        in verdict
-    )
+    assert "cause: gelu-erf: Exact (erf) GELU instead of the tanh form" in verdict
+    assert "indistinguishable from: gelu-erf\n" in verdict
     assert re.search(r"^eos +7 passed$", verdict, re.M)
 
 
@@ -115,7 +112,7 @@ def test_what_is_no_mistake_must_not_be_flagged(name: str, outcome: str) -> None
     ]
 
 
-def test_a_variant_is_told_of_variants_alone() -> None:
+def test_only_variants_may_be_reported_as_variants() -> None:
     assert not Matrix({"topk-exactly-k": {"sampling.top-k-ties": VARIANT}}).problems
     assert Matrix({"key-bias-missing": {"sampling.top-k-ties": VARIANT}}).problems
 

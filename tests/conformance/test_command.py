@@ -1,4 +1,4 @@
-"""Programs in other languages: the protocol of docs/adapters.md, a right and a wrong GPT-2 in C, and programs that break."""
+"""Programs in other languages: the protocol of docs/adapters.md, GPT-2 in C, broken programs."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ import torch
 from conformance.adapters.adapter import find_load
 from conformance.adapters.command import Command, ProgramError, load_command
 from conformance.adapters.protocol import ProtocolError
+from tests.shared.judging import ROOT, judge, section
 
-ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs/adapters.md").read_text(encoding="utf-8")
 COMPILER = shutil.which("cc")
 IDS = torch.tensor([[1, 2, 3]])
@@ -33,26 +33,14 @@ methods = ["generate", "prefill", "step"]
 {answer}
 for line in sys.stdin:
     request = json.loads(line)
-    print(json.dumps({{"methods": methods}}) if request["method"] == "load" else answer(request), flush=True)
+    loading = request["method"] == "load"
+    print(json.dumps({{"methods": methods}}) if loading else answer(request), flush=True)
 """
-
-
-def judge(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--tb=no", *arguments]
-    variables = os.environ | {"OMP_NUM_THREADS": "1"} | environment
-    return subprocess.run(
-        command, cwd=ROOT, env=variables, capture_output=True, text=True, timeout=300, check=False
-    )
-
-
-def section(output: str, adapter: str) -> str:
-    """What the verdict says of one adapter."""
-    return re.split(r"=+ conformance of ", output.split(f" conformance of {adapter} ")[1])[0]
 
 
 @pytest.fixture
 def program(tmp_path: Path) -> Callable[..., Command]:
-    """Loads through a Python program that answers as the given source says; `instead` is all of the program."""
+    """Loads a checkpoint through the program PROGRAM with `answer`, or through `instead`."""
 
     def start(
         answer: str = "", *, instead: str | None = None, timeout: float = 20, **options: Any
@@ -69,7 +57,7 @@ def program(tmp_path: Path) -> Callable[..., Command]:
 
 
 @pytest.mark.skipif(COMPILER is None, reason="no C compiler")
-def test_a_gpt2_in_c_is_right_and_one_with_the_other_gelu_is_told(tmp_path: Path) -> None:
+def test_a_gpt2_in_c_is_right_and_one_with_the_other_gelu_fails(tmp_path: Path) -> None:
     assert COMPILER
     adapters = []
     for name, flags in (("gpt2", []), ("gpt2-erf", ["-DDEFECT_GELU_ERF"])):
@@ -88,7 +76,10 @@ def test_a_gpt2_in_c_is_right_and_one_with_the_other_gelu_is_told(tmp_path: Path
             check=True,
         )
         adapters.append(f"command: {shlex.quote(executable)}")
-    chosen = "small and float32-36 or orientation or test_missing or test_unexpected or test_branches or temperature_zero"
+    chosen = (
+        "small and float32-36 or orientation or test_missing or test_unexpected or test_branches "
+        "or temperature_zero"
+    )
     run = judge(
         "conformance", "-k", chosen, *(f"--implementation={adapter}" for adapter in adapters)
     )
@@ -104,7 +95,9 @@ def test_a_gpt2_in_c_is_right_and_one_with_the_other_gelu_is_told(tmp_path: Path
     assert "1 failed" in again.stdout.splitlines()[-1], again.stdout[-3000:]
 
 
-def test_the_python_adapter_of_the_page_is_judged(tmp_path: Path) -> None:
+def test_the_python_adapter_of_the_page_is_judged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """With the reference's blocks under nanoGPT's interface."""
     (adapter,) = [
         block for block in re.findall(r"```python\n(.*?)```", PAGE, re.S) if "def load(" in block
@@ -129,7 +122,8 @@ class GPTConfig:
 
 class GPT(gpt2ref.GPT2):
     def __init__(self, c):
-        super().__init__(gpt2ref.GPT2Config(c.vocab_size, c.block_size, c.n_embd, c.n_layer, c.n_head))
+        sizes = c.vocab_size, c.block_size, c.n_embd, c.n_layer, c.n_head
+        super().__init__(gpt2ref.GPT2Config(*sizes))
         self.lm_head = nn.Linear(c.n_embd, c.vocab_size, bias=False)
         self.lm_head.weight = self.transformer.wte.weight
 
@@ -139,6 +133,7 @@ class GPT(gpt2ref.GPT2):
 """,
         encoding="utf-8",
     )
+    monkeypatch.syspath_prepend(tmp_path)
     path = str(tmp_path / "my_gpt2.py")
     run = judge(
         "conformance",
@@ -146,7 +141,6 @@ class GPT(gpt2ref.GPT2):
         "small and float32-36 or keys and test_prefix or test_mask_buffers",
         "--implementation",
         path,
-        PYTHONPATH=str(tmp_path),
     )
     assert f"{path}: no deviation from GPT-2 found." in run.stdout, run.stdout[-3000:]
 
@@ -159,7 +153,8 @@ def test_the_messages_of_the_page_are_those_that_are_sent(tmp_path: Path) -> Non
 import json, sys
 for request, answer in {list(zip(requests, answers, strict=True))!r}:
     asked = sys.stdin.readline()
-    print(answer if json.loads(asked) == json.loads(request) else json.dumps({{"error": asked}}), flush=True)
+    same = json.loads(asked) == json.loads(request)
+    print(answer if same else json.dumps({{"error": asked}}), flush=True)
 """,
         encoding="utf-8",
     )
@@ -209,25 +204,33 @@ def test_what_the_protocol_can_not_carry_is_not_applicable(
         program(**options)
 
 
-# How a program answers, and what is said of it.
+# The answer of a program, and the message about it.
 BROKEN_LOGITS = {
-    "print('Loading the model...'); return '{}'": "not a JSON object on one line.*: 'Loading the model...'",
+    "print('Loading...'); return '{}'": r"not a JSON object on one line.*: 'Loading\.\.\.'",
     "return '[1, 2]'": r"not a JSON object on one line.*: '\[1, 2\]'",
-    "sys.stdout.buffer.write(bytes([255, 10])); sys.stdout.flush()": "not a JSON object on one line.*ufffd",
+    "sys.stdout.buffer.write(bytes([255, 10])); sys.stdout.flush()": "not a JSON object.*ufffd",
     "sys.exit(3)": r"the program ended \(exit status 3\) before 'logits' was answered",
     "os.abort()": r"the program ended \(killed by SIGABRT\) before 'logits' was answered",
-    "print('{', end='', flush=True); os._exit(0)": r"the program ended \(exit status 0\) before 'logits' was answered",
+    "print('{', end='', flush=True); os._exit(0)": (
+        r"the program ended \(exit status 0\) before 'logits' was answered"
+    ),
     "return '{}'": 'has "shape": None',
-    "return json.dumps({'shape': [1, 5], 'logits': ''})": r'has "shape": \[1, 5\], expected \[1, 3, vocab_size\]',
-    "return json.dumps({'shape': [1, 1, 5], 'logits': ''})": r'has "shape": \[1, 1, 5\], expected \[1, 3, vocab_size\]',
-    "return json.dumps({'shape': [1, 3, 2], 'logits': 'AAAAAAAAAAAAAAAA'})": "has 12 bytes of logits, expected 24",
+    "return json.dumps({'shape': [1, 5], 'logits': ''})": (
+        r'has "shape": \[1, 5\], expected \[1, 3, vocab_size\]'
+    ),
+    "return json.dumps({'shape': [1, 1, 5], 'logits': ''})": (
+        r'has "shape": \[1, 1, 5\], expected \[1, 3, vocab_size\]'
+    ),
+    "return json.dumps({'shape': [1, 3, 2], 'logits': 'AAAAAAAAAAAAAAAA'})": (
+        "has 12 bytes of logits, expected 24"
+    ),
     "return json.dumps({'shape': [1, 3, 1], 'logits': '----------------'})": "not base64",
     "return json.dumps({'shape': [1, 3, 1], 'logits': [0, 0, 0]})": "not base64",
 }
 
 
 @pytest.mark.parametrize("answer", BROKEN_LOGITS)
-def test_a_broken_answer_is_told_with_the_end_of_standard_error(
+def test_a_broken_answer_is_reported_with_the_end_of_standard_error(
     program: Callable[..., Command], answer: str
 ) -> None:
     log = "for i in range(100): print('line', i, file=sys.stderr, flush=True)"

@@ -1,4 +1,4 @@
-"""The induction program catches generation whose mask, positions or cache are wrong, and a right one passes."""
+"""The induction program catches a wrong mask, wrong positions and a wrong cache in generation."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from conformance.adapters import huggingface
 from conformance.adapters.protocol import Judged
 from conformance.checkpoints.scripts import INDUCTION, induction
 from conformance.checkpoints.tensors import write_checkpoint
+from conformance.outcomes import Failure
 from gpt2ref import KVCache
 from tests.shared.defective_adapters import position_not_offset
 
@@ -87,7 +88,7 @@ def first_row_for_all(checkpoint: str, **options: Any) -> Any:
     return right
 
 
-# Fault -> an adapter that has it; the row that is told, and how many of its new tokens are right all the same.
+# Fault -> an adapter that has it, the row that is reported, the number of its right tokens.
 FAULTS: dict[str, tuple[Load, int, int]] = {
     "no mask": (masked_by(torch.ones_like), 1, 0),
     "no mask in the first layer": (masked_by(torch.ones_like, layers=(0,)), 1, 0),
@@ -112,11 +113,10 @@ def test_a_fault_is_caught_where_it_begins(
     checkpoint: Path, fault: str, temperature: float
 ) -> None:
     load, row, right = FAULTS[fault]
-    with pytest.raises(pytest.fail.Exception) as failure:
+    with pytest.raises(Failure) as failure:
         suite.test_induction(Judged(load(str(checkpoint)), "cpu"), temperature)
-    found = str(failure.value)
-    assert found.startswith(f"temperature {temperature}, row {row}: new tokens [")
-    assert found.endswith(f"; the first {right} are right")
+    where = f"in row {row} at temperature {temperature}, the first {right} of them right"
+    assert failure.value.read.endswith(where)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
@@ -141,7 +141,7 @@ def test_a_batch_that_is_refused_is_a_failure(checkpoint: Path) -> None:
 
     right.generate = one_row
     with pytest.raises(
-        pytest.fail.Exception, match="a batch of 4 rows is refused: ValueError: one row at a time"
+        Failure, match="a batch of 4 rows is refused: ValueError: one row at a time"
     ):
         suite.test_induction(Judged(right, "cpu"), 0.0)
 

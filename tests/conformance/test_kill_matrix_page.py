@@ -11,10 +11,11 @@ import pytest
 
 from conformance.defects import DEFECTS
 from conformance.kill_matrix.matrix import ENTRIES, NEVER, Matrix
-from conformance.pages.kill_matrix_page import LEGEND, SIGNS, main, page
+from conformance.pages.__main__ import main
+from conformance.pages.kill_matrix_page import LEGEND, SIGNS, page
 from conformance.requirements import REQUIREMENTS
 from conformance.verdict.judgement import ERRORED, FAILED, NOT_APPLICABLE, OUTCOMES, PASSED, VARIANT
-from tests.conformance.test_report import Structure, rendered
+from tests.shared.html_pages import Structure, rendered
 
 GOOD = {
     "gelu-erf": {
@@ -37,13 +38,13 @@ def data(outcomes: dict[str, dict[str, str]]) -> dict[str, Any]:
 
 def words(made: str) -> str:
     made.encode()
-    return "".join(Structure(made).words)
+    return " ".join("".join(Structure(made).words).split())
 
 
 def cell(made: str, entry: str, requirement: str) -> tuple[str, str]:
-    """The class of a cell, and what is told when it is pointed at."""
+    """The class of a cell, and what a browser shows when one points at it."""
     (found,) = re.findall(
-        rf"<td class='([^']*)' title='{re.escape(entry)} / {re.escape(requirement)}: ([^']*)'", made
+        rf'<td class="([^"]*)" title="{re.escape(entry)} / {re.escape(requirement)}: ([^"]*)"', made
     )
     return found
 
@@ -68,7 +69,7 @@ def test_the_whole_catalogue_is_on_the_page() -> None:
     assert f"{len(DEFECTS)} of {len(DEFECTS)} defects are caught" in words(made)
     assert made.count("<td class=") == len(ENTRIES) * len(REQUIREMENTS)
     for name in NEVER:
-        assert name in words(made).partition("Not asked of any: ")[2].partition(".\n")[0]
+        assert name in words(made).partition("Not asked of any: ")[2].partition(". ")[0]
 
 
 def test_each_cell_has_its_outcome_and_who_was_to_catch_what() -> None:
@@ -162,7 +163,7 @@ def test_the_page_in_a_browser(tmp_path: Path) -> None:
     assert dom.count("<td class=") == len(GOOD) * len(REQUIREMENTS)
 
 
-BAD = ["", "[]", "{}", '{"format": 2}', '{"format": 1, "adapters": []}', None]
+BAD = ["", "[]", "{}", '{"format": 2, "entries": []}', '{"format": 1, "entries": []}', None]
 
 
 @pytest.mark.parametrize(
@@ -176,6 +177,6 @@ def test_what_is_no_matrix_is_named(
         path.write_text(content)
     assert main([str(path), "-o", str(tmp_path / "kill.html")]) == 2
     error = capsys.readouterr().err
-    assert error.startswith(f"{path}: not a kill matrix: ")
+    assert error.startswith(f"{path}: no page: ")
     assert error.count("\n") == 1
     assert not (tmp_path / "kill.html").exists()

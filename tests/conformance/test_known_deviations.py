@@ -1,4 +1,4 @@
-"""Known deviations: the implementer's list of failures, which excuses them as long as it is true."""
+"""Known deviations: a file of failures with their reasons excuses them as long as it is true."""
 
 from __future__ import annotations
 
@@ -8,8 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from conformance.verdict.known_deviations import Deviation, read_deviations, write_deviations
-from tests.conformance.test_verdict import ADAPTERS, ROOT, section
+from conformance.verdict.known_deviations import (
+    KnownDeviation,
+    read_known_deviations,
+    write_known_deviations,
+)
+from tests.shared.judging import ADAPTERS, ROOT, judge, section
 
 ADAPTER = f"{ADAPTERS}:eos_appended"
 Run = Callable[..., tuple[int, str]]
@@ -17,16 +21,14 @@ MIDDLE = '[[deviation]]\nrequirement = "eos.middle"\nreason = "the caller wants 
 
 
 @pytest.fixture
-def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Judges in this process, which has loaded torch already. Exit status and output."""
-    monkeypatch.chdir(ROOT)  # the adapters' paths are relative
+def run() -> Run:
+    """Exit status and output."""
 
-    def judge(*arguments: str) -> tuple[int, str]:
-        status = pytest.main([*arguments, "-p", "no:cacheprovider", "--tb=no", f"--rootdir={ROOT}"])
-        captured = capsys.readouterr()
-        return int(status), captured.out + captured.err
+    def judged(*arguments: str) -> tuple[int, str]:
+        done = judge(*arguments)
+        return done.returncode, done.stdout + done.stderr
 
-    return judge
+    return judged
 
 
 EOS = str(ROOT / "conformance/test_eos.py")
@@ -37,7 +39,7 @@ def test_failures_are_written_explained_and_then_excused(run: Run, tmp_path: Pat
     path = tmp_path / "known.toml"
     status, _ = run(EOS, *SOME, "--write-known-deviations", str(path))
     assert status == 1
-    known = read_deviations(str(path))
+    known = read_known_deviations(str(path))
     assert list(known) == ["eos.middle"]
     assert re.fullmatch(
         r"found on \d{4}-\d\d-\d\d by gpt2ref \S+; say why", known["eos.middle"].reason
@@ -51,7 +53,7 @@ def test_failures_are_written_explained_and_then_excused(run: Run, tmp_path: Pat
         "eos.middle: known deviation\n    known: the caller wants to see it (https://example.org/1)\n"
         in verdict
     )
-    assert f"{ADAPTER}: no deviation from GPT-2 found but the known." in verdict
+    assert f"{ADAPTER}: no deviation from GPT-2 found except the known ones." in verdict
     assert "FAILED" not in output
 
 
@@ -70,10 +72,9 @@ def test_an_entry_that_is_not_true_fails_the_run(run: Run, tmp_path: Path) -> No
     )
     verdict = section(output, ADAPTER)
     assert status == 1
-    assert re.findall(r"^(\S+): passes, and is listed as a known deviation", verdict, re.M) == [
-        "activation.curve"
-    ], "eos.middle fails, and of eos.never not all tests were run"
-    assert f"{ADAPTER}: a known deviation is none any more." in verdict
+    stale = re.findall(r"^(\S+): this known deviation no longer occurs: remove it$", verdict, re.M)
+    assert stale == ["activation.curve"], "eos.middle fails; not all tests of eos.never were run"
+    assert f"{ADAPTER}: a known deviation no longer occurs." in verdict
 
 
 def test_an_error_is_not_excused(run: Run, tmp_path: Path) -> None:
@@ -92,7 +93,7 @@ def test_an_error_is_not_excused(run: Run, tmp_path: Path) -> None:
     [
         (
             ["--write-known-deviations=FOLDER/mine"],
-            "--write-known-deviations FOLDER/mine: is there already",
+            "--write-known-deviations FOLDER/mine: there is such a file",
         ),
         (["--known-deviations=FOLDER/mine"], "--known-deviations FOLDER/mine: "),
         (
@@ -139,21 +140,21 @@ def test_a_bad_file_is_a_usage_error_that_names_file_and_entry(
     if content is not None:
         path.write_text(content)
     with pytest.raises(pytest.UsageError) as error:
-        read_deviations(str(path))
+        read_known_deviations(str(path))
     assert str(error.value).startswith(f"--known-deviations {path}: ")
     assert message in str(error.value)
 
 
 def test_several_files_are_one_in_which_a_requirement_has_one_entry(tmp_path: Path) -> None:
     paths = [str(tmp_path / name) for name in ("a.toml", "b.toml")]
-    write_deviations(paths[0], [Deviation("eos.middle", "x")], "one")
-    write_deviations(paths[1], [Deviation("eos.never", "y")], "two")
-    assert [entry.reason for entry in read_deviations(*paths).values()] == ["x", "y"]
+    write_known_deviations(paths[0], [KnownDeviation("eos.middle", "x")], "one")
+    write_known_deviations(paths[1], [KnownDeviation("eos.never", "y")], "two")
+    assert [entry.reason for entry in read_known_deviations(*paths).values()] == ["x", "y"]
     with pytest.raises(
         pytest.UsageError,
         match=r"a\.toml: entry 1 \(eos\.middle\): the requirement has an entry already",
     ):
-        read_deviations(*paths, paths[0])
+        read_known_deviations(*paths, paths[0])
 
 
 @pytest.mark.parametrize(
@@ -161,12 +162,14 @@ def test_several_files_are_one_in_which_a_requirement_has_one_entry(tmp_path: Pa
 )
 def test_what_is_written_is_read_back(tmp_path: Path, text: str) -> None:
     path = str(tmp_path / "known.toml")
-    write_deviations(
-        path, [Deviation("eos.middle", text, text), Deviation("eos.never", "x")], "a heading"
+    write_known_deviations(
+        path,
+        [KnownDeviation("eos.middle", text, text), KnownDeviation("eos.never", "x")],
+        "a heading",
     )
-    assert read_deviations(path) == {
-        "eos.middle": Deviation("eos.middle", text, text),
-        "eos.never": Deviation("eos.never", "x"),
+    assert read_known_deviations(path) == {
+        "eos.middle": KnownDeviation("eos.middle", text, text),
+        "eos.never": KnownDeviation("eos.never", "x"),
     }
     with pytest.raises(FileExistsError):
-        write_deviations(path, [], "another heading")
+        write_known_deviations(path, [], "another heading")

@@ -28,8 +28,8 @@ from conformance.probes.experiment import (
 )
 from conformance.probes.forward import FACTS, forward
 from gpt2ref import PUBLISHED_CONFIGS, GPT2Config
-from tests.conformance.test_verdict import judge, section
 from tests.shared.defective_adapters import gelu_erf
+from tests.shared.judging import judge, section
 
 ADAPTERS = "tests/conformance/test_probe_shape.py"  # this file
 DESIGNS = [design for design in vars(probes).values() if isinstance(design, Design)]

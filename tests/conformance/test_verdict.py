@@ -1,21 +1,14 @@
-"""The suite run as a person runs it, on right, wrong and broken implementations."""
+"""The verdict on right, wrong and broken implementations."""
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
-from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
+import shlex
 
 import pytest
 
 from conformance.requirements import REQUIREMENTS
-
-ROOT = Path(__file__).parents[2]
-ADAPTERS = "tests/shared/defective_adapters.py"
+from tests.shared.judging import ADAPTERS, ROOT, Run, judge, section
 
 # Each wrong GPT-2, and the requirement that must name what is wrong with it.
 DEFECTS = {
@@ -30,33 +23,18 @@ DEFECTS = {
     "eos_any_row": "eos.per-row",
     "declares_bfloat16_no_scale": "attention.scale",
 }
-TESTS_OF_DEFECTS = (  # one of each kind, to be quick: every wrong GPT-2 goes through all of them
-    "test_small and float32-36 or test_orientation or test_every_split or test_missing and wte or test_middle "
-    "or test_per_row and first-row or test_activation_curve or test_constant"
+# A few of the tests, since every wrong GPT-2 is asked all of them.
+TESTS_OF_DEFECTS = (
+    "test_small and float32-36 or test_orientation or test_every_split or test_missing and wte "
+    "or test_middle or test_per_row and first-row or test_activation_curve or test_constant"
 )
 
 
-def judge(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--tb=no", *arguments]
-    # Small models gain nothing from a second thread, and on a busy machine it costs more than it brings.
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.run(
-        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600, check=False
-    )
-
-
-def section(output: str, adapter: str) -> str:
-    """What the verdict says of one adapter."""
-    return re.split(r"=+ conformance of ", output.split(f" conformance of {adapter} ")[1])[0]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def run_on_hugging_face() -> Iterator[Future[subprocess.CompletedProcess[str]]]:
-    """Started first and looked at last, as it takes as long as all other runs here together."""
+@pytest.fixture(scope="module")
+def run_on_hugging_face() -> Run:
     # Not in the large shapes, where it would be compared with itself.
     chosen = "not full_context and not 124m and not published_sizes"
-    with ThreadPoolExecutor(1) as pool:
-        yield pool.submit(judge, "conformance", "-k", chosen, "--implementation", "huggingface")
+    return judge("conformance", "-k", chosen, "--implementation", "huggingface")
 
 
 @pytest.fixture(scope="module")
@@ -85,19 +63,12 @@ def test_a_failure_says_how_to_see_it_again() -> None:
         in verdict
     )
     (command,) = re.findall(r"transpose.attn.c_proj: FAILED.*?again: pytest (.*?)\n", verdict, re.S)
-    again = subprocess.run(
-        f"{sys.executable} -m pytest {command}",
-        shell=True,
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    again = judge(*shlex.split(command))
     assert again.returncode == 1
     assert "1 failed" in again.stdout.splitlines()[-1]
 
 
-def test_a_coarse_engine_is_told_from_a_wrong_one() -> None:
+def test_a_coarse_engine_is_distinguished_from_a_wrong_one() -> None:
     declares, conceals = f"{ADAPTERS}:declares_bfloat16", f"{ADAPTERS}:conceals_bfloat16"
     chosen = ("-k", "curve or activation or scale or variance")
     run = judge(
@@ -211,10 +182,8 @@ def test_every_requirement_has_a_test_and_every_test_a_requirement() -> None:
     } == set(REQUIREMENTS)
 
 
-def test_hugging_face_passes_all_that_applies(
-    run_on_hugging_face: Future[subprocess.CompletedProcess[str]],
-) -> None:
-    run = run_on_hugging_face.result()
+def test_hugging_face_passes_all_that_applies(run_on_hugging_face: Run) -> None:
+    run = run_on_hugging_face
     verdict = section(run.stdout, "huggingface")
     assert run.returncode == 0, run.stdout[-5000:]
     assert "huggingface: no deviation from GPT-2 found" in verdict

@@ -256,11 +256,13 @@ def test_other_runs_of_pytest_are_not_affected(with_suite: Path, tmp_path: Path)
 
 def test_the_other_programs_show_the_installed_name(with_suite: Path, outside: Path) -> None:
     usage = run(
-        with_suite / "python", "-m", "gpt2ref_conformance.pages.report_page", "--help", cwd=outside
+        with_suite / "python", "-m", "gpt2ref_conformance.pages", "--help", cwd=outside
     ).stdout
-    assert usage.startswith("usage: python -m gpt2ref_conformance.pages.report_page")
+    assert usage.startswith("usage: python -m gpt2ref_conformance.pages ")
+    earlier = run(with_suite / "python", "-m", "gpt2ref_conformance.page", "--help", cwd=outside)
+    assert earlier.stdout == usage
     helped = " ".join(run(with_suite / "gpt2-conformance", "--help", cwd=outside).stdout.split())
-    assert "python -m gpt2ref_conformance.pages.report_page reads it" in helped
+    assert "python -m gpt2ref_conformance.pages makes a page of it" in helped
     one = ("gpt2ref_conformance.defects:gelu-erf", "-k", "curve")
     assert (
         "reads activation: erf-GELU"

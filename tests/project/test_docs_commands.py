@@ -36,9 +36,14 @@ MODULES = [
     "gpt2ref",
     *REPORTERS,
     "benchmarks.scale",
-    "benchmarks.products",
+    "benchmarks.matrix_products",
     "training.train",
     "training.evaluate",
+    # Earlier names of commands
+    "conformance.page",
+    "conformance.badge",
+    "conformance.defects.page",
+    "benchmarks.products",
 ]
 MODULES += [
     f"conformance.studies.{path.stem}"
@@ -55,7 +60,7 @@ FAIL = [
     "gpt2-conformance no_such.py",
     "python -m conformance.studies.nothing",
     "python -m conformance.studies.tolerance --seeds many",
-    "python -m conformance.pages.report_page no-such.json -o page.html",
+    "python -m conformance.pages no-such.json -o page.html",
     "python -m gpt2ref --no-such-option",
     "torchrun --no-such-option 2 -m benchmarks.scale",
 ]

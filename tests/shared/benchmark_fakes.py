@@ -1,4 +1,4 @@
-"""For the tests of the benchmarks: a clock that is ours, implementations of a known cost, and a GPT-2 of no size."""
+"""Fakes for the benchmarks: a clock, implementations of a known cost, and a very small GPT-2."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from benchmarks.implementations import Implementation, TokenIds
 from benchmarks.limits import Bandwidth
 from benchmarks.measurement import Measurement
-from benchmarks.memory import Ledger
+from benchmarks.memory import DeviceMemory
 from benchmarks.options import OPTIONS, read_plan
 from benchmarks.plan import Cell, Plan
 from benchmarks.sampling import Sampling
@@ -30,7 +30,7 @@ def plan(**changes: Any) -> Plan:
 
 
 class Clock:
-    """Goes on when told to, and writes down who looked at it."""
+    """A clock that the test sets. It records that it was read."""
 
     def __init__(self) -> None:
         self.now = 128.0
@@ -79,7 +79,7 @@ class Costly(Implementation):
 
 
 def loaded(implementation: Implementation, name: str = "costly") -> Peer:
-    return Peer(name, implementation, load_seconds=0.5, memory=Ledger(CPU))
+    return Peer(name, implementation, load_seconds=0.5, memory=DeviceMemory(CPU))
 
 
 def cell(sampling: Sampling = GREEDY, *, batch: int = 1, prompt_length: int = 5) -> Cell:

@@ -127,9 +127,8 @@ def _installed(names: str) -> str:
 
 
 REPORTERS = (
-    "conformance.pages.report_page",
+    "conformance.pages",
     "conformance.pages.badge",
-    "conformance.pages.kill_matrix_page",
     "benchmarks.report",
 )
 
@@ -215,7 +214,7 @@ def _run_elsewhere(words: list[str]) -> bool:
 
 def furnish(folder: Path, page: str) -> None:
     """Make a folder with the repository's files and the files that a page's commands read."""
-    from tests.benchmarks.test_benchmark_report import row, written
+    from tests.shared.benchmark_results import a_result, written
 
     folder.mkdir()
     for path in ROOT.iterdir():
@@ -235,7 +234,7 @@ def furnish(folder: Path, page: str) -> None:
         (folder / program).chmod(0o755)
     (folder / "f.toml").touch()
     shutil.copy(ROOT / "docs/kill-matrix.json", folder / "kill.json")
-    shutil.copy(written(folder / "path", row(), row("huggingface")), folder / "out.json")
+    shutil.copy(written(folder / "path", a_result(), a_result("huggingface")), folder / "out.json")
     shutil.copy(folder / "out.json", folder / "baseline.json")
 
 

@@ -1,11 +1,11 @@
-"""What can be said of each shape before it is run: its size in memory, and how fast it can be at most."""
+"""Describe each shape before it is run: its size in memory, and its limit in tokens per second."""
 
 from __future__ import annotations
 
-from .columns import aligned
 from .limits import Bandwidth, bytes_per_step, ceiling, parameters
 from .memory import needed_memory
 from .plan import DTYPES, Cell, Plan
+from .text_table import text_table
 
 COLUMNS = (
     "size",
@@ -22,14 +22,19 @@ COLUMNS = (
 WORDS = ("size", "dtype", "fits")
 
 
-def card(plan: Plan, bandwidth: Bandwidth, free: int | None) -> list[str]:
-    """Lines: the measured bandwidth and the memory, then each shape. `free` is in bytes, None if unknown."""
+def expectations(plan: Plan, bandwidth: Bandwidth, free: int | None) -> list[str]:
+    """Return lines: the measured bandwidth and the free memory, then a table of the shapes.
+
+    `free` is in bytes, None if it is unknown.
+    """
     reading = f"{bandwidth.bytes_per_second / 1e9:.1f} GB/s ({bandwidth.how})"
     memory = "an unknown amount" if free is None else format_bytes(free)
     shapes = {cell.shape: cell for cell in plan.cells}
     return [
         f"read bandwidth of {plan.device}: {reading}; {memory} of memory free",
-        *aligned(COLUMNS, [_line(plan, cell, bandwidth, free) for cell in shapes.values()], WORDS),
+        *text_table(
+            COLUMNS, [_line(plan, cell, bandwidth, free) for cell in shapes.values()], WORDS
+        ),
     ]
 
 
@@ -57,5 +62,5 @@ def _line(plan: Plan, cell: Cell, bandwidth: Bandwidth, free: int | None) -> tup
 
 
 def format_bytes(count: int) -> str:
-    """Decimal units, as bandwidths are given in them."""
+    """Show a number of bytes in decimal units, in which bandwidths are given too."""
     return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"

@@ -1,0 +1,94 @@
+"""Measure how fast the matrix products of a decode step read GPT-2's weights on the CPU:
+
+    python -m benchmarks.matrix_products [--dtype bfloat16]
+
+It multiplies the matrices of the 124M shape, as checkpoints store them, with 1, 8 and 64 rows, by
+F.linear, which is MKL's product in float32, by oneDNN's product, and by gpt2ref's linear, which
+chooses one of them. It prints GB/s of weights, the best of five interleaved rounds, and what plain
+reading gives: the sum of a large tensor.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from gpt2ref.fast.products import linear
+
+from .plan import DTYPES
+
+# Name -> [in, out]. A checkpoint stores those of the blocks so, and the head, which is wte, as
+# [out, in].
+MATRICES = {
+    "c_attn": (768, 2304),
+    "attn.c_proj": (768, 768),
+    "c_fc": (768, 3072),
+    "mlp.c_proj": (3072, 768),
+    "head": (768, 50257),
+}
+BEYOND_CACHES = 300e6  # bytes of different matrices that are used in turn
+Product = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+def weights(name: str, dtype: torch.dtype) -> list[Tensor]:
+    """Return matrices [out, in], so many that no cache holds one until its next turn."""
+    fan_in, fan_out = MATRICES[name]
+    count = 1 + int(BEYOND_CACHES / (fan_in * fan_out * dtype.itemsize))
+    stored = [torch.randn(fan_in, fan_out).to(dtype) for _ in range(count)]
+    return [weight.t().contiguous() if name == "head" else weight.t() for weight in stored]
+
+
+def gigabytes_per_second(
+    product: Product, x: Tensor, bias: Tensor, weights: Sequence[Tensor]
+) -> float:
+    start = time.perf_counter()
+    for weight in weights:
+        product(x, weight, bias)
+    return sum(weight.nbytes for weight in weights) / (time.perf_counter() - start) / 1e9
+
+
+def onednn(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+
+
+PRODUCTS: dict[str, Product] = {"F.linear": F.linear, "oneDNN": onednn, "gpt2ref": linear}
+
+
+def read_bandwidth(buffer: Tensor) -> float:
+    """Return the GB/s at which torch sums a large float32 tensor."""
+    start = time.perf_counter()
+    buffer.sum()
+    return buffer.nbytes / (time.perf_counter() - start) / 1e9
+
+
+@torch.no_grad()
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
+    dtype = DTYPES[parser.parse_args().dtype]
+    buffer = torch.ones(128 << 20)
+    reading = max(read_bandwidth(buffer) for _ in range(5))
+    print(f"reading: {reading:.1f} GB/s, {torch.get_num_threads()} threads, {dtype}")
+    for name, (fan_in, fan_out) in MATRICES.items():
+        matrices, bias = weights(name, dtype), torch.randn(fan_out).to(dtype)
+        for rows in (1, 8, 64):
+            x = torch.randn(rows, fan_in).to(dtype)
+            rounds = [
+                [gigabytes_per_second(product, x, bias, matrices) for product in PRODUCTS.values()]
+                for _ in range(6)
+            ]
+            # The first round is left out, since oneDNN packs the weights in it.
+            best = [max(rates[1:]) for rates in zip(*rounds, strict=True)]
+            rates = (f"{each} {rate:5.1f}" for each, rate in zip(PRODUCTS, best, strict=True))
+            print(f"{name:12} {rows:3} rows, GB/s: {', '.join(rates)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,139 @@
+"""The verdict on one implementation as lines for a terminal.
+
+One line for each family of requirements, then one paragraph for each cause, however many
+requirements fail because of it.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections import Counter
+from collections.abc import Iterable, Iterator
+
+from ..defects import DEFECTS
+from ..requirements import REQUIREMENTS
+from .judgement import (
+    ERRORED,
+    FAILED,
+    KNOWN,
+    NOT_APPLICABLE,
+    NOT_RUN,
+    PASSED,
+    VARIANT,
+    Cause,
+    Finding,
+    Judgement,
+    counted,
+)
+
+WIDTH = 110  # columns
+_FURTHER_LINES = 7  # of a finding: enough for the end of a program's standard error
+
+
+def verdict_lines(judgement: Judgement) -> list[str]:
+    ran = [name for name in REQUIREMENTS if judgement.outcome(name) != NOT_RUN]
+    lines = [
+        f"{family:12} {counted(Counter(map(judgement.outcome, names)))}"
+        for family, names in _families(ran).items()
+    ]
+    if judgement.broken is not None:
+        return [*lines, "", judgement.broken, "", judgement.sentence]
+    for cause in judgement.causes:
+        lines += ["", *_cause(judgement, cause)]
+    lines += _diagnosis(judgement)
+    if judgement.causes:
+        lines += _also_failed(judgement.unexplained)
+    for names in _alike(judgement):
+        lines += ["", *_paragraph(judgement, names, judgement.results[names[0]].decisive)]
+    for name in judgement.stale:
+        lines += ["", f"{name}: this known deviation no longer occurs: remove it"]
+    return [*lines, "", judgement.sentence]
+
+
+def _cause(judgement: Judgement, cause: Cause) -> Iterator[str]:
+    """Show the first requirement that a cause explains, then the cause, then the others."""
+    name, *others = cause.explains
+    yield from _paragraph(judgement, [name], cause.finding)
+    known = (
+        f": {DEFECTS[cause.id].what} ({DEFECTS[cause.id].source})" if cause.id in DEFECTS else ""
+    )
+    yield from _wrapped("cause: ", f"{cause.id}{known}")
+    if others:
+        failures = _plural(len(others), "more failure")
+        yield from _wrapped("", f"{cause.id} explains {failures}: {', '.join(others)}")
+
+
+def _diagnosis(judgement: Judgement) -> Iterator[str]:
+    """Name the defects that answer every question alike, each with what and where from."""
+    if judgement.diagnosis is None:
+        return
+    yield ""
+    yield from _wrapped("", str(judgement.diagnosis))
+    described = {cause.id for cause in judgement.causes}
+    for name in dict.fromkeys(name for names in judgement.diagnosis.alike for name in names):
+        if name not in described:
+            yield from _wrapped(f"{name}: ", f"{DEFECTS[name].what} ({DEFECTS[name].source})")
+
+
+def _also_failed(names: list[str]) -> Iterator[str]:
+    if names:
+        yield ""
+        yield "Also failed; run again after fixing the cause above:"
+    for family, members in _families(names).items():
+        short = ", ".join(REQUIREMENTS[name].name for name in members)
+        line = f"{family} {len(members)}: {short}"
+        yield "    " + textwrap.shorten(line, WIDTH - 4, placeholder=" ...")
+
+
+def _alike(judgement: Judgement) -> Iterable[list[str]]:
+    """Group the requirements that have the same to say, of those that no cause speaks for."""
+    groups: dict[tuple[str, ...], list[str]] = {}
+    for name in REQUIREMENTS:
+        outcome = judgement.outcome(name)
+        if outcome in (PASSED, NOT_RUN) or (outcome == FAILED and judgement.causes):
+            continue
+        reason = name if outcome == KNOWN else ""
+        key = (outcome, judgement.results[name].decisive.sentence, reason)
+        groups.setdefault(key, []).append(name)
+    return groups.values()
+
+
+def _paragraph(judgement: Judgement, names: list[str], finding: Finding) -> Iterator[str]:
+    """Show what the first requirement asks, what was found, and how to see it again.
+
+    The others, which have the same finding, follow by name.
+    """
+    name, *others = names
+    outcome = finding.outcome
+    found = finding.sentence.strip().splitlines() or ["(no message)"]
+    yield f"{name}: {outcome.upper() if outcome in (FAILED, ERRORED) else outcome}"
+    if outcome in (NOT_APPLICABLE, VARIANT):
+        yield from _wrapped("", found[0])
+    else:
+        if outcome == KNOWN:
+            yield from _wrapped("known: ", str(judgement.known[name]))
+        yield from _wrapped("asked: ", REQUIREMENTS[name].sentence)
+        yield from _wrapped("found: ", found[0])
+        yield from (f"           {line}" for line in found[1 : 1 + _FURTHER_LINES])
+        yield f"    again: {judgement.again(finding.test)}"
+    if others:
+        more = _plural(len(others), "more failure" if outcome == FAILED else "more requirement")
+        yield from _wrapped("", f"The same for {more}: {', '.join(others)}")
+
+
+def _families(names: Iterable[str]) -> dict[str, list[str]]:
+    families: dict[str, list[str]] = {}
+    for name in names:
+        families.setdefault(REQUIREMENTS[name].family, []).append(name)
+    return families
+
+
+def _plural(number: int, noun: str) -> str:
+    return f"{number} {noun}{'s' if number > 1 else ''}"
+
+
+def _wrapped(label: str, text: str) -> list[str]:
+    indent = " " * (4 + len(label))
+    return textwrap.wrap(
+        label + text, WIDTH, initial_indent="    ", subsequent_indent=indent, break_on_hyphens=False
+    )
