@@ -204,7 +204,7 @@ class LineChart:
 
     @property
     def lines(self) -> Iterator[tuple[int, str, list[Point]]]:
-        """Of each implementation: its colour, the points of its line, and its rounds."""
+        """The colour, the points of the line and the rounds of each implementation."""
         for name in dict.fromkeys(result.implementation for result in self.results):
             own = [result for result in self.results if result.implementation == name]
             own.sort(key=lambda result: getattr(result.shape, self.field))

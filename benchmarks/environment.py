@@ -19,7 +19,7 @@ MEASURED = ("gpt2ref", "benchmarks", "conformance", "pyproject.toml")
 
 
 def environment(device: torch.device) -> dict[str, Any]:
-    """Return what JSON can hold. CUDA, a driver, a peer or a git checkout that is missing is None."""
+    """Return what JSON can hold. A missing CUDA, driver, peer or git checkout is None."""
     return {
         "device": device.type,
         "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu_name(),

@@ -31,8 +31,8 @@ class Bandwidth(NamedTuple):
 def parameters(config: GPT2Config) -> int:
     """Return how many numbers a GPT-2 has, the tied head counted once.
 
-    With width C, MLP width I, L layers, V tokens and P positions: wte V C, wpe P C, ln_f 2 C, and in
-    each layer ln_1 and ln_2 4 C, c_attn 3 C^2 + 3 C, attn.c_proj C^2 + C, c_fc C I + I, and
+    With width C, MLP width I, L layers, V tokens and P positions: wte V C, wpe P C, ln_f 2 C, and
+    in each layer ln_1 and ln_2 4 C, c_attn 3 C^2 + 3 C, attn.c_proj C^2 + C, c_fc C I + I, and
     mlp.c_proj I C + C.
     """
     width, inner = config.n_embd, config.mlp_width
@@ -51,17 +51,18 @@ def bytes_per_step(
 ) -> int:
     """Return the bytes that a decode step with a cache must read, at the mean depth of the steps.
 
-    Weights: each one, once for all rows. All parameters count but wpe, of which a step reads one row.
-    wte counts once, since the head multiplies with all of it; looking up an embedding reads one row.
+    Weights: each one, once for all rows. All parameters count but wpe, of which a step reads one
+    row. wte counts once, since the head multiplies with all of it; looking up an embedding reads
+    one row.
 
-    Cache: for each row, layer and position in view one key and one value of n_embd numbers each,
-    2 L C a position. Of n new tokens, the first comes from prefill. Step j of 1 .. n-1 feeds new
-    token j, which then has p + j positions in view (prompt and itself included): p + n/2 in the mean
-    of the steps. So 2 L C (p + n/2) = L C (2 p + n) numbers a row.
+    Cache: for each row, layer and position in view one key and one value of n_embd numbers each, 2
+    L C a position. Of n new tokens, the first comes from prefill. Step j of 1 .. n-1 feeds new
+    token j, which then has p + j positions in view (prompt and itself included): p + n/2 in the
+    mean of the steps. So 2 L C (p + n/2) = L C (2 p + n) numbers a row.
 
-    Activations and logits are left out, as they stay in a processor's caches. An implementation that
-    reads more than this (no cache, a cache of fixed size, weights stored wider) is measured against
-    the same figure, since the work is the same.
+    Activations and logits are left out, as they stay in a processor's caches. An implementation
+    that reads more than this (no cache, a cache of fixed size, weights stored wider) is measured
+    against the same figure, since the work is the same.
     """
     weights = parameters(config) - config.n_positions * config.n_embd
     cache = batch * config.n_layer * config.n_embd * (2 * prompt_length + new_tokens)
@@ -102,9 +103,9 @@ def measure_bandwidth(
 ) -> Bandwidth:
     """Return the best of several passes over one large buffer, with torch's number of threads.
 
-    A pass is the sum of the buffer, or the product of its halves, which reads at two places at once,
-    or on CUDA a copy, whose bytes count twice, as they are read and written. The buffer is smaller
-    than BUFFER_BYTES if a quarter of a GPU's free memory is less.
+    A pass is the sum of the buffer, or the product of its halves, which reads at two places at
+    once, or on CUDA a copy, whose bytes count twice, as they are read and written. The buffer is
+    smaller than BUFFER_BYTES if a quarter of a GPU's free memory is less.
     """
     size = buffer_bytes or BUFFER_BYTES[device.type]
     if device.type == "cuda":

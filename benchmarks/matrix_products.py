@@ -36,7 +36,7 @@ Product = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 def weights(name: str, dtype: torch.dtype) -> list[Tensor]:
-    """Return matrices [out, in], so many that no processor's cache holds one until its next turn."""
+    """Return matrices [out, in], so many that no cache holds one until its next turn."""
     fan_in, fan_out = MATRICES[name]
     count = 1 + int(BEYOND_CACHES / (fan_in * fan_out * dtype.itemsize))
     stored = [torch.randn(fan_in, fan_out).to(dtype) for _ in range(count)]

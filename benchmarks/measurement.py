@@ -23,7 +23,7 @@ SAMPLING_STEPS = 20  # timed, after a few that warm up
 
 
 class Measurement:
-    """One implementation in one cell. `generate` times each generation; the first is the warm-up."""
+    """One implementation in one cell. Each generation is timed; the first is the warm-up."""
 
     def __init__(
         self,
@@ -108,7 +108,7 @@ class Measurement:
         return median(seconds[3:])
 
     def verdict(self, reference: GPT2) -> Verdict:
-        """Judge all outputs, the warm-up's included. They are mostly alike, as the seed is the same."""
+        """Judge all outputs, the warm-up's included. With one seed they are mostly alike."""
         seed = SEED if self.peer.implementation.foretold else None
         verdicts = [
             judge(reference, self.prompts, new, self.cell.sampling, seed) for new in self.outputs
@@ -166,7 +166,7 @@ def take_turns(measurements: Sequence[Measurement], rounds: int) -> None:
 
 
 def synchronise_on(device: torch.device) -> Callable[[], None]:
-    """Return a function that waits until the device is idle. On the CPU a call returns when it is."""
+    """Return a function that waits until the device is idle. On the CPU it always is."""
     if device.type == "cuda":
         return lambda: torch.cuda.synchronize(device)
     return lambda: None

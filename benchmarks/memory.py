@@ -63,7 +63,7 @@ class DeviceMemory:
         self.held = 0  # bytes
 
     def run(self, work: Callable[[], Result]) -> tuple[Result, int | None]:
-        """Run `work`. Return its result, and the most bytes that the implementation held meanwhile."""
+        """Run `work`. Return its result, and the most bytes held meanwhile."""
         if self.device.type != "cuda":
             return work(), None
         before = self.cuda.memory_allocated(self.device)

@@ -27,7 +27,8 @@ def _axis(help: str) -> dict[str, Any]:
     }
 
 
-# Name -> the arguments of argparse. The prefix `bench-` keeps them apart from the conformance suite's.
+# Name -> the arguments of argparse. The prefix `bench-` keeps them apart from the conformance
+# suite's.
 OPTIONS: dict[str, dict[str, Any]] = {
     "size": _axis(f"{', '.join(SIZES)} (default: gpt2)"),
     "implementation": _axis(f"{', '.join(IMPLEMENTATIONS)} (default: {', '.join(DEFAULT)})"),
@@ -55,9 +56,9 @@ OPTIONS: dict[str, dict[str, Any]] = {
 def read_plan(options: Mapping[str, Any]) -> Plan:
     """Return the plan that the options ask for.
 
-    `options` maps names, with `_` for `-` and without `--bench-`, to texts, to lists of texts for an
-    axis, or to None for the default. Raises ValueError, which names the option, its value and what
-    is allowed.
+    `options` maps names, with `_` for `-` and without `--bench-`, to texts, to lists of texts for
+    an axis, or to None for the default. Raises ValueError, which names the option, its value and
+    what is allowed.
     """
     device = _device(options["device"])
     on_cuda = device.type == "cuda"

@@ -184,7 +184,8 @@ def _results(data: Any) -> list[Result]:
         and isinstance(data.get("version"), str)
     ):
         raise ResultsError(
-            "not written by pytest --benchmark-json: expected an object with `benchmarks` and `version`"
+            "not written by pytest --benchmark-json: "
+            "expected an object with `benchmarks` and `version`"
         )
     major = data["version"].partition(".")[0]
     if not major.isdecimal() or int(major) > NEWEST:

@@ -31,16 +31,18 @@ class Outcome:
 
 
 class Run:
-    """Measures a cell when its first outcome is asked for. `tell` gets lines about the progress."""
+    """Measures a cell when its first outcome is asked for. `print_line` reports the progress."""
 
-    def __init__(self, plan: Plan, conditions: dict[str, Any], tell: Callable[[str], None]) -> None:
+    def __init__(
+        self, plan: Plan, conditions: dict[str, Any], print_line: Callable[[str], None]
+    ) -> None:
         self.plan = plan
         self.conditions = conditions
-        self.tell = tell
+        self.print_line = print_line
         self.synchronise = synchronise_on(plan.device)
         self.free = free_memory(plan.device)
         for line in expectations(plan, measure_bandwidth(plan.device, self.synchronise), self.free):
-            tell(line)
+            print_line(line)
         self.results: list[dict[str, Any]] = []
         self._outcomes: dict[Cell, dict[str, Outcome]] = {}
         self._weights: tuple[tuple[str, str], Weights] | None = None
@@ -58,9 +60,11 @@ class Run:
         if cell not in self._outcomes:
             start = time.perf_counter()
             number = f"[{1 + self.plan.cells.index(cell)}/{len(self.plan.cells)}]"
-            self.tell(f"{number} {cell}: {', '.join(self.plan.implementations)} in turns")
+            self.print_line(f"{number} {cell}: {', '.join(self.plan.implementations)} in turns")
             self._outcomes[cell] = self._measure(cell)
-            self.tell(f"    {_rates(self._outcomes[cell])} ({time.perf_counter() - start:.0f} s)")
+            self.print_line(
+                f"    {_rates(self._outcomes[cell])} ({time.perf_counter() - start:.0f} s)"
+            )
         return self._outcomes[cell][implementation]
 
     def finish(self) -> None:
@@ -117,7 +121,7 @@ class Run:
         self._shape = cell.shape
         if self._weights is None or self._weights[0] != cell.weights:
             self._forget_weights()
-            self.tell(f"weights of {cell.size} in {cell.dtype}: writing a checkpoint")
+            self.print_line(f"weights of {cell.size} in {cell.dtype}: writing a checkpoint")
             weights = Weights(
                 cell.config, self.plan.device, DTYPES[cell.dtype], synchronise=self.synchronise
             )

@@ -69,7 +69,7 @@ class Process:
 
 @dataclass(frozen=True)
 class Workload:
-    """What every process does in a round."""
+    """The work of every process in a round."""
 
     size: str
     dtype: str
@@ -94,7 +94,8 @@ class Replica:
             [generator.randrange(config.vocab_size) for _ in range(workload.prompt_length)]
             for _ in range(workload.batch)
         ]
-        # Row r draws from a generator seeded with seed + r, so each row of each process has its own.
+        # Row r draws from a generator seeded with seed + r, so each row of each process has its
+        # own.
         self.seed = rank * workload.batch
         self.synchronise = synchronise_on(device)
         self.outputs: list[TokenIds] = []  # without repetitions

@@ -95,7 +95,7 @@ class ShapeSection:
 
     @property
     def heat_maps(self) -> list[tuple[str, str, HeatMap]]:
-        """Of each implementation: its name, its slowest setting in words, and the chart."""
+        """The charts, each with the implementation and its slowest setting in words."""
         if len(samplings(self.group)) == 1:
             return []
         label = "tokens per second by temperature and top-k"
@@ -118,7 +118,8 @@ class ShapeSection:
 
 
 def _line_charts(results: Sequence[Result]) -> list[tuple[str, str, list[str], bool, LineChart]]:
-    """Of each chart: what it is by, its conditions, the implementations, whether it has a limit."""
+    """Return the charts, each with the name of its axis, its conditions, its implementations, and
+    whether it has a limit."""
     charts = []
     for field, words in SWEEPS.items():
         for group in varying(results, field):

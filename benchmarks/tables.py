@@ -147,7 +147,8 @@ def slowest(results: Sequence[Result]) -> str:
         return ""
     sampling = min(rates, key=rates.__getitem__)
     rate = rates[sampling]
-    return f"Slowest at {sampling.words}: {three_digits(rate)} tokens/s, {rate / greedy:.0%} of greedy."
+    share = f"{rate / greedy:.0%} of greedy"
+    return f"Slowest at {sampling.words}: {three_digits(rate)} tokens/s, {share}."
 
 
 # The next functions take results that differ in the implementation and in one field of the shape.

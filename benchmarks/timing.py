@@ -92,8 +92,8 @@ def spread(values: Sequence[float]) -> float:
 def figures(timings: Sequence[Timing], batch: int) -> dict[str, Any]:
     """Return medians over the timed rounds, and percentiles over the decode steps of all rounds.
 
-    Decode tokens/s excludes the time and the token of prefill. `ms_per_token` is a row's wait for its
-    next token.
+    Decode tokens/s excludes the time and the token of prefill. `ms_per_token` is a row's wait for
+    its next token.
     """
     rates = [timing.decode_tokens_per_second(batch) for timing in timings]
     steps = [seconds for timing in timings for seconds in timing.decode_seconds]

@@ -1,9 +1,9 @@
 """Judge whether the tokens that were timed are right.
 
-One plain forward pass of the reference, without a cache, over a row's prompt and its new tokens gives
-the logits that each new token should have been chosen from. A token is right if logits within the
-rounding error of these would have given it. So each token is judged by its own past, and a near tie
-is no failure.
+One plain forward pass of the reference, without a cache, over a row's prompt and its new tokens
+gives the logits that each new token should have been chosen from. A token is right if logits within
+the rounding error of these would have given it. So each token is judged by its own past, and a near
+tie is no failure.
 """
 
 from __future__ import annotations
@@ -20,15 +20,16 @@ from gpt2ref import GPT2
 from .implementations import TokenIds
 from .sampling import Sampling
 
-# The rounding error of a logit, in units of the dtype's epsilon at the row's largest logit. Measured
-# on trained-like weights, between one-token steps with a cache and the plain forward pass: up to 11,
-# 12 and 15 in float32 for 124M, 355M and 774M, up to 2.0 in bfloat16, and up to 1.7 in float16 (the
-# two smaller). A little more than twice that is allowed.
+# The rounding error of a logit, in units of the dtype's epsilon at the row's largest logit.
+# Measured on trained-like weights, between one-token steps with a cache and the plain forward pass:
+# up to 11, 12 and 15 in float32 for 124M, 355M and 774M, up to 2.0 in bfloat16, and up to 1.7 in
+# float16 (the two smaller). A little more than twice that is allowed.
 ERROR_UNITS = {torch.float32: 40, torch.bfloat16: 4, torch.float16: 4}
 
 # Where the draws can't be predicted, tokens are invalid if a uniform draw, of them all or of one of
 # them, explains them this many times better than the model does. For a right implementation the
-# probability of that is below 1 in as many, since the mean of such a ratio is 1 (Markov's inequality).
+# probability of that is below 1 in as many, since the mean of such a ratio is 1 (Markov's
+# inequality).
 ODDS = 1e9
 
 
@@ -44,7 +45,8 @@ def judge(
 ) -> Verdict:
     """Judge the new ids of each row, and stop at the first wrong one.
 
-    `seed` predicts the draws (see `Implementation.foretold`). It is None if they can't be predicted.
+    `seed` predicts the draws (see `Implementation.foretold`). It is None if they can't be
+    predicted.
     """
     checked, near_ties, log_ratios = 0, 0, []
     for row, (prompt, ids) in enumerate(zip(prompts, new, strict=True)):
@@ -82,8 +84,8 @@ def plain_logits(model: GPT2, prompt: list[int], new: list[int]) -> Tensor:
     return model.head(model.transformer(fed)[0, len(prompt) - 1 :]).double()
 
 
-# The functions below take the time steps of a row: logits [time, vocab]; chosen (token ids), uniform
-# and what is returned [time].
+# The functions below take the time steps of a row: logits [time, vocab]; chosen (token ids),
+# uniform and what is returned [time].
 
 
 def admitted(
@@ -109,8 +111,8 @@ def drawn(
     """Return whether each chosen token may be the first with a cumulative probability > `uniform`.
 
     Logits that are off by up to `error` change the odds of any set of tokens by a factor of at most
-    exp(2 error / temperature), and may bring tokens within 2 error of the k-th largest logit into the
-    top k, or out of it.
+    exp(2 error / temperature), and may bring tokens within 2 error of the k-th largest logit into
+    the top k, or out of it.
     """
     kth_largest = _kth_largest(logits, sampling.top_k)
     weight = ((logits - logits.amax(-1, keepdim=True)) / sampling.temperature).exp()
@@ -120,8 +122,8 @@ def drawn(
     token_ids = torch.arange(logits.size(-1), device=logits.device)
     earlier, later = token_ids < chosen[:, None], token_ids > chosen[:, None]
     stretch = math.exp(2 * error / sampling.temperature)
-    # P(earlier) <= uniform < P(earlier or chosen), with each side written as odds, a / b <= u / (1 - u),
-    # and multiplied out.
+    # P(earlier) <= uniform < P(earlier or chosen), with each side written as odds, a / b <= u / (1
+    # - u), and multiplied out.
     below, not_below = (certain * earlier).sum(-1), (possible * ~earlier).sum(-1)
     above, not_above = (certain * later).sum(-1), (possible * ~later).sum(-1)
     lower = below * (1 - uniform) <= stretch * uniform * not_below
@@ -149,7 +151,7 @@ def log_evidence(log_ratios: Tensor) -> float:
 
 
 def _kth_largest(logits: Tensor, top_k: int | None) -> Tensor:
-    """Return the k-th largest logit, [time, 1]. It is minus infinity if top-k leaves nothing out."""
+    """Return the k-th largest logit, [time, 1], or minus infinity without a restriction."""
     if top_k is None or top_k >= logits.size(-1):
         return torch.full_like(logits[:, :1], -math.inf)
     return logits.topk(top_k).values[:, -1:]

@@ -6,9 +6,8 @@ pytest reads the options of a conftest.py only in folders that its command line 
 plugin replaces the name of the package, or of one of its modules, by its path. It does nothing to
 other runs.
 
-The folder is `conformance` in a clone, for `pytest conformance/`. It can't be installed under that
-name, which says nothing in site-packages and which other projects use. So the installed package is
-`gpt2ref_conformance`, and its modules import each other relatively.
+The suite has two names, because `pytest conformance/` needs this folder in a clone, and an
+installed package called `conformance` would collide with those of other projects.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
-"""`python docs/generate.py`: the pages that say what the code has, requirements.md and defects.md, anew.
+"""Write requirements.md and defects.md again: `python docs/generate.py`.
 
-A build of the site does the same (see `conf.py`), and a test holds the committed files to it. What a page says of a
-requirement or of a defect is taken from the code; what catches what, from kill-matrix.json, which
-`pytest conformance/ --defects --defects-report docs/kill-matrix.json` writes.
+A build of the site does the same (see `conf.py`), and a test compares the committed files. The
+pages take requirements and defects from the code, and which requirement catches which defect from
+kill-matrix.json, which `pytest conformance/ --defects --defects-report docs/kill-matrix.json`
+writes.
 """
 
 from __future__ import annotations
@@ -33,6 +34,11 @@ NEEDS = {
     "text": "`encode` and `decode`",
     "weights": "`state_dict`",
 }
+_COMMANDS = (
+    "python -m conformance.pages docs/kill-matrix.json -o kill.html",
+    "pytest conformance/ --defects gelu-erf,no-scale",
+    "pytest conformance/ --implementation conformance.defects:gelu-erf",
+)
 _CODE = re.compile(r"(`[^`]*`)")
 _MARKUP = re.compile(r"[\\*\[\]<>]|(?<!\w)_|_(?!\w)")
 _ISSUES = re.compile(r"([\w.-]+/[\w.-]+)((?:,? #\d+)+)")
@@ -47,7 +53,7 @@ def matrix() -> dict[str, Any]:
 
 @cache
 def outcomes() -> dict[str, dict[str, str]]:
-    """Entry -> requirement -> outcome. Entries that have not been judged are not in it."""
+    """Return entry -> requirement -> outcome, without the entries that have not been judged."""
     return {entry["id"]: entry["outcomes"] for entry in matrix()["entries"]}
 
 
@@ -60,16 +66,16 @@ def catches(requirement: str) -> list[str]:
     return [name for name, entry in DEFECTS.items() if requirement in caught_by(entry)]
 
 
-# Markdown that a code host and MyST read alike.
+# Markdown that a code host and MyST read in the same way.
 
 
 def slug(heading: str) -> str:
-    """The anchor that a heading gets."""
+    """Return the anchor of a heading."""
     return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
 
 
 def text(plain: str) -> str:
-    """Characters that would be markup are themselves; `code` stays code."""
+    """Escape what would be markup. `code` stays code."""
     parts = _CODE.split(plain)
     return "".join(
         part if part.startswith("`") else _MARKUP.sub(lambda match: "\\" + match[0], part)
@@ -78,7 +84,7 @@ def text(plain: str) -> str:
 
 
 def source(plain: str) -> str:
-    """With links to the issues and commits that are named."""
+    """Link the issues and commits that a source names."""
 
     def issues(match: re.Match[str]) -> str:
         repository, numbers = match[1], re.findall(r"#(\d+)", match[2])
@@ -92,12 +98,12 @@ def source(plain: str) -> str:
 
 
 def links(names: Iterable[str]) -> str:
-    """To what `definitions` defines."""
+    """Link names that `definitions` defines."""
     return ", ".join(f"[{name}]" for name in names)
 
 
 def definitions(names: Iterable[str], page: str) -> Iterator[str]:
-    """Where the links of a page lead."""
+    """Define where the links of a page lead."""
     yield from (f"[{name}]: {page}#{slug(name)}" for name in names)
 
 
@@ -129,14 +135,15 @@ def requirements_page() -> Iterator[str]:
         NOTE.format("conformance/requirements.py and docs/kill-matrix.json"),
     )
     yield from paragraph(
-        f"The suite asks {len(REQUIREMENTS)} things of a GPT-2. Each has an id that keeps its meaning, one sentence, the "
-        "source that it is from, and the mistakes of the [catalogue](defects.md) that it catches. "
-        "`pytest conformance/ --list-requirements` prints them. `pytest conformance/ --defects` measures what they catch: "
-        f"last on {matrix()['date']}, with Python {environment['python']}, {versions}."
+        f"The suite has {len(REQUIREMENTS)} requirements. Each has an id that keeps its meaning, "
+        "one sentence, its source, and the defects of the [catalogue](defects.md) that it catches. "
+        "`pytest conformance/ --list-requirements` prints them. `pytest conformance/ --defects` "
+        "measures what they catch. It was last run on "
+        f"{matrix()['date']}, with Python {environment['python']}, {versions}."
     )
     yield from paragraph(
-        "A requirement applies to an implementation that has the methods that it needs ([adapters](adapters.md)). "
-        "To any other it is *not applicable*."
+        "A requirement applies to an implementation that has the methods that it needs "
+        "([adapters](adapters.md)). For any other it is *not applicable*."
     )
     yield ""
     yield from _families()
@@ -179,7 +186,7 @@ def _requirement(requirement: Requirement) -> Iterator[str]:
     if alone:
         yield f"- Alone catches: {links(alone)}"
     if requirement.id in NEVER:
-        yield "- Catches: not measured, as it needs what the catalogue has not: real weights, or 20 GB of memory"
+        yield "- Catches: not measured, as it needs real weights or 20 GB of memory"
     elif not caught:
         yield "- Catches: not measured yet"
     yield from folded(f"Catches {len(caught)} of {len(DEFECTS)}", caught)
@@ -191,35 +198,26 @@ def defects_page() -> Iterator[str]:
     unjudged = [name for name in DEFECTS | harmless if name not in outcomes()]
     yield from ("# Defects", "", NOTE.format("conformance/defects/ and docs/kill-matrix.json"))
     yield from paragraph(
-        "Mistakes that people made in their GPT-2s, conversions and samplers. Each is an implementation in a few lines, and "
-        "the suite is judged by them: a defect must fail the [requirement](requirements.md) that it names, and what is no "
-        "mistake must fail none."
+        "Mistakes that people made in their GPT-2s, conversions and samplers. Each is an "
+        "implementation of a few lines, and the suite is judged by them: a defect must fail the "
+        "[requirement](requirements.md) that it names, and what is no mistake must fail none."
     )
     yield from paragraph(
-        f"**{len(caught)} of {len(DEFECTS)} defects are caught, each by the requirement that it names, and "
-        f"{_flagged(harmless)} of the {len(harmless)} that are no mistakes are flagged.**"
+        f"**{len(caught)} of {len(DEFECTS)} defects are caught, each by the requirement that it "
+        f"names, and {_flagged(harmless)} of the {len(harmless)} entries that are no mistakes are "
+        "flagged.**"
         + f" Not judged yet: {', '.join(f'`{name}`' for name in unjudged)}."
         * bool(unjudged)
     )
     yield from paragraph(
-        "The whole matrix is [kill-matrix.json](kill-matrix.json). These make a page of it, judge the suite by two"
+        "The whole matrix is [kill-matrix.json](kill-matrix.json). These commands make a page of "
+        "it, judge the suite by two of its rows, and judge one row as if it were your "
+        "implementation:"
     )
-    yield "of its rows, and judge one as if it were yours:"
-    yield from (
-        "",
-        "```bash",
-        "python -m conformance.pages docs/kill-matrix.json -o kill.html",
-    )
-    yield "pytest conformance/ --defects gelu-erf,no-scale"
-    yield "pytest conformance/ --implementation conformance.defects:gelu-erf"
-    yield from ("```", "", "*From knowledge* means that no report was looked up.", "")
-    yield "| | | entries | caught |"
-    yield "|---|---|---:|---:|"
-    for family, entries in _by_family().items():
-        hits = sum(entry in caught for entry in entries)
-        yield f"| [{family}](#{slug(family)}) | {_about(family)} | {len(entries)} | {hits} |"
-    for heading, (about, group) in HARMLESS.items():
-        yield f"| [{heading}](#{slug(heading)}) | {about} | {len(group)} | {_flagged(group)} |"
+    yield from ("", "```bash", *_COMMANDS, "```")
+    yield from paragraph("*From knowledge* means that no report was looked up.")
+    yield ""
+    yield from _defects_table(caught)
     for family, entries in _by_family().items():
         yield from ("", f"## {family}", "", _about(family))
         for entry in entries:
@@ -230,6 +228,16 @@ def defects_page() -> Iterator[str]:
             yield from _harmless(entry)
     yield ""
     yield from definitions(REQUIREMENTS, "requirements.md")
+
+
+def _defects_table(caught: list[Entry]) -> Iterator[str]:
+    yield "| | | entries | caught |"
+    yield "|---|---|---:|---:|"
+    for family, entries in _by_family().items():
+        hits = sum(entry in caught for entry in entries)
+        yield f"| [{family}](#{slug(family)}) | {_about(family)} | {len(entries)} | {hits} |"
+    for heading, (about, group) in HARMLESS.items():
+        yield f"| [{heading}](#{slug(heading)}) | {about} | {len(group)} | {_flagged(group)} |"
 
 
 def _by_family() -> dict[str, list[Entry]]:
@@ -275,12 +283,12 @@ def _harmless(entry: Entry) -> Iterator[str]:
     yield from _entry(entry)
     if entry.requirement:
         yield f"- About: [{entry.requirement}]"
-    if told := caught_by(entry, VARIANT):
-        yield f"- Told by: {links(told)}"
+    if reported := caught_by(entry, VARIANT):
+        yield f"- Reported by: {links(reported)}"
     if flagged := caught_by(entry):
         yield f"- **Flagged** by: {links(flagged)}"
     elif entry.id in outcomes():
-        yield f"- Flagged by none of the {len(outcomes()[entry.id])} requirements that it is asked for"
+        yield f"- Flagged by none of {len(outcomes()[entry.id])} requirements that were asked"
     else:
         yield "- Not judged yet"
     yield _source(entry)
@@ -289,7 +297,8 @@ def _harmless(entry: Entry) -> Iterator[str]:
 HARMLESS = {
     "Equivalents": ("They look like mistakes and change nothing.", EQUIVALENT),
     "Variants": (
-        "They do [as another source does](adapters.md#where-sources-disagree): told, and not failed.",
+        "They do [as another source does](adapters.md#where-sources-disagree). The suite reports "
+        "them, and does not fail them.",
         VARIANTS,
     ),
 }
@@ -297,12 +306,12 @@ PAGES = {"requirements.md": requirements_page, "defects.md": defects_page}
 
 
 def pages() -> dict[str, str]:
-    """File name -> what it should have."""
+    """Return file name -> content."""
     return {name: "\n".join(lines()) + "\n" for name, lines in PAGES.items()}
 
 
 def write(folder: Path = FOLDER) -> list[str]:
-    """Writes the pages that are not as they should be; returns their names."""
+    """Write the pages that have changed. Return their names."""
     written = []
     for name, made in pages().items():
         path = folder / name
@@ -313,4 +322,4 @@ def write(folder: Path = FOLDER) -> list[str]:
 
 
 if __name__ == "__main__":
-    print("written:", ", ".join(write()) or "nothing, they are as they should be")
+    print("written:", ", ".join(write()) or "nothing, all pages are up to date")

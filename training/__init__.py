@@ -1,1 +1,1 @@
-"""How the model of the package was made. Nothing of it is in the package; no other room needs it."""
+"""Train the small model of the package. No other folder needs this one, nor does the wheel."""

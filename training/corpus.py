@@ -1,4 +1,4 @@
-"""The text: documents split into training and held-out ones, and cut into windows to train on."""
+"""Split documents into training and held-out ones, and cut them into windows to train on."""
 
 from __future__ import annotations
 
@@ -12,12 +12,15 @@ from gpt2ref.tokenizer import encode
 TokenIds = list[int]
 
 HELD_OUT = 20  # one document in so many is kept from training
-SHORT = 600  # tokens, up to which a document is repeated, as most are far longer than what the model sees at once
-SHORT_REPEATS = 4
+SHORT = 600  # tokens of a short document; most are far longer than what the model sees at once
+SHORT_REPEATS = 4  # how often an epoch has a short document
 
 
 def read_documents(folder: Path) -> list[str]:
-    """The documents of a folder's .txt files, each ended by a line `<|endoftext|>`. Raises ValueError if there are none."""
+    """Read the documents of a folder's .txt files. A line `<|endoftext|>` ends a document.
+
+    Raises ValueError if there are none.
+    """
     documents: list[str] = []
     for path in sorted(folder.glob("*.txt")):
         documents += path.read_text(encoding="utf-8").split("\n<|endoftext|>\n")
@@ -30,16 +33,16 @@ def read_documents(folder: Path) -> list[str]:
 
 
 def split(documents: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Those to train on, and those held out: every 20th, wherever it comes from."""
+    """Return the documents to train on, and those held out: every 20th of all."""
     return [text for i, text in enumerate(documents) if i % HELD_OUT], list(documents[::HELD_OUT])
 
 
 def training_windows(documents: Sequence[str], length: int, seed: int) -> list[TokenIds]:
-    """One pass over the documents, as windows of length + 1 tokens: what is read, and one on, what is to be said.
+    """Cut one pass over the documents into windows of length + 1 tokens.
 
-    Long documents are cut up in their own order, so that nothing of them is lost. Short ones, repeated, and
-    abridgements of the long ones begin a window, half of the time after the EOS of another: so the model learns how a
-    tale begins, and that it ends within what the model can see.
+    Long documents are cut up in their own order, so that nothing of them is lost. Short ones,
+    repeated, and abridgements of the long ones begin a window, half of the time after an EOS. From
+    them the model learns how a tale begins, and that it ends within what the model sees.
     """
     generator = random.Random(seed)
     tokens = [[*encode(document), EOS] for document in documents]
@@ -52,7 +55,7 @@ def training_windows(documents: Sequence[str], length: int, seed: int) -> list[T
 
 
 def finishing_windows(documents: Sequence[str], length: int, seed: int) -> list[TokenIds]:
-    """What ends within a window, and nothing else: abridged tales above all, each in several ways."""
+    """Return windows of documents that end within a window: mostly long tales, abridged."""
     generator = random.Random(seed)
     tokens = [[*encode(document), EOS] for document in documents]
     return list(
@@ -67,7 +70,7 @@ def _short_tales(
     abridgements: int,
     generator: random.Random,
 ) -> list[TokenIds]:
-    """The documents that are short, and those that are made so, in any order."""
+    """Return the short documents and abridgements of the long ones, in random order."""
     tales = [document for document in tokens if len(document) <= SHORT] * repeats
     tales += [
         short
@@ -80,7 +83,10 @@ def _short_tales(
 
 
 def abridge(document: str, generator: random.Random) -> TokenIds | None:
-    """The first and the last paragraphs of a tale without its title, up to 200 tokens each; None if they would meet."""
+    """Return the first and the last paragraphs of a tale without its title, 60 to 200 tokens each.
+
+    None if they would meet.
+    """
     paragraphs = [encode(paragraph) for paragraph in document.split("\n\n")[1:]]
     gap = encode("\n\n")
     begin, end = (

@@ -1,4 +1,7 @@
-"""Held-out loss beside n-gram models, and how samples end: `python -m training.evaluate --text FOLDER [--model tiny]`."""
+"""Measure the held-out loss beside that of n-gram models, and how samples end:
+
+python -m training.evaluate --text FOLDER [--model tiny]
+"""
 
 from __future__ import annotations
 
@@ -25,23 +28,26 @@ SAMPLES = 100  # of each prompt
 
 @torch.inference_mode()
 def loss(model: GPT2, documents: list[TokenIds]) -> float:
-    """Nats a token. Windows overlap by half, so that a token has half a context before it, or all there is."""
+    """Return the loss in nats a token.
+
+    Windows overlap by half, so a token has at least half a context before it, or all there is.
+    """
     length, total = model.config.n_positions, 0.0
     for document in documents:
         tokens = torch.tensor([EOS, *document])
-        done = 1  # tokens that need no saying: the EOS before the document
+        done = 1  # tokens whose loss is counted; none is for the EOS before the document
         while done < len(tokens):
             start = max(0, min(done - length // 2, len(tokens) - length - 1))
             window = tokens[start : start + length + 1]
             logits = model(window[None, :-1])[0]
-            new = done - start  # of the window's tokens, the first that has not been said
+            new = done - start  # the first of the window's tokens whose loss is not counted yet
             total += F.cross_entropy(logits[new - 1 :], window[new:], reduction="sum").item()
             done = start + len(window)
     return total / sum(map(len, documents))
 
 
 def endings(model: GPT2, prompt: str, **sampling: Any) -> dict[str, Any]:
-    """Of samples that fill the model's context at most: how many end by themselves, and after how many tokens."""
+    """Return how many samples end within the model's context, and after how many tokens."""
     token_ids = encode(prompt) or [EOS]
     room = model.config.n_positions - len(token_ids)
     rows = sample(model, [token_ids] * SAMPLES, max_new_tokens=room, seed=0, **sampling)
@@ -56,7 +62,7 @@ def endings(model: GPT2, prompt: str, **sampling: Any) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        prog="python -m training.evaluate", description=(__doc__ or "").splitlines()[0]
+        prog="python -m training.evaluate", description="Measure the held-out loss."
     )
     parser.add_argument(
         "--text", type=Path, required=True, help="the folder that the model was trained on"

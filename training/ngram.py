@@ -1,7 +1,8 @@
-"""What a model of a few lines of arithmetic reaches: interpolated Kneser-Ney, the usual n-gram baseline.
+"""Interpolated Kneser-Ney: the usual n-gram baseline of a language model.
 
-Kneser and Ney, "Improved backing-off for m-gram language modeling" (1995), with one discount an order, as in Chen and
-Goodman, "An empirical study of smoothing techniques for language modeling" (1999), section 2.7. Order 1 is a unigram.
+Source: Kneser and Ney, "Improved backing-off for m-gram language modeling" (1995), with one
+discount for each order, as in Chen and Goodman, "An empirical study of smoothing techniques for
+language modeling" (1999), section 2.7. Order 1 is a unigram.
 """
 
 from __future__ import annotations
@@ -15,25 +16,29 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 
 class KneserNey:
-    """Each token of a document, given the `order - 1` before it; before the first stand `start` tokens."""
+    """Predicts each token of a document from the `order - 1` before it.
+
+    `start` tokens stand before the first one.
+    """
 
     def __init__(
         self, documents: Sequence[Sequence[int]], order: int, vocab_size: int, start: int
     ) -> None:
         self.order, self.vocab_size, self.start = order, vocab_size, start
         tokens, inside = self._padded(documents)
-        # An n-gram is known by its (n-1)-gram and its last token: key = number of that * vocab_size + token.
-        grams = [
-            np.zeros(len(tokens), dtype=np.int64)
-        ]  # of order 0 .. n: the number of the one that ends at a token
-        self.keys: list[Array] = []  # sorted, of order 1 .. n: its place is the n-gram's number
+        # An n-gram has a number, and the key: number of its (n-1)-gram * vocab_size + last token.
+        # For each order, `grams` has the number of the n-gram that ends at a token, and `keys` the
+        # sorted keys, in which the position of a key is the number.
+        grams = [np.zeros(len(tokens), dtype=np.int64)]  # order 0
+        self.keys: list[Array] = []  # from order 1 on
         for _ in range(order):
             keys, numbers = np.unique(
                 _shifted(grams[-1]) * vocab_size + tokens, return_inverse=True
             )
             self.keys.append(keys)
             grams.append(numbers)
-        # Of the highest order how often it occurs; below, how many different tokens it follows. Start tokens are not said.
+        # The count of an n-gram of the highest order is how often it occurs, and below, how many
+        # different tokens it follows. N-grams that end at a start token do not count.
         self.counts = []
         for n in range(1, order):
             _, longer = np.unique(grams[n + 1][inside], return_index=True)
@@ -41,7 +46,8 @@ class KneserNey:
                 np.bincount(grams[n][inside][longer], minlength=len(self.keys[n - 1]))
             )
         self.counts.append(np.bincount(grams[order][inside], minlength=len(self.keys[-1])))
-        # Of each context: the sum of its n-grams' counts, and how many there are; of each order: what a count is lowered by.
+        # For each context the sum of its n-grams' counts, and how many n-grams it has. For each
+        # order the discount of a count.
         self.totals, self.kinds, self.discounts = [], [], []
         for keys, counts, contexts in zip(
             self.keys, self.counts, [1, *map(len, self.keys)], strict=False
@@ -53,7 +59,7 @@ class KneserNey:
             self.discounts.append(once / (once + 2 * twice) if once else 0.5)
 
     def probabilities(self, document: Sequence[int]) -> Array:
-        """Of each token of the document: float64 [tokens]."""
+        """Return the probability of each token of the document: float64 [tokens]."""
         tokens, inside = self._padded([document])
         gram = np.zeros(len(tokens), dtype=np.int64)  # -1: never seen
         result = np.full(len(tokens), 1 / self.vocab_size)
@@ -71,7 +77,10 @@ class KneserNey:
         return result[inside]
 
     def _padded(self, documents: Sequence[Sequence[int]]) -> tuple[Array, Array]:
-        """All tokens, with order - 1 start tokens before each document, and which of them are the documents' own."""
+        """Return all tokens, with order - 1 start tokens before each document, and a mask.
+
+        The mask is False at start tokens.
+        """
         padding = [self.start] * max(self.order - 1, 1)
         tokens = np.concatenate([[*padding, *document] for document in documents]).astype(np.int64)
         own = np.concatenate(
@@ -81,5 +90,5 @@ class KneserNey:
 
 
 def _shifted(grams: Array) -> Array:
-    """Of the token before. The first is a start token, whose own n-grams count for nothing."""
+    """Return the numbers at the token before. The first is a start token, which does not count."""
     return np.concatenate([[0], grams[:-1]])

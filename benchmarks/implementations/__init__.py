@@ -21,8 +21,8 @@ __all__ = [
     "missing_package",
 ]
 
-# Name -> module of this package, and class in it. It is imported when needed, as not every package is
-# installed everywhere.
+# Name -> module of this package, and class in it. It is imported when needed, as not every package
+# is installed everywhere.
 IMPLEMENTATIONS = {
     "gpt2ref": ("gpt2ref", "Reference"),
     "gpt2ref-compiled": ("gpt2ref", "Compiled"),

@@ -51,7 +51,7 @@ class HuggingFace(Implementation):
 
 
 class HuggingFaceStatic(HuggingFace):
-    """A cache of fixed size. With it, transformers compiles the decode step on CUDA, not on the CPU."""
+    """A cache of fixed size, with which transformers compiles the decode step on CUDA."""
 
     options: ClassVar[dict[str, Any]] = {"cache_implementation": "static"}
 
@@ -69,8 +69,8 @@ class HuggingFaceStatic(HuggingFace):
 def _draw(sampling: Sampling) -> dict[str, Any]:
     """Return the arguments for sampling.
 
-    top_k=0 and top_p=1 restrict nothing. They are given, since transformers' default is top_k=50, but
-    not for greedy decoding, for which transformers refuses them.
+    top_k=0 and top_p=1 restrict nothing. They are given, since transformers' default is top_k=50,
+    but not for greedy decoding, for which transformers refuses them.
     """
     if sampling.temperature == 0:
         return {"do_sample": False}

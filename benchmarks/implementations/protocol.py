@@ -20,15 +20,15 @@ class Implementation(ABC):
     """A GPT-2, loaded and ready to generate."""
 
     # Whether row r draws `random.Random(seed + r).random()` once a step and inverts the cumulative
-    # distribution with it, as gpt2ref does. Then its sampled tokens can be predicted; otherwise they
-    # can only be shown to be possible.
+    # distribution with it, as gpt2ref does. Then its sampled tokens can be predicted; otherwise
+    # they can only be shown to be possible.
     foretold: ClassVar[bool] = False
 
     # Whether, on the CPU, its weights are the checkpoint's file mapped into memory, and not a copy.
     mapped: ClassVar[bool] = False
 
-    # The sampling step alone, if it can be run alone: logits [batch, vocab], uniform float64 [batch],
-    # temperature and top_k by name -> ids [batch].
+    # The sampling step alone, if it can be run alone: logits [batch, vocab], uniform float64
+    # [batch], temperature and top_k by name -> ids [batch].
     next_token: ClassVar[Callable[..., Tensor] | None] = None
 
     # The format that `__init__` reads the weights from, in words.
@@ -64,7 +64,7 @@ class Implementation(ABC):
         return nullcontext()
 
     @classmethod
-    def convert(cls, checkpoint: Path, folder: Path) -> Path:  # noqa: ARG003 - for a format of its own
+    def convert(cls, checkpoint: Path, folder: Path) -> Path:  # noqa: ARG003
         """Convert a checkpoint in Hugging Face's layout. Return the path that `__init__` loads.
 
         `folder` does not exist yet.

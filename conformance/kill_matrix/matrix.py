@@ -171,7 +171,7 @@ class Matrix:
         return lines
 
     def to_json(self, environment: Mapping[str, Any]) -> str:
-        """Return the file that `python -m conformance.pages` reads."""
+        """Write the format that `python -m conformance.pages` reads."""
         entries = [_entry(name, self.outcomes[name]) for name in self.outcomes]
         requirements = [
             {

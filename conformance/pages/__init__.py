@@ -1,1 +1,1 @@
-"""What people read of the suite's results: HTML pages (`python -m conformance.pages`) and a badge."""
+"""Show the suite's results: HTML pages (`python -m conformance.pages`) and a badge."""

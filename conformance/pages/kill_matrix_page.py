@@ -36,7 +36,7 @@ _TONES = {NAMED: "passed", WRONG: "failed", CAUGHT: "not run"}  # sign -> outcom
 
 
 class Summary(NamedTuple):
-    """What came of an entry: its sign, a few words, and the requirements to list with a label."""
+    """The outcome of an entry: a sign, a few words, and the requirements to list with a label."""
 
     sign: str
     words: str
@@ -78,7 +78,7 @@ class KillMatrix:
 
     @property
     def columns(self) -> list[tuple[str, str, str, bool]]:
-        """Of each requirement: id, family, rest of the id, and whether it begins a family."""
+        """The columns: id, family, rest of the id, and whether the requirement begins a family."""
         columns, last = [], None
         for name in self.requirements:
             family = name.split(".")[0]
@@ -158,7 +158,8 @@ class KillMatrix:
 def page(data: dict[str, Any]) -> str:
     """Return the page.
 
-    Raises jinja2.TemplateError, KeyError, TypeError or ValueError if the data are not a kill matrix.
+    Raises jinja2.TemplateError, KeyError, TypeError or ValueError if the data are not a kill
+    matrix.
     """
     entries, requirements = (_by_id(data[key]) for key in ("entries", "requirements"))
     problems = [str(problem) for problem in data["problems"]]
@@ -171,5 +172,5 @@ def _by_id(rows: Iterable[dict[str, Any]]) -> dict[str, dict[str, Any]]:
 
 
 def _in_catalogue(entry: dict[str, Any]) -> bool:
-    """Whether this is an entry by itself. Several defects at once have no family."""
+    """Return whether this is an entry by itself. Several defects at once have no family."""
     return "family" in entry

@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
+from ..outcomes import sentence
 from .activation_chart import ActivationChart
 from .template import render
 
@@ -26,11 +27,8 @@ MARKS = {
 STATES = {  # state of a verdict -> sentence, and the outcome whose colour it has
     "deviates": ("Not a right GPT-2", "failed"),
     "not judged in full": ("Not judged in full: the adapter broke", "errored"),
-    "stale known deviations": (
-        "A known deviation no longer occurs: remove it from the file",
-        "known deviation",
-    ),
-    "known deviations only": ("No deviation from GPT-2 but the known ones", "known deviation"),
+    "stale known deviations": ("A known deviation no longer occurs", "known deviation"),
+    "known deviations only": ("No deviation from GPT-2 except the known ones", "known deviation"),
     "no deviation found": ("No deviation from GPT-2 found", "passed"),
     "nothing judged": ("Nothing could be judged", "not applicable"),
 }
@@ -132,6 +130,7 @@ def page(reports: Sequence[dict[str, Any]]) -> str:
         marks=MARKS,
         notable=NOTABLE,
         findings=findings,
+        sentence=sentence,
         columns=_columns(subjects),
         constants=_constants(subjects),
         requirements=_by_family(subjects),

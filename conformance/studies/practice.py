@@ -1,22 +1,26 @@
-"""`python -m conformance.studies.practice --json FILE`: how many of the catalogue's defects the tests of today catch.
+"""Measure how many defects of the catalogue the usual tests of a GPT-2 catch:
 
-Each check is what people write for a GPT-2 of their own, on a checkpoint that needs no download:
+    python -m conformance.studies.practice [--json FILE]
 
-a, b   One `torch.allclose` with Hugging Face's logits, at 1e-4 or 1e-3: the usual porter's test. Two rows of 16 random
-       tokens, float32, a freshly initialised tiny model.
-c      The text of twenty greedy tokens after "The dog", the prompt of transformers' own test, and what
-       `generate(do_sample=False)` says. On fresh weights that is one token, or two, over and over.
-d      transformers' tests/models/gpt2/test_modeling_gpt2.py as it was until 2025, and the mixins that it inherits: all
-       hold an implementation against itself. `create_and_check_gpt2_model_attention_mask_past` is left out, since its
-       mask hides the end of a prompt and `protocol.Implementation` takes no mask; left out too are gradients,
-       initialisation, and other heads than the language model's. `test_batch_generation`, on real weights there, is on
-       the tiny ones here; the other tests on real weights compare texts, and c stands for them.
+Each check is one that people write for their own GPT-2, on a checkpoint that needs no download:
 
-Nothing here has real weights. a2, b2 and c2 are a, b and c on `trained_like` ones, which are the suite's own: nearer to
-what these checks do for somebody who downloads a trained model. How near was not measured.
+a, b   One `torch.allclose` with Hugging Face's logits, at 1e-4 or 1e-3: the usual test of a port.
+       Two rows of 16 random tokens, float32, a freshly initialised tiny model.
+c      The text of twenty greedy tokens after "The dog", the prompt of transformers' own test,
+       compared with `generate(do_sample=False)`. Fresh weights repeat one token, or two.
+d      transformers' tests/models/gpt2/test_modeling_gpt2.py as it was until 2025, with the mixins
+       that it inherits. All of them compare an implementation with itself. Left out are
+       `create_and_check_gpt2_model_attention_mask_past`, whose mask hides the end of a prompt,
+       since `protocol.Implementation` takes no mask; gradients; initialisation; and other heads
+       than the language model's. `test_batch_generation` is on real weights there, and on the tiny
+       ones here. The other tests on real weights compare texts, as c does.
 
-A defect is caught if a check fails, or raises an exception where a right GPT-2 raises none; what changes nothing
-(EQUIVALENT) must pass. A right GPT-2 passes every check, or nothing is counted.
+Nothing here has real weights. a2, b2 and c2 are a, b and c on `trained_like` weights, which are
+nearer to what these checks do with a downloaded model. How near was not measured.
+
+A defect is caught if a check fails, or raises an exception where a right GPT-2 raises none. An
+entry that changes nothing (EQUIVALENT) must pass. A right GPT-2 must pass every check, or nothing
+counts.
 """
 
 from __future__ import annotations
@@ -42,19 +46,18 @@ from ..checkpoints.tensors import random_token_ids, trained_like, write_checkpoi
 from ..defects import DEFECTS, EQUIVALENT
 from ..defects.parts import Parts
 
-# The shape of transformers' own tests (later versions have two layers), but with a vocabulary in which there is text.
+# The shape of transformers' own tests (later versions have two layers), but with the real
+# vocabulary, so that texts can be encoded.
 SHAPE = GPT2Config(n_positions=512, n_embd=32, n_layer=5, n_head=4, n_inner=37)
 PROMPT = "The dog"
-SENTENCES = [
-    [15496, 11, 616, 3290, 318, 257, 1310],
-    [8888, 11, 314],
-]  # "Hello, my dog is a little", "Today, I"
+# "Hello, my dog is a little" and "Today, I"
+SENTENCES = [[15496, 11, 616, 3290, 318, 257, 1310], [8888, 11, 314]]
 Load = Callable[[str], Parts]
 Results = dict[str, dict[str, str | None]]  # defect -> check -> what was found
 
 
 class Ground(NamedTuple):
-    """A checkpoint, and what Hugging Face's GPT-2 makes of it."""
+    """A checkpoint with what Hugging Face's GPT-2 computes from it."""
 
     folder: str
     token_ids: Tensor
@@ -70,7 +73,8 @@ def ground(folder: Path, *, trained: bool, seed: int = 0) -> Ground:
         ).eval()
         token_ids = torch.randint(SHAPE.vocab_size, (2, 16))
     if trained:
-        # Not the seeds that the catalogue draws a wrong head from: of the same seed, it is the embedding times a number.
+        # The catalogue draws a wrong head from smaller seeds. With the same seed, that head would
+        # be the embedding times a number.
         model.transformer.load_state_dict(trained_like(SHAPE, seed + 1000))
     model.save_pretrained(folder)
     theirs = HuggingFace(model)
@@ -78,7 +82,7 @@ def ground(folder: Path, *, trained: bool, seed: int = 0) -> Ground:
     return Ground(str(folder), token_ids, theirs.logits(token_ids), decode(new))
 
 
-# a, b, c: against Hugging Face.
+# a, b, c compare with Hugging Face.
 
 
 def allclose_4(load: Load, on: Ground) -> bool:
@@ -91,21 +95,16 @@ def allclose_3(load: Load, on: Ground) -> bool:
 
 def greedy_text(load: Load, on: Ground) -> bool:
     model = load(on.folder)
-    return (
-        model.decode(
-            model.generate(
-                torch.tensor([model.encode(PROMPT)]), max_new_tokens=20, temperature=0.0
-            )[0]
-        )
-        == on.text
-    )
+    prompts = torch.tensor([model.encode(PROMPT)])
+    (new,) = model.generate(prompts, max_new_tokens=20, temperature=0.0)
+    return model.decode(new) == on.text
 
 
-# d: against itself. Fourteen rows of seven tokens, as there.
+# d compares an implementation with itself, on fourteen rows of seven tokens, as there.
 
 
 def lm_head_model(load: Load, on: Ground) -> bool:
-    """create_and_check_gpt2_model, create_and_check_lm_head_model: the shape of the logits and of the loss, a number"""
+    """create_and_check_gpt2_model, create_and_check_lm_head_model: shapes of logits and loss"""
     token_ids = random_token_ids(SHAPE, 14, 7)
     logits = load(on.folder).logits(token_ids)
     loss = F.cross_entropy(logits[:, :-1].flatten(0, 1), token_ids[:, 1:].flatten())
@@ -115,8 +114,9 @@ def lm_head_model(load: Load, on: Ground) -> bool:
 def model_past(load: Load, on: Ground, new: int = 1) -> bool:
     """create_and_check_gpt2_model_past
 
-    There, what is compared are hidden states after the last norm, within 1e-3. A logit is the sum of n_embd of them, each
-    times a weight of standard deviation 0.02: an error of 1e-3 in each is one of about 0.02 sqrt(32) 1e-3 = 1.1e-4 in it.
+    The original compares hidden states after the last norm, within 1e-3. A logit is the sum of
+    n_embd of them, each times a weight of standard deviation 0.02: an error of 1e-3 in each is an
+    error of about 0.02 sqrt(32) 1e-3 = 1.1e-4 in the logit.
     """
     model, token_ids = load(on.folder), random_token_ids(SHAPE, 14, 7 + new)
     _, past = model.prefill(token_ids[:, :7])
@@ -155,7 +155,7 @@ def determinism(load: Load, on: Ground) -> bool:
 
 
 def batching_equivalence(load: Load, on: Ground) -> bool:
-    """ModelTesterMixin.test_batching_equivalence: the first row alone has the logits that it has in the batch"""
+    """ModelTesterMixin.test_batching_equivalence: a row alone has its logits of the batch"""
     model = load(on.folder)
     return torch.allclose(
         model.logits(on.token_ids)[:1], model.logits(on.token_ids[:1]), atol=1e-5, rtol=1e-5
@@ -163,7 +163,7 @@ def batching_equivalence(load: Load, on: Ground) -> bool:
 
 
 def generated_length(load: Load, on: Ground) -> bool:
-    """GenerationTesterMixin.test_greedy_generate, test_sample_generate: three new tokens, nothing else is looked at"""
+    """GenerationTesterMixin.test_greedy_generate, test_sample_generate: there are three tokens"""
     model, prompts = load(on.folder), random_token_ids(SHAPE, 2, 3)
     greedy = model.generate(prompts, max_new_tokens=3, temperature=0.0)
     sampled = model.generate(prompts, max_new_tokens=3, temperature=0.7, top_k=10)
@@ -197,7 +197,7 @@ ROWS |= {"a-d": ("a, b, c and d", ["a", "b", "c", "d"]), "all": ("all of them", 
 
 
 def found(check: Check, load: Load, on: Ground) -> str | None:
-    """What gives an implementation away: the test, and the exception if there was one. None if it passes."""
+    """Return the test that fails, with its exception if it raised one. None if all pass."""
     for test in check.tests:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
@@ -229,37 +229,27 @@ def measure(names: Iterable[str], seed: int = 0) -> Results:
 
 
 def table(results: Results) -> str:
-    """A line for each check, and then what it misses."""
+    """Return a line for each check, and then the defects that it misses."""
     wrong, harmless = (
         [name for name in results if name in entries] for entries in (DEFECTS, EQUIVALENT)
     )
     families: dict[str, list[str]] = {}
     for name in wrong:
         families.setdefault(DEFECTS[name].family, []).append(name)
-    lines = [
-        "    ".join(
-            [f"{'':30}{'caught':>15}", *(f"{family:>12}" for family in families), "false alarms"]
-        )
-    ]
-    misses = []
+    heading = [f"{'':30}{'caught':>15}", *(f"{family:>12}" for family in families), "false alarms"]
+    lines, misses = ["    ".join(heading)], []
     for row, (what, checks) in ROWS.items():
         caught = {name for name in results if any(results[name][check] for check in checks)}
         groups = [wrong, *families.values(), harmless]
         total, *cells = [f"{len(caught.intersection(group))} of {len(group)}" for group in groups]
         share = len(caught.intersection(wrong)) / max(1, len(wrong))
-        lines.append(
-            "    ".join(
-                [f"{row:3} {what:26}{total:>10} {share:4.0%}", *(f"{cell:>12}" for cell in cells)]
-            )
-        )
+        first = f"{row:3} {what:26}{total:>10} {share:4.0%}"
+        lines.append("    ".join([first, *(f"{cell:>12}" for cell in cells)]))
         misses.append(f"{row} misses: " + ", ".join(name for name in wrong if name not in caught))
         if flagged := [name for name in harmless if name in caught]:
             misses.append(f"{row} wrongly flags: " + ", ".join(flagged))
-    return (
-        "\n".join(lines)
-        + "\n\n"
-        + "\n\n".join(textwrap.fill(line, 120, break_on_hyphens=False) for line in misses)
-    )
+    paragraphs = [textwrap.fill(line, 100, break_on_hyphens=False) for line in misses]
+    return "\n\n".join(["\n".join(lines), *paragraphs])
 
 
 def main() -> None:
@@ -270,7 +260,7 @@ def main() -> None:
         "--seed", type=int, default=0, help="of the weights and token ids (default: 0)"
     )
     parser.add_argument(
-        "--json", type=Path, metavar="FILE", help="what each check found in each defect, in a file"
+        "--json", type=Path, metavar="FILE", help="write what each check found in each defect"
     )
     options = parser.parse_args()
 

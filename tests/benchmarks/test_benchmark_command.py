@@ -15,6 +15,7 @@ import pytest
 from benchmarks.result_fields import ResultFields, Sample
 
 PROJECT = Path(__file__).parents[2]
+ENVIRONMENT = ("platform", "python", "torch", "transformers", "gpt2ref", "loaded_from")
 
 
 def pytest_benchmarks(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -40,7 +41,7 @@ def pytest_benchmarks(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="module")
 def output(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict[str, Any]]:
-    """Of two cells with two peers: what is printed, and the JSON."""
+    """Run two cells with two peers. Return the output and the JSON."""
     out = tmp_path_factory.mktemp("command") / "out.json"
     axes = ("--bench-size", "tiny", "--bench-temperature", "0.7", "--bench-top-k", "none,40")
     run = pytest_benchmarks(
@@ -103,15 +104,7 @@ def check_row(row: dict[str, Any]) -> None:
     assert row["tokens_checked"] > 0
     assert (row["device"], row["dtype"], row["threads"]) == ("cpu", "float32", 1)
     assert (row["batch"], row["prompt_length"], row["new_tokens"], row["rounds"]) == (1, 32, 4, 2)
-    for name in (
-        "device_name",
-        "platform",
-        "python",
-        "torch",
-        "transformers",
-        "gpt2ref",
-        "loaded_from",
-    ):
+    for name in ("device_name", *ENVIRONMENT):
         assert row[name], name
     assert row["commit"] is None or len(row["commit"]) == 40
     assert (row["dirty"] is None) == (row["commit"] is None)

@@ -1,4 +1,4 @@
-"""What a decode step must read, against figures worked out by hand, and how memory is accounted for."""
+"""The bytes that a decode step must read, worked out by hand, and the memory that is counted."""
 
 from __future__ import annotations
 
@@ -40,7 +40,8 @@ def test_parameters_are_counted_as_the_model_has_them() -> None:
 
 
 def test_a_step_reads_all_weights_but_wpe_and_the_cache_at_mean_depth() -> None:
-    # Prompt 2, new tokens 3: the steps have 3 and 4 positions in view. A position is a key and a value of 4 in 2 layers.
+    # Prompt 2, new tokens 3: the steps have 3 and 4 positions in view. A position has a key and a
+    # value of 4 numbers in 2 layers.
     cache = (3 + 4) / 2 * 2 * 4 * 2
     assert cache == 56
     asked = {"prompt_length": 2, "new_tokens": 3}
@@ -147,7 +148,7 @@ def test_needed_memory_counts_each_copy_of_the_weights() -> None:
         return needed_memory(asked, asked.cells[0])
 
     weights, cache = 4 * 124_439_808, 4 * 2 * 12 * 768 * (5 + 16) * 2
-    # gpt2ref computes from the mapped file, as the judge does; transformers makes copies of its own.
+    # gpt2ref computes from the mapped file, as the judge does; transformers copies it.
     assert needed("gpt2ref") == needed("gpt2ref", "gpt2ref-textbook") == weights + cache
     assert needed("gpt2ref", "huggingface", "huggingface-static") == 3 * weights + cache
 
@@ -167,7 +168,7 @@ def test_the_expectations_have_each_shape_once() -> None:
     )
     head, columns, wide, narrow = expectations(asked, Bandwidth(25e9, "sum"), 400_000_000)
     assert head == "read bandwidth of cpu: 25.0 GB/s (sum); 400.0 MB of memory free"
-    told = [
+    shown = [
         "gpt2",
         "float32",
         "1",
@@ -184,7 +185,7 @@ def test_the_expectations_have_each_shape_once() -> None:
         "no:",
         "skipped",
     ]
-    assert wide.split() == told
+    assert wide.split() == shown
     assert narrow.split()[-6:] == ["249.1", "MB", "100.4", "251.2", "MB", "yes"]
     assert columns.split()[0] == "size"
     assert expectations(asked, Bandwidth(25e9, "sum"), None)[-1].endswith("unknown")

@@ -102,8 +102,8 @@ def test_the_report_is_printed_or_written(
     assert capsys.readouterr().out == ""
     assert report.read_text(encoding="utf-8") == printed
     assert (
-        "- INVALID: broken, gpt2, float32, batch 1, prompt 32, 4 new tokens, temperature 0, top-k none: row 0"
-        in printed
+        "- INVALID: broken, gpt2, float32, batch 1, prompt 32, 4 new tokens, "
+        "temperature 0, top-k none: row 0" in printed
     )
     assert "75% of greedy" in printed
     assert Structure(made.read_text(encoding="utf-8")).tags >= {"svg", "table", "details"}

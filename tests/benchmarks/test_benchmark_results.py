@@ -210,20 +210,20 @@ def refused(path: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -> str
     return captured.err
 
 
-@pytest.mark.parametrize(("content", "told"), NO_RESULTS.values(), ids=NO_RESULTS)
+@pytest.mark.parametrize(("content", "message"), NO_RESULTS.values(), ids=NO_RESULTS)
 def test_what_is_no_results_file_is_named(
-    tmp_path: Path, content: str | bytes, told: str, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, content: str | bytes, message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "out.json"
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    assert told in refused(path, tmp_path, capsys)
+    assert message in refused(path, tmp_path, capsys)
 
 
-@pytest.mark.parametrize(("bad", "told"), BAD_FIELDS, ids=[told for _, told in BAD_FIELDS])
+@pytest.mark.parametrize(("bad", "message"), BAD_FIELDS, ids=[message for _, message in BAD_FIELDS])
 def test_a_field_that_is_wrong_is_named(
-    tmp_path: Path, bad: dict[str, Any], told: str, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, bad: dict[str, Any], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert told in refused(written(tmp_path, a_result("another"), bad), tmp_path, capsys)
+    assert message in refused(written(tmp_path, a_result("another"), bad), tmp_path, capsys)
 
 
 def test_no_such_file_and_a_result_twice_are_named(

@@ -1,4 +1,4 @@
-"""Replicas side by side: their arithmetic with rates that are made up, and two processes that run. No time is asserted."""
+"""Replicas side by side: the arithmetic with made-up rates, and a run of two processes."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ WORKLOAD = Workload(
     "tiny", "float32", batch=2, prompt_length=4, new_tokens=5, rounds=3, sampling=Sampling(1.0, 40)
 )
 
-# Runs `main` with a rank 1 that goes wrong in the way given, and says which threads of gloo it leaves behind.
+# Runs `main` with a rank 1 that fails in the given way, and prints the threads that gloo leaves.
 BROKEN = """
 import os, sys, threading
 from pathlib import Path
@@ -116,8 +116,8 @@ def test_ranks_that_take_nothing_from_each_other_are_fully_efficient() -> None:
 
 
 def test_all_figures_are_printed() -> None:
-    told = ranks((40.0,), (30.0,), alone=(50.0,))
-    lines = report(WORKLOAD, told, figures(told)).splitlines()
+    measured = ranks((40.0,), (30.0,), alone=(50.0,))
+    lines = report(WORKLOAD, measured, figures(measured)).splitlines()
     assert "temperature 1, top-k 40" in lines[0]
     assert lines[1:] == [
         "rank 0 alone: 50.0",
@@ -224,7 +224,7 @@ def test_a_process_is_what_the_launcher_says(monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (["--batch", "0"], "--batch=0: expected at least 1"),
         (["--new-tokens", "1"], "--new-tokens=1: expected at least 2"),
@@ -237,9 +237,9 @@ def test_a_process_is_what_the_launcher_says(monkeypatch: pytest.MonkeyPatch) ->
     ],
 )
 def test_bad_arguments_are_named(
-    arguments: list[str], told: str, capsys: pytest.CaptureFixture[str]
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as stopped:
         main(["--device", "cpu", *arguments])
     assert stopped.value.code == 2
-    assert told in capsys.readouterr().err
+    assert message in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""What is printed of the rows, and what is recorded of the machine."""
+"""The summary that is printed, and the record of the machine."""
 
 from __future__ import annotations
 
@@ -13,11 +13,13 @@ from benchmarks.environment import commit
 from benchmarks.summary import summary
 
 ROW: dict[str, Any] = {
-    "implementation": "gpt2ref", "size": "gpt2", "temperature": 0.7, "top_k": None, "valid": True, "reason": None,
-    "device": "cpu", "device_name": "abacus", "dtype": "float32", "threads": 2, "batch": 1, "prompt_length": 32,
-    "new_tokens": 8, "rounds": 3, "decode_tokens_per_second": 31.4, "decode_spread": 0.024, "unstable": False,
+    "implementation": "gpt2ref", "size": "gpt2", "dtype": "float32", "batch": 1,
+    "prompt_length": 32, "new_tokens": 8, "rounds": 3, "temperature": 0.7, "top_k": None,
+    "valid": True, "reason": None, "device": "cpu", "device_name": "abacus", "threads": 2,
+    "decode_tokens_per_second": 31.4, "decode_spread": 0.024, "unstable": False,
     "ratio_to_huggingface": 1.234, "bandwidth_percent": 62.6, "prefill_seconds": 0.25,
-    "ms_per_token": {"p50": 31.0, "p95": 40.0}, "bandwidth_limit": 25e9, "bandwidth_rounds": [25e9, 20e9, 30e9],
+    "ms_per_token": {"p50": 31.0, "p95": 40.0},
+    "bandwidth_limit": 25e9, "bandwidth_rounds": [25e9, 20e9, 30e9],
     "load_seconds": 0.125, "first_call_seconds": 1.5, "peak_memory_bytes": 1_234_000_000,
 }  # fmt: skip
 
@@ -31,8 +33,8 @@ def test_the_summary_is_aligned_and_says_why_a_row_is_invalid() -> None:
     }
     conditions, limit, _, header, first, second, _, _, start, why = summary([ROW, bad])
     assert (
-        conditions
-        == "cpu (abacus), 2 threads, gpt2, float32, batch 1, prompt 32, 8 new tokens, 3 rounds in turns"
+        conditions == "cpu (abacus), 2 threads, gpt2, float32, batch 1, prompt 32, "
+        "8 new tokens, 3 rounds in turns"
     )
     assert (
         limit == "limit: 25.0 GB/s of memory bandwidth, measured before every round: 20.0 to 30.0"
@@ -54,8 +56,8 @@ def test_the_summary_is_aligned_and_says_why_a_row_is_invalid() -> None:
     assert first.index("31.4") + 4 == second.index("31.4") + 4 == header.index("tok/s") + 5
     assert start.split() == ["gpt2", "float32", "gpt2ref", "0.12", "1.50", "1234"]
     assert (
-        why
-        == "invalid: gpt2ref, gpt2, float32, batch 1, prompt 32, temperature 0.7, top-k 1000: said goodbye"
+        why == "invalid: gpt2ref, gpt2, float32, batch 1, prompt 32, "
+        "temperature 0.7, top-k 1000: said goodbye"
     )
 
 

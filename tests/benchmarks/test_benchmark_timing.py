@@ -1,4 +1,4 @@
-"""From clock readings to figures, by a clock that is ours. No real time is asserted."""
+"""The figures that are made of clock readings, with a fake clock."""
 
 from __future__ import annotations
 

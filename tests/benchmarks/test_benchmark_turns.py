@@ -142,7 +142,7 @@ def test_sampling_is_timed_alone_where_it_can_be_had_alone() -> None:
 
 
 class Benchmark:
-    """The part of pytest-benchmark's fixture that a test uses; it runs rounds one after the other."""
+    """The part of pytest-benchmark's fixture that a test uses."""
 
     def __init__(self, timer: Callable[[], float]) -> None:
         self.timer, self.data, self.extra_info, self.group = timer, [], {}, None  # type: ignore[var-annotated]
@@ -188,14 +188,14 @@ def test_a_row_that_cannot_be_judged_is_an_error_of_its_own(
 
 @pytest.fixture
 def run_of(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Run]]:
-    """Of runs in which the bandwidth is 1, 2, 3, ... GB/s, measurement by measurement."""
+    """Make runs in which each measurement of the bandwidth finds 1 GB/s more than the last."""
     found = itertools.count(1)
     monkeypatch.setattr(
         benchmarks.run, "measure_bandwidth", lambda *_, **__: Bandwidth(next(found) * 1e9, "sum")
     )
     runs: list[Run] = []
 
-    def make(told: list[str] | None = None, **changes: Any) -> Run:
+    def make(printed: list[str] | None = None, **changes: Any) -> Run:
         options = {
             "size": ["tiny"],
             "new_tokens": "4",
@@ -204,7 +204,7 @@ def run_of(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Run]]:
             "rounds": "2",
         }
         asked = plan(**options | changes)
-        runs.append(Run(asked, {"device": "cpu"}, (told if told is not None else []).append))
+        runs.append(Run(asked, {"device": "cpu"}, (printed if printed is not None else []).append))
         return runs[-1]
 
     yield make
@@ -226,8 +226,8 @@ def test_a_cell_is_measured_once_for_all_its_rows(
     monkeypatch.setattr(
         Measurement, "generate", lambda self: (log.append(self.peer.name), generate(self))
     )
-    told: list[str] = []
-    run = run_of(told, batch=["1,2"], implementation=["gpt2ref,huggingface"])
+    printed: list[str] = []
+    run = run_of(printed, batch=["1,2"], implementation=["gpt2ref,huggingface"])
     first, second = run.plan.cells
     for where in (first, second):
         for name in run.plan.implementations:
@@ -238,7 +238,7 @@ def test_a_cell_is_measured_once_for_all_its_rows(
             assert benchmark.extra_info["implementation"] == name
             assert benchmark.extra_info["batch"] == where.batch
     assert log == 2 * ["gpt2ref", "huggingface", "huggingface", "gpt2ref", "gpt2ref", "huggingface"]
-    assert [line[:5] for line in told if line.startswith("[")] == ["[1/2]", "[2/2]"]
+    assert [line[:5] for line in printed if line.startswith("[")] == ["[1/2]", "[2/2]"]
 
 
 def test_the_bandwidth_is_measured_before_every_round(run_of: Callable[..., Run]) -> None:
@@ -313,14 +313,14 @@ def test_what_does_not_fit_the_memory_is_skipped(
     run_of: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(benchmarks.run, "free_memory", lambda _device: 100_000_000)
-    told: list[str] = []
-    run = run_of(told, size=["tiny,gpt2"], implementation=["gpt2ref"])
+    printed: list[str] = []
+    run = run_of(printed, size=["tiny,gpt2"], implementation=["gpt2ref"])
     fits, too_big = run.plan.cells
     assert run.refusal(fits) is None
     with pytest.raises(pytest.skip.Exception, match=r"needs 498\.4 MB, 100\.0 MB are free on cpu"):
         benchmark_of(run, too_big, "gpt2ref")
     assert run.results == []
-    assert [line.split()[-1] for line in told[-2:]] == ["yes", "skipped"]
+    assert [line.split()[-1] for line in printed[-2:]] == ["yes", "skipped"]
 
 
 def test_weights_make_room_for_the_next(run_of: Callable[..., Run]) -> None:

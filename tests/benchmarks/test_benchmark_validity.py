@@ -1,4 +1,4 @@
-"""Whether right tokens pass and wrong ones fail."""
+"""Right tokens pass, and wrong ones fail."""
 
 from __future__ import annotations
 

@@ -59,7 +59,7 @@ def test_the_implementation_must_be_named_if_there_are_several(
 
 
 def counted(state: str, finished: bool = True, **counts: int) -> dict[str, Any]:
-    """As much of a report as a badge needs."""
+    """The part of a report that a badge needs."""
     named = {outcome.replace("_", " "): number for outcome, number in counts.items()}
     every = dict.fromkeys(OUTCOMES, 0) | named
     adapter = {"specification": "any", "verdict": {"state": state}, "counts": every}

@@ -1,4 +1,4 @@
-"""What the tests of today catch and what they don't, on some defects that it is known of."""
+"""The study of the usual tests, on defects of which it is known whether these catch them."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ import pytest
 
 from conformance.defects import DEFECTS
 from conformance.defects.parts import Parts
-from conformance.studies import practice as measure_practice
-from conformance.studies.practice import CHECKS, Results, measure, table
+from conformance.studies.practice import CHECKS, Results, found, ground, measure, table
 
 FRESH = ("a", "b", "c", "d")
 KNOWN = [
@@ -48,7 +47,7 @@ def test_a_wrong_cache_is_caught_only_where_one_is_used(results: Results) -> Non
     assert not caught(results, "position-not-offset") & {"a", "b", "a2", "b2"}
 
 
-def test_an_exception_is_told(results: Results) -> None:
+def test_an_exception_is_reported(results: Results) -> None:
     assert str(results["temperature-zero-crash"]["c"]).startswith(
         "greedy_text: RuntimeError: probability tensor"
     )
@@ -93,10 +92,10 @@ def test_every_test_loads_the_implementation(tmp_path_factory: pytest.TempPathFa
     def unloadable(_folder: str) -> Parts:
         raise OSError("no such thing")
 
-    on = measure_practice.ground(tmp_path_factory.mktemp("ground"), trained=False)
+    on = ground(tmp_path_factory.mktemp("ground"), trained=False)
     for check in CHECKS.values():
         for test in check.tests:
             assert (
-                measure_practice.found(check._replace(tests=[test]), unloadable, on)
+                found(check._replace(tests=[test]), unloadable, on)
                 == f"{test.__name__}: OSError: no such thing"
             )

@@ -10,6 +10,7 @@ import jsonschema
 import pytest
 import torch
 
+from conformance.pages.report_page import page
 from conformance.requirements import REQUIREMENTS
 from conformance.verdict.judgement import (
     ERRORED,
@@ -27,7 +28,6 @@ from tests.shared.judging import ADAPTERS, ROOT, Run, judge, section
 SCHEMA = json.loads((ROOT / "conformance/verdict/report.schema.json").read_text(encoding="utf-8"))
 ERF, RIGHT = f"{ADAPTERS}:gelu_erf", f"{ADAPTERS}:logits_only"
 SELECTION = "activation or c_fc-bias or epsilon-ln_1 or prefix or test_middle"
-VOID = {"meta", "br", "wbr"}
 
 
 def check(report: Any) -> None:
@@ -190,3 +190,9 @@ def test_an_unwritable_path_is_a_usage_error(tmp_path: Path, path: str) -> None:
 def test_the_state_is_one_of_the_schema() -> None:
     states = SCHEMA["$defs"]["adapter"]["properties"]["verdict"]["properties"]["state"]["enum"]
     assert judgement_of({"eos.middle": Finding(PASSED)}).state in states
+
+
+def test_the_page_shows_the_verdicts(report: dict[str, Any]) -> None:
+    made = page([report])
+    for words in ("Not a right GPT-2", "No deviation from GPT-2 found"):
+        assert words in made

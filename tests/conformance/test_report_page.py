@@ -66,7 +66,7 @@ def test_a_cause_is_shown_once_with_what_it_explains(report: dict[str, Any]) -> 
     text = words(page([report]))
     cause = "gelu-erf: Exact GELU instead of the tanh approximation. karpathy/nanoGPT #1"
     assert text.count(cause) == 1
-    assert "Read: activation: erf-GELU. GPT-2 has: activation: tanh-GELU; see" in text
+    assert "Reads activation: erf-GELU; GPT-2 has activation: tanh-GELU; see" in text
     assert "This explains 1 more failure." in text
     assert "No cause is known of keys.prefix." in text
     assert "Indistinguishable from gelu-erf." in text
@@ -75,7 +75,7 @@ def test_a_cause_is_shown_once_with_what_it_explains(report: dict[str, Any]) -> 
 
 def test_a_finding_is_shown_once_with_its_command(report: dict[str, Any]) -> None:
     text = words(page([report]))
-    assert text.count("activation: erf-GELU GPT-2 has: activation: tanh-GELU") == 1
+    assert text.count("reads activation: erf-GELU; GPT-2 has activation: tanh-GELU") == 1
     assert text.count("Run it again: pytest conformance/test_probes.py::test_fact --imp") == 3
 
 
@@ -113,7 +113,7 @@ def test_what_else_a_verdict_may_have() -> None:
     stale = implementation("b", "stale known deviations", {}, stale_known_deviations=["eos.middle"])
     text = words(page([report_of(broken, stale) | {"finished": False}]))
     assert "The adapter can't be used: ImportError: no module" in text
-    assert "eos.middle passes, but is listed as a known deviation: remove it." in text
+    assert "eos.middle passes: this known deviation no longer occurs, so remove it." in text
     assert text.count("The run was stopped before its end.") == 2
 
 

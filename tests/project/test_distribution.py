@@ -259,6 +259,8 @@ def test_the_other_programs_show_the_installed_name(with_suite: Path, outside: P
         with_suite / "python", "-m", "gpt2ref_conformance.pages", "--help", cwd=outside
     ).stdout
     assert usage.startswith("usage: python -m gpt2ref_conformance.pages ")
+    earlier = run(with_suite / "python", "-m", "gpt2ref_conformance.page", "--help", cwd=outside)
+    assert earlier.stdout == usage
     helped = " ".join(run(with_suite / "gpt2-conformance", "--help", cwd=outside).stdout.split())
     assert "python -m gpt2ref_conformance.pages makes a page of it" in helped
     one = ("gpt2ref_conformance.defects:gelu-erf", "-k", "curve")

@@ -39,6 +39,11 @@ MODULES = [
     "benchmarks.matrix_products",
     "training.train",
     "training.evaluate",
+    # Earlier names of commands
+    "conformance.page",
+    "conformance.badge",
+    "conformance.defects.page",
+    "benchmarks.products",
 ]
 MODULES += [
     f"conformance.studies.{path.stem}"

@@ -1,4 +1,4 @@
-"""How the package's model is made: its text, its loss, and that it is the same however often training was stopped."""
+"""The training of the package's model: its text, its loss, and going on after a stop."""
 
 from __future__ import annotations
 
@@ -128,7 +128,8 @@ def test_one_row_for_all_tokens_that_are_not_used_is_the_loss_over_the_whole_voc
     whole = vocabulary.expand(model).float()
     assert whole.config.vocab_size == VOCAB_SIZE
     truth = F.cross_entropy(whole(tokens[:, :-1]).flatten(0, 1), tokens[:, 1:].flatten()).item()
-    # bfloat16 leaves logits of size 3 right to 3 / 256 or so; without the bias the loss would be 10.8 lower at most.
+    # In bfloat16, logits of size 3 have errors of about 3 / 256; without the bias the loss would
+    # be up to 10.8 lower.
     assert found == pytest.approx(truth, abs=0.05)
     gradients = [parameter.grad for parameter in model.parameters()]
     assert all(gradient is not None and gradient.abs().sum() > 0 for gradient in gradients)
@@ -257,11 +258,12 @@ def test_the_probabilities_of_an_n_gram_model_are_probabilities(order: int) -> N
 
 
 def test_kneser_ney_by_hand() -> None:
-    """a b, a b, c b, c a, with D = 1 / (1 + 2 * 1) twice: worked out on paper."""
+    """The documents a b, a b, c b, c a: worked out on paper."""
     a, b, c = 0, 1, 2
     model = KneserNey([[a, b], [a, b], [c, b], [c, a]], 2, vocab_size=4, start=3)
-    # Bigrams (^ start): ^a 2, ^c 2, ab 2, cb 1, ca 1: two occur once, three twice, so D = 2 / (2 + 2 * 3) = 1/4.
-    # Unigrams count what they follow: a 2 (^, c), b 2 (a, c), c 1 (^): one counts 1, two count 2: D = 1 / (1 + 2 * 2) = 1/5.
+    # Bigrams (^ start): ^a 2, ^c 2, ab 2, cb 1, ca 1: two occur once, three twice, so
+    # D = 2 / (2 + 2 * 3) = 1/4. Unigrams count what they follow: a 2 (^, c), b 2 (a, c), c 1 (^):
+    # one counts 1, two count 2, so D = 1 / (1 + 2 * 2) = 1/5.
     unigram = {a: (2 - 0.2) / 5 + 0.2 * 3 / 5 / 4, b: (2 - 0.2) / 5 + 0.2 * 3 / 5 / 4}
     expected = [
         (2 - 0.25) / 4 + 0.25 * 2 / 4 * unigram[a],

@@ -30,7 +30,7 @@ def plan(**changes: Any) -> Plan:
 
 
 class Clock:
-    """Goes on when told to, and writes down who looked at it."""
+    """A clock that the test sets. It records that it was read."""
 
     def __init__(self) -> None:
         self.now = 128.0
