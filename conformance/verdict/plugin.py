@@ -80,11 +80,9 @@ class VerdictPlugin:
     def pytest_runtest_makereport(self, item: pytest.Item, call: pytest.CallInfo[None]):  # type: ignore[no-untyped-def]
         error = call.excinfo and call.excinfo.value
         if isinstance(error, (NotApplicable, Variant)):
-            outcome = finding_of(error).outcome
-            skipped = pytest.skip.Exception(f"{outcome}: {error}")
-            call.excinfo = pytest.ExceptionInfo.from_exception(
-                skipped.with_traceback(error.__traceback__)
-            )
+            skipped = pytest.skip.Exception(f"{finding_of(error).outcome}: {error}")
+            skipped.__traceback__ = error.__traceback__  # so that pytest says where it was raised
+            call.excinfo = pytest.ExceptionInfo.from_exception(skipped)
         report: pytest.TestReport = yield
         decides = report.when == "call" or (report.when == "setup" and error is not None)
         for requirement in requirements_of([item]) if decides else ():

@@ -192,7 +192,7 @@ def test_pytests_own_exceptions_count_by_their_type() -> None:
 def test_check_raises_its_words_and_no_others() -> None:
     check(True, "nothing")
     with pytest.raises(Failure, match=r"^reads 3; GPT-2 has 4$") as failure:
-        check(3 == 4, "3", expected="4")
+        check(False, "3", expected="4")
     assert (failure.value.read, failure.value.expected) == ("3", "4")
     assert failure.value.mistakes == ()
     assert str(NotApplicable("why")) == "why"

@@ -158,7 +158,8 @@ def test_a_known_deviation_has_no_cause() -> None:
     judgement = judgement_of(
         {"activation.curve": Finding(KNOWN, "anything", mistakes=("gelu-erf",), own=True)}
     )
-    assert judgement.causes == judgement.unexplained == []
+    assert not judgement.causes
+    assert not judgement.unexplained
 
 
 def test_numbers_that_json_does_not_know_are_words(tmp_path: Path) -> None:

@@ -58,10 +58,6 @@ def test_a_failure_says_how_to_see_it_again() -> None:
     verdict = section(
         judge("conformance/test_transpose.py", "--implementation", adapter).stdout, adapter
     )
-    assert (
-        "attn.c_proj.weight is not transposed: the logits are exactly those of that mistake"
-        in verdict
-    )
     (command,) = re.findall(r"transpose.attn.c_proj: FAILED.*?again: pytest (.*?)\n", verdict, re.S)
     again = judge(*shlex.split(command))
     assert again.returncode == 1
