@@ -13,7 +13,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .config import GPT2Config
-from .fast.products import Linear, linear
 
 
 class KVCache:
@@ -87,8 +86,8 @@ class CausalSelfAttention(nn.Module):
     def __init__(self, config: GPT2Config) -> None:
         super().__init__()
         self.n_head = config.n_head
-        self.c_attn = Linear(config.n_embd, 3 * config.n_embd)
-        self.c_proj = Linear(config.n_embd, config.n_embd)
+        self.c_attn = nn.Linear(config.n_embd, 3 * config.n_embd)
+        self.c_proj = nn.Linear(config.n_embd, config.n_embd)
 
     def forward(self, x: Tensor, place: Place, past: tuple[Tensor, Tensor] | None) -> Tensor:
         batch, time, n_embd = x.shape
@@ -109,8 +108,8 @@ class CausalSelfAttention(nn.Module):
 class MLP(nn.Module):
     def __init__(self, config: GPT2Config) -> None:
         super().__init__()
-        self.c_fc = Linear(config.n_embd, config.mlp_width)
-        self.c_proj = Linear(config.mlp_width, config.n_embd)
+        self.c_fc = nn.Linear(config.n_embd, config.mlp_width)
+        self.c_proj = nn.Linear(config.mlp_width, config.n_embd)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.c_proj(
@@ -215,4 +214,4 @@ class GPT2(nn.Module):
 
     def head(self, hidden: Tensor) -> Tensor:
         """[..., n_embd] -> [..., vocab_size]"""
-        return linear(hidden, self.transformer.wte.weight)
+        return F.linear(hidden, self.transformer.wte.weight)
