@@ -109,13 +109,15 @@ class Replica:
         return timing.decode_tokens_per_second(batch)
 
     def _run(self, on_step: Callable[[], None]) -> TokenIds:
-        rows = [list(prompt) for prompt in self.prompts]  # the loop appends to them
+        new: TokenIds = [[] for _ in self.prompts]
         temperature, top_k = self.work.sampling.temperature, self.work.sampling.top_k
-        for _ in sample_steps(
-            self.model, rows, self.work.new_tokens, temperature, top_k, self.seed, eos_token_id=None
+        for step in sample_steps(
+            self.model, self.prompts, self.work.new_tokens, temperature, top_k, self.seed, None
         ):
+            for row, token_id in step.items():
+                new[row].append(token_id)
             on_step()
-        return [row[self.work.prompt_length :] for row in rows]
+        return new
 
     def mistake(self) -> str | None:
         """What is wrong with the first of its tokens that is wrong; None if all that it ever generated are right."""
