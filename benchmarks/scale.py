@@ -111,19 +111,15 @@ class Replica:
         return timing.decode_tokens_per_second(batch)
 
     def _run(self, on_step: Callable[[], None]) -> TokenIds:
-        rows = [list(prompt) for prompt in self.prompts]  # the loop appends to them
-        new_tokens, sampling = self.workload.new_tokens, self.workload.sampling
-        for _ in sample_steps(
-            self.model,
-            rows,
-            new_tokens,
-            sampling.temperature,
-            sampling.top_k,
-            self.seed,
-            eos_token_id=None,
+        new: TokenIds = [[] for _ in self.prompts]
+        temperature, top_k = self.workload.sampling.temperature, self.workload.sampling.top_k
+        for step in sample_steps(
+            self.model, self.prompts, self.workload.new_tokens, temperature, top_k, self.seed, None
         ):
+            for row, token_id in step.items():
+                new[row].append(token_id)
             on_step()
-        return [row[self.workload.prompt_length :] for row in rows]
+        return new
 
     def mistake(self) -> str | None:
         """Describe the first wrong token. None if all tokens that it ever generated are right."""

@@ -3,19 +3,30 @@
 >>> from gpt2ref import generate
 >>> print(generate("Once upon a time", max_new_tokens=50, temperature=0.8, top_k=40, seed=0))
 
-To read in this order: `config`, `model`, `conversion`, `sampling`, `decoding`, `generation`. Around them: `tokenizer`; for
-files `checkpoint`, with `pickled`, `tensorflow_checkpoint`, `hub` and `saving`; for speed `linear`, `compiled` and `captured`.
+Read the core in this order: `config`, `model`, `conversion`, `sampling`, `generation`. Around it are
+`tokenizer`, `text` and `cli`; `checkpoint` for files; and `fast` for what only speed needs. The core
+imports none of these, and works without them.
 """
 
-from .checkpoint.hugging_face import from_hugging_face
-from .checkpoint.load import load_checkpoint
-from .checkpoint.save import save_checkpoint
+from importlib.util import find_spec
+
+from . import generation
 from .config import EOS, PUBLISHED_CONFIGS, GPT2Config
 from .conversion import CheckpointError, from_tensors
-from .fast.compiled_step import compile_step
-from .generation import generate, sample, stream
+from .generation import sample
 from .model import GPT2, KVCache
 from .tokenizer import decode, encode
+
+if find_spec(f"{__name__}.checkpoint"):
+    from .checkpoint.hugging_face import from_hugging_face
+    from .checkpoint.load import load_checkpoint
+    from .checkpoint.save import save_checkpoint
+    from .text import generate, stream
+if find_spec(f"{__name__}.fast"):
+    from .fast import make_steps
+    from .fast.compiled_step import compile_step
+
+    generation.make_steps = make_steps
 
 __version__ = "0.1.0"
 

@@ -1,4 +1,4 @@
-"""The numbers that fix a GPT-2's shape, under Hugging Face's field names."""
+"""The numbers that define a GPT-2's shape, under Hugging Face's field names."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 
 EOS = 50256  # <|endoftext|>: ends a text, and starts one that has no prompt
 
-# config.json may name other architectures under model_type "gpt2"; this one is what OpenAI published.
-# Field -> the values under which it means that architecture.
+# config.json may describe other architectures under model_type "gpt2".
+# Field -> its values for the one that OpenAI published.
 _FIXED_FIELDS: dict[str, tuple[object, ...]] = {
     "model_type": ("gpt2",),
     "activation_function": ("gelu_new", "gelu_pytorch_tanh"),  # two names of the tanh form
@@ -18,16 +18,12 @@ _FIXED_FIELDS: dict[str, tuple[object, ...]] = {
     "scale_attn_by_inverse_layer_idx": (False,),
     "add_cross_attention": (False,),
 }
-
-
-_LARGEST = (
-    2**24
-)  # of a size: beyond any model, and the bytes of a matrix are still a number that fits 64 bits
+_LARGEST_SIZE = 2**24  # beyond any model; the bytes of a matrix still fit an int64
 
 
 @dataclass(frozen=True)
 class GPT2Config:
-    """Shape of a GPT-2 (Hugging Face's `GPT2Config`, OpenAI's `hparams.json`). The defaults are the 124M model's.
+    """Shape of a GPT-2 (Hugging Face's `GPT2Config`, OpenAI's `hparams.json`), by default 124M's.
 
     Raises ValueError, naming the field and its value, for a shape that no GPT-2 can have.
     """
@@ -45,18 +41,14 @@ class GPT2Config:
             value = getattr(self, name)
             if name == "n_inner" and value is None:
                 continue
-            if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= _LARGEST:
-                raise ValueError(
-                    f"{name}={value!r}: expected an integer of at least 1 and at most {_LARGEST}"
-                )
+            is_integer = isinstance(value, int) and not isinstance(value, bool)
+            if not is_integer or not 1 <= value <= _LARGEST_SIZE:
+                raise ValueError(f"{name}={value!r}: expected an integer from 1 to {_LARGEST_SIZE}")
         if self.n_embd % self.n_head:
             raise ValueError(f"n_head={self.n_head}: expected a divisor of n_embd={self.n_embd}")
         epsilon = self.layer_norm_epsilon
-        if (
-            isinstance(epsilon, bool)
-            or not isinstance(epsilon, (int, float))
-            or not 0 < epsilon <= sys.float_info.max
-        ):
+        is_number = isinstance(epsilon, (int, float)) and not isinstance(epsilon, bool)
+        if not is_number or not 0 < epsilon <= sys.float_info.max:
             raise ValueError(f"layer_norm_epsilon={epsilon!r}: expected a finite number above 0")
 
     @property
@@ -69,7 +61,7 @@ class GPT2Config:
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> GPT2Config:
-        """Read the fields of a config.json. Dropout and other training fields are ignored.
+        """Read the fields of a config.json, but not dropout and other training fields.
 
         Raises ValueError for a field that asks for another architecture than GPT-2's.
         """
@@ -82,19 +74,16 @@ class GPT2Config:
         return cls(**known)
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields of a config.json that Hugging Face's `from_pretrained` reads."""
+        """Make the fields of a config.json that Hugging Face's `from_pretrained` reads."""
         eos = EOS if self.vocab_size > EOS else None
-        return (
-            asdict(self)
-            | {
-                "model_type": "gpt2",
-                "architectures": ["GPT2LMHeadModel"],
-                "activation_function": "gelu_new",
-                "n_ctx": self.n_positions,  # the older name of n_positions, still asked for by some readers
-                "bos_token_id": eos,
-                "eos_token_id": eos,
-            }
-        )
+        return asdict(self) | {
+            "model_type": "gpt2",
+            "architectures": ["GPT2LMHeadModel"],
+            "activation_function": "gelu_new",
+            "n_ctx": self.n_positions,  # an older name, which some readers ask for
+            "bos_token_id": eos,
+            "eos_token_id": eos,
+        }
 
 
 PUBLISHED_CONFIGS: dict[str, GPT2Config] = {

@@ -1,27 +1,23 @@
 """GPT-2, as in "Language Models are Unsupervised Multitask Learners" (2019) and OpenAI's `model.py`.
 
-Shapes in the comments: batch, time (tokens fed now), seen (tokens fed so far, the ones fed now included).
+Shapes in the comments: batch; time, the tokens fed now; seen, the tokens of the longest row so far.
 """
 
 from __future__ import annotations
-
-from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .config import GPT2Config
-from .fast.products import Linear, linear
 
 
 class KVCache:
     """The keys and values of every token fed so far, in buffers allocated once.
 
-    `keys` and `values` have shape [n_layer, batch, capacity, n_head, head_width]. `lengths` says how many tokens
-    each row holds: the next token of a row takes that position. What lies in the buffers beyond a row's length is
-    never read, so rows may differ in length, and lowering a length forgets the tokens beyond it.
+    `keys` and `values` have shape [n_layer, batch, capacity, n_head, head_width]. `lengths` says how
+    many tokens each row holds: the next token of a row takes that position. Nothing beyond a row's
+    length is ever read, so rows may differ in length, and lowering a length forgets tokens.
     """
 
     def __init__(
@@ -46,76 +42,42 @@ class KVCache:
         return self.keys.size(2)
 
 
-@dataclass(frozen=True)
-class Place:
-    """Where the tokens that are fed now stand: their positions, their slots in the cache, and what they see there."""
-
-    positions: Tensor  # int64 [time], or [batch, time] where rows differ
-    slots: tuple[Any, Any]  # of their keys and values, in a layer's cache [batch, capacity, ...]
-    seen: int  # tokens fed so far, of the longest row
-    mask: (
-        Tensor | None
-    )  # bool, broadcast to [batch, n_head, time, seen]: which keys a query sees; None: all
-
-    @classmethod
-    def after(cls, lengths: list[int], time: int, device: torch.device) -> Place:
-        """Of `time` more tokens in rows that hold so many."""
-        first, seen = lengths[0], max(lengths) + time
-        if lengths == [first] * len(lengths):  # rows at the same place: slices will do
-            positions = torch.arange(first, seen, device=device)
-            if time == 1:  # sees all there is
-                return cls(positions, (slice(None), slice(first, seen)), seen, None)
-            return cls(
-                positions, (slice(None), slice(first, seen)), seen, visible(positions[None], seen)
-            )
-        rows = torch.arange(len(lengths), device=device)[:, None]
-        positions = torch.tensor(lengths, device=device)[:, None] + torch.arange(
-            time, device=device
-        )
-        return cls(positions, (rows, positions), seen, visible(positions, seen))
-
-
-def visible(positions: Tensor, seen: int) -> Tensor:
-    """A query sees the keys up to its own position: int64 [batch or 1, time] -> bool [batch or 1, 1, time, seen].
-
-    Four dimensions, as torch takes its slow way to attend to a thousand tokens where a mask has three.
-    """
-    return torch.arange(seen, device=positions.device) <= positions[:, None, :, None]
+LayerKV = tuple[Tensor, Tensor]  # keys and values [batch, capacity, n_head, head_width]
 
 
 class CausalSelfAttention(nn.Module):
     def __init__(self, config: GPT2Config) -> None:
         super().__init__()
         self.n_head = config.n_head
-        self.c_attn = Linear(config.n_embd, 3 * config.n_embd)
-        self.c_proj = Linear(config.n_embd, config.n_embd)
+        self.c_attn = nn.Linear(config.n_embd, 3 * config.n_embd)
+        self.c_proj = nn.Linear(config.n_embd, config.n_embd)
 
-    def forward(self, x: Tensor, place: Place, past: tuple[Tensor, Tensor] | None) -> Tensor:
+    def forward(self, x: Tensor, positions: Tensor, mask: Tensor, past: LayerKV | None) -> Tensor:
         batch, time, n_embd = x.shape
         # c_attn's columns are queries | keys | values, and each third is its heads side by side.
         qkv = self.c_attn(x).view(batch, time, 3, self.n_head, n_embd // self.n_head)
         q, k, v = qkv.unbind(2)  # each [batch, time, n_head, head_width]
         if past is not None:
-            keys, values = past  # [batch, capacity, n_head, head_width]
-            keys[place.slots], values[place.slots] = k, v
-            k, v = keys[:, : place.seen], values[:, : place.seen]
+            keys, values = past
+            rows = torch.arange(batch, device=x.device)[:, None]
+            keys[rows, positions], values[rows, positions] = k, v
+            seen = mask.size(-1)
+            k, v = keys[:, :seen], values[:, :seen]
         # softmax(q k^T / sqrt(head_width)) v, where each query sees the keys that the mask leaves it
         y = F.scaled_dot_product_attention(
-            q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), attn_mask=place.mask
-        )
+            q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), attn_mask=mask
+        )  # [batch, n_head, time, head_width]
         return self.c_proj(y.transpose(1, 2).flatten(2))
 
 
 class MLP(nn.Module):
     def __init__(self, config: GPT2Config) -> None:
         super().__init__()
-        self.c_fc = Linear(config.n_embd, config.mlp_width)
-        self.c_proj = Linear(config.mlp_width, config.n_embd)
+        self.c_fc = nn.Linear(config.n_embd, config.mlp_width)
+        self.c_proj = nn.Linear(config.mlp_width, config.n_embd)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.c_proj(
-            F.gelu(self.c_fc(x), approximate="tanh")
-        )  # the form the weights were trained with
+        return self.c_proj(F.gelu(self.c_fc(x), approximate="tanh"))  # as the weights were trained
 
 
 class Block(nn.Module):
@@ -126,22 +88,22 @@ class Block(nn.Module):
         self.ln_2 = nn.LayerNorm(config.n_embd, eps=config.layer_norm_epsilon)
         self.mlp = MLP(config)
 
-    def forward(self, x: Tensor, place: Place, past: tuple[Tensor, Tensor] | None) -> Tensor:
-        x = x + self.attn(self.ln_1(x), place, past)
+    def forward(self, x: Tensor, positions: Tensor, mask: Tensor, past: LayerKV | None) -> Tensor:
+        x = x + self.attn(self.ln_1(x), positions, mask, past)
         return x + self.mlp(self.ln_2(x))
 
 
 class Embedding(nn.Embedding):
-    """As nn.Embedding, but quick to make on the meta device."""
+    """An nn.Embedding that is quick to make on the meta device."""
 
     def reset_parameters(self) -> None:
-        """At random, but not where there are no numbers: `normal_` makes torch import sympy there, which takes a second."""
+        # On the meta device torch would import sympy for this, which takes a second.
         if not self.weight.is_meta:
             super().reset_parameters()
 
 
 class Transformer(nn.Module):
-    """Everything but the head: token ids in, what the head reads out."""
+    """Everything but the head: token ids in, final hidden states out."""
 
     def __init__(self, config: GPT2Config) -> None:
         super().__init__()
@@ -152,7 +114,7 @@ class Transformer(nn.Module):
         self.ln_f = nn.LayerNorm(config.n_embd, eps=config.layer_norm_epsilon)
 
     def forward(self, token_ids: Tensor, cache: KVCache | None = None) -> Tensor:
-        """int [batch, time] -> [batch, time, n_embd], after the final LayerNorm. Arguments and errors: `GPT2.forward`."""
+        """int [batch, time] -> [batch, time, n_embd], after the final LayerNorm. See `GPT2.forward`."""
         if token_ids.dim() != 2 or 0 in token_ids.shape:
             raise ValueError(
                 f"token_ids: shape {list(token_ids.shape)}, expected [batch, time], both at least 1"
@@ -167,25 +129,33 @@ class Transformer(nn.Module):
             raise ValueError(
                 f"token_ids: {time} tokens after {seen - time}, but there are {capacity} positions"
             )
-        hidden = self.run(token_ids, Place.after(lengths, time, self.wte.weight.device), cache)
+        first = torch.tensor(lengths, device=self.wte.weight.device)[:, None]
+        positions = first + torch.arange(time, device=first.device)
+        hidden = self.run(token_ids, positions, seen, cache)
         if cache is not None:
             cache.lengths = [length + time for length in lengths]
         return hidden
 
-    def run(self, token_ids: Tensor, place: Place, cache: KVCache | None) -> Tensor:
-        """As `forward`, where the caller says where the tokens stand, and keeps the cache's lengths. Checks nothing."""
-        x = self.wte(token_ids) + self.wpe(place.positions)
+    def run(self, token_ids: Tensor, positions: Tensor, seen: int, cache: KVCache | None) -> Tensor:
+        """Compute what `forward` returns for tokens at these positions, int64 [batch, time].
+
+        Checks nothing, and leaves `cache.lengths` to the caller.
+        """
+        # A query sees the keys up to its own position. The mask, bool [batch, 1, time, seen], has
+        # four dimensions, because torch's fast attention takes no mask of three.
+        mask = torch.arange(seen, device=positions.device) <= positions[:, None, :, None]
+        x = self.wte(token_ids) + self.wpe(positions)
         for layer, block in enumerate(self.h):
             past = None if cache is None else (cache.keys[layer], cache.values[layer])
-            x = block(x, place, past)
+            x = block(x, positions, mask, past)
         return self.ln_f(x)
 
 
 class GPT2(nn.Module):
     """GPT-2 with its language-model head, which is the token embedding itself (tied).
 
-    Parameters carry the checkpoint's names (`transformer.h.0.attn.c_attn.weight`); there is no `lm_head.weight`.
-    A model made directly has torch's default initial weights; `load_checkpoint` gives one with GPT-2's.
+    Parameters carry the checkpoint's names (`transformer.h.0.attn.c_attn.weight`); there is no
+    `lm_head.weight`. A model made directly has torch's default initial weights.
     """
 
     def __init__(self, config: GPT2Config) -> None:
@@ -202,17 +172,20 @@ class GPT2(nn.Module):
         return self.transformer.wte.weight.dtype
 
     def make_cache(self, batch: int, capacity: int | None = None) -> KVCache:
-        """An empty cache for `batch` rows of up to `capacity` tokens (default: n_positions), where the weights are."""
+        """Make an empty cache on the model's device: `batch` rows of up to `capacity` tokens.
+
+        `capacity` defaults to n_positions.
+        """
         return KVCache(self.config, batch, capacity, device=self.device, dtype=self.dtype)
 
     def forward(self, token_ids: Tensor, cache: KVCache | None = None) -> Tensor:
-        """Logits of the token after each given one: int [batch, time] -> float [batch, time, vocab_size].
+        """Logits of the next token after each given one: int [batch, time] -> [batch, time, vocab_size].
 
-        With a cache the given tokens follow the ones it holds, any number at a time, and are added to it.
-        Raises ValueError if there are more positions than the model, or the cache, has room for.
+        With a cache the given tokens follow the ones that it holds, and are added to it.
+        Raises ValueError if the model, or the cache, has too few positions for them.
         """
         return self.head(self.transformer(token_ids, cache))
 
     def head(self, hidden: Tensor) -> Tensor:
         """[..., n_embd] -> [..., vocab_size]"""
-        return linear(hidden, self.transformer.wte.weight)
+        return F.linear(hidden, self.transformer.wte.weight)

@@ -1,21 +1,29 @@
-"""gpt2ref's loop, with and without its step compiled, and the same model in the loop that the textbook shows."""
+"""gpt2ref's loop, with and without its step compiled, and the same model in the textbook's loop."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from gpt2ref import compile_step, load_checkpoint
-from gpt2ref.fast import compiled_step as compiled
+from gpt2ref.fast.cpu_steps import choose_by_row
 from gpt2ref.generation import sample_steps
-from gpt2ref.sampling import next_token
+from gpt2ref.sampling import choose, next_token
 
 from ..sampling import Sampling
 from .protocol import Implementation, TokenIds
+
+
+def choose_as_loop(
+    logits: Tensor, uniform: Tensor, *, temperature: float, top_k: int | None
+) -> Tensor:
+    """Choose tokens as gpt2ref's loop does on the logits' device."""
+    choose_here = choose_by_row if logits.device.type == "cpu" else choose
+    return choose_here(logits, uniform, temperature=temperature, top_k=top_k)
 
 
 class Reference(Implementation):
@@ -23,7 +31,7 @@ class Reference(Implementation):
 
     foretold = True
     mapped = True
-    next_token = staticmethod(next_token)
+    next_token = staticmethod(choose_as_loop)
 
     def __init__(self, checkpoint: Path, device: torch.device, dtype: torch.dtype) -> None:
         self.model = load_checkpoint(checkpoint, device=device, dtype=dtype)
@@ -37,31 +45,23 @@ class Reference(Implementation):
         seed: int,
         on_step: Callable[[], None],
     ) -> TokenIds:
-        rows = [list(prompt) for prompt in prompts]  # the loop appends to them
         temperature, top_k = sampling.temperature, sampling.top_k
-        for _ in sample_steps(
-            self.model, rows, max_new_tokens, temperature, top_k, seed, eos_token_id=None
+        new: TokenIds = [[] for _ in prompts]
+        for step in sample_steps(
+            self.model, prompts, max_new_tokens, temperature, top_k, seed, eos_token_id=None
         ):
+            for row, token_id in step.items():
+                new[row].append(token_id)
             on_step()
-        return [row[len(prompt) :] for row, prompt in zip(rows, prompts, strict=True)]
+        return new
 
 
 class Compiled(Reference):
-    """The same with its step compiled, while it has its turn."""
+    """gpt2ref's own loop with its step compiled."""
 
     def __init__(self, checkpoint: Path, device: torch.device, dtype: torch.dtype) -> None:
         super().__init__(checkpoint, device, dtype)
-        compile_step()
-        self.libraries = dict(compiled.libraries)
-        compiled.libraries.clear()
-
-    @contextmanager
-    def turn(self) -> Iterator[None]:
-        compiled.libraries.update(self.libraries)
-        try:
-            yield
-        finally:
-            compiled.libraries.clear()
+        compile_step(self.model)
 
 
 class Textbook(Reference):

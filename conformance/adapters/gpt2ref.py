@@ -10,7 +10,7 @@ from torch import Tensor
 
 import gpt2ref
 from gpt2ref.conversion import to_hugging_face_tensors
-from gpt2ref.decoding import feeding
+from gpt2ref.fast.compiled_step import compiled_step
 
 from ..judging import textbook
 
@@ -57,17 +57,19 @@ class Stepwise(Reference):
 
     @torch.inference_mode()
     def step(self, token_ids: Tensor, cache: gpt2ref.KVCache) -> tuple[Tensor, gpt2ref.KVCache]:
-        cache = copy.deepcopy(cache)
-        feed = feeding(self.model, cache)
-        return torch.stack([feed(each.tolist()) for each in token_ids.unbind(1)], dim=1), cache
+        step = compiled_step(self.model, copied := copy.deepcopy(cache))
+        if step is None:
+            return super().step(token_ids, cache)
+        return torch.stack([step(each.tolist()) for each in token_ids.unbind(1)], dim=1), copied
 
 
 def load_compiled(
     checkpoint: str, *, device: str = "cpu", dtype: torch.dtype = torch.float32
 ) -> Stepwise:
-    """Load with the compiled step: float32 or bfloat16 on the CPU, with a C compiler."""
-    gpt2ref.compile_step()
-    return Stepwise(gpt2ref.load_checkpoint(checkpoint, device=device, dtype=dtype))
+    """Load with the step compiled: needs a C compiler, the CPU, and float32 or bfloat16."""
+    model = gpt2ref.load_checkpoint(checkpoint, device=device, dtype=dtype)
+    gpt2ref.compile_step(model)
+    return Stepwise(model)
 
 
 class Uncached:

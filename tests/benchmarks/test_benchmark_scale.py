@@ -50,9 +50,7 @@ def hang(self):
     return generate(self)
 def say_zeros(model, rows, new_tokens, *_, **__):
     for _ in range(new_tokens):
-        for row in rows:
-            row.append(0)
-        yield {}
+        yield dict.fromkeys(range(len(rows)), 0)
 if os.environ["RANK"] == "1":
     if sys.argv[1] == "hang":
         scale.Replica.generate = hang

@@ -1,4 +1,4 @@
-"""`captured.ahead`, whose steps are captured on CUDA, and simply run elsewhere: its tokens are those of the plain loop."""
+"""Captured decode steps, which on the CPU run without being captured: same tokens as plain steps."""
 
 import copy
 import gc
@@ -8,10 +8,9 @@ import pytest
 import torch
 
 from gpt2ref import generation, sample
-from gpt2ref.decoding import one_by_one
-from gpt2ref.fast import captured_step as captured
-from gpt2ref.fast.captured_step import Decoder, ahead
-from gpt2ref.generation import sample_steps
+from gpt2ref.fast import captured_step
+from gpt2ref.fast.captured_step import CapturedDecodeSteps, StepBuffers
+from gpt2ref.generation import DecodeSteps, sample_steps
 
 DEVICES = [
     "cpu",
@@ -28,24 +27,24 @@ def model(request, tiny):
 
 
 @pytest.fixture(autouse=True, params=[0, 1, 8])
-def run_ahead(request, monkeypatch):
-    """`sample` by `ahead`, with a few buckets in 13 positions."""
-    monkeypatch.setattr(captured, "LAG", request.param)
-    monkeypatch.setattr(captured, "BUCKET", 4)
-    monkeypatch.setattr(generation, "loop_on", lambda _device: ahead)
+def captured_steps(request, monkeypatch):
+    """`sample` takes captured steps, with a few buckets in 13 positions."""
+    monkeypatch.setattr(captured_step, "LAG", request.param)
+    monkeypatch.setattr(captured_step, "BUCKET", 4)
+    monkeypatch.setattr(generation, "make_steps", CapturedDecodeSteps)
     yield
-    captured._idle.clear()  # of models that other tests go on using
+    captured_step._idle.clear()  # other tests go on using the models
 
 
 def plainly(model, prompts, **options):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(generation, "loop_on", lambda _device: one_by_one)
+        patch.setattr(generation, "make_steps", DecodeSteps)
         return sample(model, prompts, **options)
 
 
 @pytest.mark.parametrize("top_k", [None, 1, 5, 1000])
 @pytest.mark.parametrize("temperature", [0, 0.2, 1.0, 3])
-def test_tokens_are_those_of_the_plain_loop_also_past_the_context(model, temperature, top_k):
+def test_tokens_are_those_of_plain_steps_also_past_the_context(model, temperature, top_k):
     prompts = [[1, 2, 3], [5], list(range(12)), list(range(13)), list(range(20, 40))]
     for number in range(1, len(prompts) + 1):  # the last of them does not fit from the start
         options = {
@@ -96,19 +95,19 @@ def test_logits_without_a_largest_one_are_an_error_in_a_row_that_goes_on(model):
 
 @pytest.fixture
 def made(monkeypatch):
-    """The decoders that are made, in order."""
-    decoders = []
+    """The addresses of all StepBuffers that are made, in order."""
+    addresses = []
 
-    class Counted(Decoder):
+    class Counted(StepBuffers):
         def __init__(self, *args):
-            decoders.append(self)
+            addresses.append(id(self))
             super().__init__(*args)
 
-    monkeypatch.setattr(captured, "Decoder", Counted)
-    return decoders
+    monkeypatch.setattr(captured_step, "StepBuffers", Counted)
+    return addresses
 
 
-def test_a_decoder_serves_again_with_other_prompts_temperatures_and_seeds(model, made):
+def test_buffers_serve_again_with_other_prompts_temperatures_and_seeds(model, made):
     for seed in range(3):
         options = {
             "max_new_tokens": 6,
@@ -123,7 +122,7 @@ def test_a_decoder_serves_again_with_other_prompts_temperatures_and_seeds(model,
     assert len(made) == 1
 
 
-def test_other_weights_in_other_places_need_another_decoder(model, made):
+def test_weights_at_other_addresses_need_other_buffers(model, made):
     options = {"max_new_tokens": 6, "temperature": 0, "eos_token_id": None}
     before = sample(model, [[1]], **options)
     model.load_state_dict({key: -tensor for key, tensor in model.state_dict().items()}, assign=True)
@@ -132,19 +131,16 @@ def test_other_weights_in_other_places_need_another_decoder(model, made):
     assert len(made) == 2
 
 
-def test_two_at_once_do_not_share_a_decoder(model):
-    def steps(seed):
-        rows = [[1, 2]]
-        return rows, sample_steps(model, rows, 8, 1.0, None, seed, None)
-
-    (first, first_steps), (second, second_steps) = steps(1), steps(2)
-    for _ in range(8):
-        next(first_steps), next(second_steps)
+def test_two_at_once_do_not_share_buffers(model):
+    both = zip(
+        *(sample_steps(model, [[1, 2]], 8, 1.0, None, seed, None) for seed in (1, 2)), strict=True
+    )
+    found = [list(tokens) for tokens in zip(*((a[0], b[0]) for a, b in both), strict=True)]
     wanted = [
         plainly(model, [[1, 2]], max_new_tokens=8, seed=seed, eos_token_id=None)[0]
         for seed in (1, 2)
     ]
-    assert [first[0][2:], second[0][2:]] == wanted
+    assert found == wanted
 
 
 def test_threads_get_what_they_get_alone(model):
@@ -156,7 +152,7 @@ def test_threads_get_what_they_get_alone(model):
     assert found == [plainly(model, [[1, 2]], **each) for each in options]
 
 
-def test_abandoned_steps_give_their_decoder_back_and_few_are_kept(model, made):
+def test_abandoned_steps_give_their_buffers_back_and_few_are_kept(model, made):
     for _ in range(3):
         steps = sample_steps(model, [[1, 2]], 8, 1.0, None, 0, None)
         next(steps)
@@ -164,24 +160,24 @@ def test_abandoned_steps_give_their_decoder_back_and_few_are_kept(model, made):
     assert len(made) == 1
     for batch in range(1, 12):
         sample(model, [[1]] * batch, max_new_tokens=3, seed=0)
-    assert len(captured._idle[model]) == captured.KEPT
+    assert len(captured_step._idle[model]) == captured_step.KEPT
 
 
-def test_decoders_go_with_their_model(tiny):
+def test_buffers_go_with_their_model(tiny):
     gc.collect()
-    before = len(captured._idle)
+    before = len(captured_step._idle)
     model = copy.deepcopy(tiny)
     sample(model, [[1]], max_new_tokens=3, seed=0)
-    assert len(captured._idle) == before + 1
+    assert len(captured_step._idle) == before + 1
     del model
     gc.collect()
-    assert len(captured._idle) == before
+    assert len(captured_step._idle) == before
 
 
 def test_the_cache_is_read_in_buckets(monkeypatch, tiny):
-    seen, run = [], Decoder._run
+    seen, run = [], StepBuffers._run
     monkeypatch.setattr(
-        Decoder, "_run", lambda self, model, bucket: seen.append(bucket) or run(self, model, bucket)
+        StepBuffers, "_run", lambda self, model, n: seen.append(n) or run(self, model, n)
     )
     sample(tiny, [[1, 2]], max_new_tokens=12, seed=0, eos_token_id=None)
     assert seen == [4, 4, 8, 8, 8, 8, 12, 12, 12, 12, 13]

@@ -9,7 +9,7 @@ import torch
 
 from gpt2ref import EOS, cli, encode, generate, load_checkpoint, save_checkpoint
 from gpt2ref.cli import main
-from gpt2ref.fast import compiled_step as compiled
+from gpt2ref.fast.compiled_step import CompiledStep, _library
 
 PROMPT = "Once upon a time"
 COMMAND = [sys.executable, "-m", "gpt2ref"]
@@ -122,19 +122,12 @@ def test_a_device_that_is_not_there_is_bad_usage(folder, capsys):
     assert "device='cuda:99': " in capsys.readouterr().err
 
 
-def test_the_step_is_compiled_first_when_that_is_asked_for(folder, monkeypatch, capsys):
-    monkeypatch.setattr(compiled, "libraries", {})
-    options = [
-        PROMPT,
-        "--model",
-        str(folder),
-        "--device",
-        "cpu",
-        "--max-new-tokens",
-        "8",
-        "--temperature",
-        "0",
-    ]
+def test_compile_is_an_option_of_one_call(folder, monkeypatch, capsys):
+    options = [PROMPT, "--model", str(folder), "--device", "cpu"]
+    options += ["--max-new-tokens", "8", "--temperature", "0"]
+    steps, calls = [], CompiledStep.__call__
+    monkeypatch.setattr(CompiledStep, "__call__", lambda *given: steps.append(1) or calls(*given))
+    _library.cache_clear()
     monkeypatch.setenv("CC", "no-such-compiler")
     assert main([*options, "--compile"]) == 1
     assert "no-such-compiler -O3" in capsys.readouterr().err
@@ -144,8 +137,10 @@ def test_the_step_is_compiled_first_when_that_is_asked_for(folder, monkeypatch, 
         pytest.skip("there is no C compiler")
     monkeypatch.delenv("CC")
     assert main([*options, "--compile"]) == 0
-    assert compiled.libraries
     assert capsys.readouterr().out == plain
+    assert len(steps) == 7  # the first token is prefill's
+    assert main(options) == 0
+    assert len(steps) == 7
 
 
 def test_weights_that_choose_no_token_are_no_bad_usage(folder, tmp_path, capsys):

@@ -1,9 +1,7 @@
-"""The decode step in C, where it is asked for: right to rounding, and nothing else changes."""
+"""The decode step in C: right up to rounding, and only for the models that it was requested for."""
 
-import os
+import copy
 import shutil
-import subprocess
-import sys
 from dataclasses import replace
 
 import pytest
@@ -11,24 +9,27 @@ import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+import gpt2ref
 from conformance.checkpoints.tensors import trained_like
 from conformance.judging import textbook
 from conformance.judging.oracle import allowed_error
-from gpt2ref import GPT2, GPT2Config, compile_step, from_tensors, load_checkpoint, sample
-from gpt2ref.decoding import prefill
+from gpt2ref import GPT2, GPT2Config, compile_step, from_tensors, sample
 from gpt2ref.fast import compiled_step as compiled
 from gpt2ref.fast.compiled_step import LARGEST_BATCH, CompiledStep, compiled_step
+from gpt2ref.generation import prefill
 from tests.shared.smallest import CONFIG, TENSORS
 
 pytestmark = pytest.mark.skipif(not shutil.which("cc"), reason="there is no C compiler")
 
 
-@pytest.fixture(autouse=True, scope="module")
-def in_c():
-    """The step is compiled here, and is not when these tests have ended."""
-    compile_step()
-    yield
-    compiled.libraries.clear()
+def with_step(model):
+    """Return the model with its step compiled."""
+    compile_step(model)
+    return model
+
+
+def load_checkpoint(*arguments, **options):
+    return with_step(gpt2ref.load_checkpoint(*arguments, **options))
 
 
 def filled(model, rows):
@@ -108,7 +109,7 @@ def test_logits_and_cache_are_the_models(case, n_threads):
     tensors = trained_like(config, seed=0)
     model, exact = from_tensors(tensors, config), from_tensors(tensors, config, dtype=torch.float64)
     cache, exact_cache = filled(model, rows), filled(exact, rows)
-    found = [compiled_step(model, cache)(last(rows)), cache.keys, cache.values]
+    found = [compiled_step(with_step(model), cache)(last(rows)), cache.keys, cache.values]
     truths = [logits_of(exact, rows, exact_cache), exact_cache.keys, exact_cache.values]
     for ours, truth, allowed in zip(found, truths, allowed_errors(model, exact), strict=True):
         assert ours.shape == truth.shape
@@ -126,7 +127,8 @@ def test_in_bfloat16_it_is_as_near_to_the_truth_as_torch(case, n_threads):
     tensors = {key: tensor.bfloat16() for key, tensor in trained_like(config, seed=0).items()}
     model, exact = from_tensors(tensors, config), from_tensors(tensors, config, dtype=torch.float64)
     cache, exact_cache = filled(model, rows), filled(exact, rows)
-    logits, truth = compiled_step(model, cache)(last(rows)), logits_of(exact, rows, exact_cache)
+    step = compiled_step(with_step(model), cache)
+    logits, truth = step(last(rows)), logits_of(exact, rows, exact_cache)
     assert logits.dtype == torch.float32
     assert furthest(logits, truth) <= allowed_errors(model, exact)[0]
     # What the first block's keys are made of is the same in both, so all that they are off is their own rounding: half a step.
@@ -163,12 +165,11 @@ def test_tokens_are_those_of_the_textbooks_loop(
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_tokens_of_the_model_that_comes_with_the_package(monkeypatch, dtype):
+def test_tokens_of_the_model_that_comes_with_the_package(dtype):
     model = load_checkpoint("tiny", dtype=dtype)
     options = {"max_new_tokens": 60, "temperature": 0.8, "top_k": 40, "seed": 0}
     in_c = sample(model, [[7454, 2402, 257, 640]], **options)
-    monkeypatch.setattr(compiled, "libraries", {})
-    plain = sample(model, [[7454, 2402, 257, 640]], **options)
+    plain = sample(copy.deepcopy(model), [[7454, 2402, 257, 640]], **options)
     assert (
         in_c == plain if dtype == torch.float32 else in_c[0][:5] == plain[0][:5]
     )  # one draw that differs, and all do
@@ -176,7 +177,7 @@ def test_tokens_of_the_model_that_comes_with_the_package(monkeypatch, dtype):
 
 def test_weights_that_would_have_to_be_copied_are_left_to_torch():
     """A new nn.Linear's matrices, and nanoGPT's, are [out, in]."""
-    model = GPT2(CONFIG).requires_grad_(False)
+    model = with_step(GPT2(CONFIG).requires_grad_(False))
     assert compiled_step(model, model.make_cache(1)) is None
 
 
@@ -211,7 +212,7 @@ def test_numbers_that_are_none_come_through():
         tensors = {**TENSORS, "wte.weight": TENSORS["wte.weight"].clone()}
         tensors["wte.weight"][3, 1] = value
         for dtype in (torch.float32, torch.bfloat16):
-            model = from_tensors(tensors, CONFIG, dtype=dtype)
+            model = with_step(from_tensors(tensors, CONFIG, dtype=dtype))
             logits = compiled_step(model, filled(model, [[1, 2]]))(last([[1, 2]]))
             assert logits.isfinite().tolist() == [[True, True, True, False, True]]
             with pytest.raises(ValueError, match="the largest one is not a finite number"):
@@ -226,7 +227,7 @@ def test_numbers_in_the_middle_of_two_are_rounded_to_the_even_one():
     tensors["h.0.attn.c_attn.weight"] = torch.cat(
         [torch.zeros(4, 4), 1.5 * torch.eye(4), -1.5 * torch.eye(4)], dim=1
     )
-    model = from_tensors(tensors, CONFIG, dtype=torch.bfloat16)
+    model = with_step(from_tensors(tensors, CONFIG, dtype=torch.bfloat16))
     cache = filled(model, [[1, 2]])
     compiled_step(model, cache)(last([[1, 2]]))
     expected = (1.5 * torch.tensor(gain)).bfloat16()
@@ -239,47 +240,14 @@ def test_scores_may_be_large():
     tensors = {
         key: 40 * tensor if "c_attn.weight" in key else tensor for key, tensor in TENSORS.items()
     }
-    model, rows = from_tensors(tensors, CONFIG), [[1, 2, 3]]
+    model, rows = with_step(from_tensors(tensors, CONFIG)), [[1, 2, 3]]
     expected = logits_of(model, rows)
     torch.testing.assert_close(compiled_step(model, filled(model, rows))(last(rows)), expected)
 
 
-def test_openmp_may_give_fewer_threads_than_asked_for():
-    command = [
-        sys.executable,
-        "-m",
-        "gpt2ref",
-        "Once",
-        "--dtype",
-        "float32",
-        "--temperature",
-        "0",
-        "--max-new-tokens",
-        "20",
-    ]
-    said = [
-        subprocess.run(
-            [*command, *options],
-            env=os.environ | limit,
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=True,
-        ).stdout
-        for options, limit in (
-            ([], {}),
-            (["--compile"], {"OMP_THREAD_LIMIT": "1", "OMP_NUM_THREADS": "3"}),
-        )
-    ]
-    assert said[0] == said[1]
-
-
 def test_a_nan_in_the_cache_stays_one():
-    model = from_tensors(
-        {**TENSORS, "h.0.attn.c_attn.bias": torch.full((12,), float("nan"))},
-        CONFIG,
-        dtype=torch.bfloat16,
-    )
+    tensors = {**TENSORS, "h.0.attn.c_attn.bias": torch.full((12,), float("nan"))}
+    model = with_step(from_tensors(tensors, CONFIG, dtype=torch.bfloat16))
     cache = filled(model, [[1, 2]])
     compiled_step(model, cache)(last([[1, 2]]))
     assert cache.keys[0, 0, 1].isnan().all()
@@ -300,18 +268,19 @@ def test_a_nan_in_the_cache_stays_one():
 )
 def test_what_it_is_not_made_for_is_left_to_torch(dtype, config, batch):
     shape = replace(CONFIG, **config)
-    model = from_tensors(trained_like(shape, 0), shape, dtype=dtype)
+    model = with_step(from_tensors(trained_like(shape, 0), shape, dtype=dtype))
     assert compiled_step(model, model.make_cache(batch)) is None
     assert sample(model, [[1]] * batch, max_new_tokens=2, seed=0)
 
 
 def test_a_model_whose_weights_are_of_two_kinds_is_left_to_torch():
-    model = from_tensors(TENSORS, CONFIG)
+    model = with_step(from_tensors(TENSORS, CONFIG))
     model.transformer.ln_f.bias.data = model.transformer.ln_f.bias.data.double()
     assert compiled_step(model, model.make_cache(1)) is None
     cache = from_tensors(TENSORS, CONFIG, dtype=torch.float64).make_cache(1)
-    assert compiled_step(from_tensors(TENSORS, CONFIG), cache) is None
-    assert compiled_step(from_tensors(TENSORS, CONFIG).to("meta"), model.make_cache(1)) is None
+    assert compiled_step(with_step(from_tensors(TENSORS, CONFIG)), cache) is None
+    meta = with_step(from_tensors(TENSORS, CONFIG)).to("meta")
+    assert compiled_step(meta, model.make_cache(1)) is None
 
 
 @pytest.mark.parametrize(
@@ -320,7 +289,7 @@ def test_a_model_whose_weights_are_of_two_kinds_is_left_to_torch():
     ids=["shape", "names"],
 )
 def test_a_model_whose_modules_are_others_is_left_to_torch(layer):
-    model = from_tensors(TENSORS, CONFIG)
+    model = with_step(from_tensors(TENSORS, CONFIG))
     model.transformer.h[0].mlp.c_fc = layer.requires_grad_(False)
     assert compiled_step(model, model.make_cache(1)) is None
 
@@ -338,7 +307,7 @@ def test_a_model_whose_modules_are_others_is_left_to_torch(layer):
     ],
 )
 def test_what_c_could_not_see_is_refused(token_ids, lengths, message):
-    model = from_tensors(TENSORS, CONFIG)
+    model = with_step(from_tensors(TENSORS, CONFIG))
     cache = model.make_cache(1)
     step = compiled_step(model, cache)
     cache.lengths = lengths
@@ -347,29 +316,47 @@ def test_what_c_could_not_see_is_refused(token_ids, lengths, message):
     assert cache.lengths == lengths
 
 
-def test_both_dtypes_are_compiled_or_none(monkeypatch, tmp_path):
-    compiler = tmp_path / "compiler"
-    compiler.write_text('#!/bin/sh\ncase "$*" in *BFLOAT16*) exit 1;; esac\nexec cc "$@"\n')
-    compiler.chmod(0o755)
-    monkeypatch.setattr(compiled, "libraries", {})
-    monkeypatch.setenv("CC", str(compiler))
-    with pytest.raises(RuntimeError, match="-DBFLOAT16"):
-        compile_step()
-    assert not compiled.libraries
+def test_other_models_are_not_affected():
+    model, other = with_step(from_tensors(TENSORS, CONFIG)), from_tensors(TENSORS, CONFIG)
+    for each in (other, copy.deepcopy(model)):
+        assert compiled_step(each, each.make_cache(1)) is None
+    assert compiled_step(model, model.make_cache(1))
 
 
-def test_the_compilers_own_words_are_in_the_error(monkeypatch, tmp_path):
-    before = dict(compiled.libraries)
+def test_what_is_kept_goes_with_the_model():
+    model = with_step(from_tensors(TENSORS, CONFIG))
+    assert model in compiled._models
+    before = len(compiled._models)
+    del model
+    assert len(compiled._models) == before - 1
+
+
+def test_a_model_that_changes_its_dtype_stays_compiled():
+    model = with_step(from_tensors(TENSORS, CONFIG)).bfloat16()
+    assert compiled_step(model, model.make_cache(1))
+
+
+@pytest.fixture
+def nothing_compiled():
+    """Forget what was compiled before, and what this test compiles."""
+    compiled._library.cache_clear()
+    yield
+    compiled._library.cache_clear()
+
+
+@pytest.mark.usefixtures("nothing_compiled")
+def test_the_compilers_message_is_in_the_error(monkeypatch, tmp_path):
     broken = tmp_path / "step.c"
     broken.write_text("int main(void) { return nothing; }")
     monkeypatch.setattr(compiled, "_SOURCE", broken)
+    model = from_tensors(TENSORS, CONFIG)
     with pytest.raises(RuntimeError, match=r"(?s)^\S.*step\.c -lm\n.*nothing"):
-        compile_step()
-    assert compiled.libraries == before  # what was there goes on
+        compile_step(model)
+    assert compiled_step(model, model.make_cache(1)) is None
 
 
+@pytest.mark.usefixtures("nothing_compiled")
 def test_nothing_is_left_on_disk(monkeypatch, tmp_path):
-    monkeypatch.setattr(compiled, "libraries", {})
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    compile_step()
+    compile_step(from_tensors(TENSORS, CONFIG))
     assert list(tmp_path.iterdir()) == []

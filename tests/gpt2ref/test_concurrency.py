@@ -36,9 +36,7 @@ def text(model: GPT2, seed: int) -> str:
 def test_each_thread_gets_what_it_gets_alone(folder: Path, dtype: torch.dtype) -> None:
     alone = [text(load_checkpoint(folder, dtype=dtype), seed) for seed in range(2 * THREADS)]
     assert len(set(alone)) > THREADS
-    model = load_checkpoint(
-        folder, dtype=dtype
-    )  # untouched: in bfloat16 all of them find its weights not yet packed
+    model = load_checkpoint(folder, dtype=dtype)
     together = threading.Barrier(THREADS)
 
     def run(seed: int) -> str:

@@ -11,9 +11,9 @@ from torch.testing import assert_close
 
 from conformance.judging import textbook
 from gpt2ref import EOS, load_checkpoint, sample
-from gpt2ref.decoding import one_by_one, prefill, uniform
-from gpt2ref.fast.captured_step import ahead
-from gpt2ref.generation import loop_on
+from gpt2ref.fast.captured_step import CapturedDecodeSteps
+from gpt2ref.fast.cpu_steps import CPUDecodeSteps
+from gpt2ref.generation import draw_uniform, make_steps, prefill
 
 PROMPTS = [[1, 2, 3], [5], [], [7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18], list(range(20, 40))]
 
@@ -134,13 +134,16 @@ def test_no_pass_follows_the_end_of_the_last_row(scripted):
     assert len(passes) == 3
 
 
-def test_on_the_cpu_the_plain_loop_is_used_and_on_cuda_the_one_that_runs_ahead():
-    assert loop_on(torch.device("cpu")) is one_by_one
-    assert loop_on(torch.device("cuda")) is ahead
+@pytest.mark.parametrize(
+    ("device", "kind"), [("cpu", CPUDecodeSteps), ("cuda", CapturedDecodeSteps)]
+)
+def test_the_device_decides_which_steps_are_taken(tiny, monkeypatch, device, kind):
+    monkeypatch.setattr(type(tiny), "device", torch.device(device))
+    assert type(make_steps(tiny, [0], 1, 0.0, None)) is kind
 
 
 def test_uniform_numbers_are_those_of_each_rows_generator():
-    numbers = uniform([random.Random(3), random.Random(4)], 5)
+    numbers = draw_uniform([random.Random(3), random.Random(4)], 5)
     assert numbers.tolist() == [
         [generator.random() for _ in range(5)] for generator in (random.Random(3), random.Random(4))
     ]

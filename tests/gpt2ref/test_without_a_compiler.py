@@ -1,15 +1,13 @@
-"""Where nobody asked for the compiled step, and where there is nothing to compile it with. These need no compiler."""
+"""Models without `compile_step`, and machines without a compiler. These tests need none."""
 
 import pytest
 
 from gpt2ref import compile_step, load_checkpoint, sample
-from gpt2ref.fast import compiled_step as compiled
-from gpt2ref.fast.compiled_step import CompiledStep
+from gpt2ref.fast.compiled_step import CompiledStep, _library, compiled_step
 
 
-def test_it_is_not_used_unasked(monkeypatch, tiny_folder):
-    monkeypatch.setattr(compiled, "libraries", {})
-    monkeypatch.setattr(CompiledStep, "__init__", lambda *_: pytest.fail("nobody asked"))
+def test_it_is_not_used_unless_requested(monkeypatch, tiny_folder):
+    monkeypatch.setattr(CompiledStep, "__init__", lambda *_: pytest.fail("nobody requested it"))
     assert sample(load_checkpoint(tiny_folder), [[1]], max_new_tokens=3, seed=0, eos_token_id=None)
 
 
@@ -21,9 +19,10 @@ def test_it_is_not_used_unasked(monkeypatch, tiny_folder):
         ("true", r"^true -O3 .*\n.*step\.so"),  # writes no library
     ],
 )
-def test_without_a_compiler_it_says_so_and_nothing_changes(monkeypatch, compiler, message):
-    monkeypatch.setattr(compiled, "libraries", {})
+def test_without_a_compiler_the_error_has_the_command(monkeypatch, tiny_folder, compiler, message):
+    _library.cache_clear()
     monkeypatch.setenv("CC", compiler)
+    model = load_checkpoint(tiny_folder)
     with pytest.raises(RuntimeError, match=message):
-        compile_step()
-    assert not compiled.libraries
+        compile_step(model)
+    assert compiled_step(model, model.make_cache(1)) is None

@@ -50,7 +50,7 @@ def test_the_other_blocks_run(
     assert others
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(
-        "gpt2ref.generation.load_checkpoint",
+        "gpt2ref.text.load_checkpoint",
         lambda _name, **options: load_checkpoint(folder, **options),
     )
     monkeypatch.setattr(

@@ -1,0 +1,55 @@
+"""The core (config, model, conversion, sampling, generation) works without fast/ and checkpoint/."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from safetensors.torch import save_file
+
+import gpt2ref
+from conformance.checkpoints.tensors import trained_like
+from gpt2ref import GPT2Config, from_tensors, sample
+
+PROMPTS = [[1, 2, 3], [5], list(range(20, 40))]  # the last one is longer than the context
+OPTIONS = {"max_new_tokens": 15, "temperature": 0.9, "top_k": 20, "seed": 4, "eos_token_id": 7}
+SHAPE = {"vocab_size": 97, "n_positions": 13, "n_embd": 24, "n_layer": 2, "n_head": 3}
+
+CODE = f"""
+import json, sys
+import gpt2ref.model, gpt2ref.sampling, gpt2ref.generation
+from gpt2ref.config import GPT2Config
+from gpt2ref.conversion import from_hugging_face_tensors
+from safetensors.torch import load_file
+
+config = GPT2Config(**{SHAPE})
+model = gpt2ref.model.GPT2(config)
+model.load_state_dict(from_hugging_face_tensors(load_file(sys.argv[1]), config))
+print(json.dumps([gpt2ref.__file__, gpt2ref.generation.sample(model, {PROMPTS}, **{OPTIONS})]))
+"""
+
+
+def test_without_fast_and_checkpoint_it_generates_the_same_tokens(tmp_path):
+    copied = tmp_path / "gpt2ref"
+    ignored = shutil.ignore_patterns("fast", "checkpoint", "__pycache__")
+    shutil.copytree(Path(gpt2ref.__file__).parent, copied, ignore=ignored)
+    config = GPT2Config(**SHAPE)
+    tensors = trained_like(config, seed=2)
+    save_file(tensors, tmp_path / "model.safetensors")
+    # -P leaves out the current folder, and the copy comes before the installed package.
+    code = f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n{CODE}"
+    command = [sys.executable, "-P", "-c", code, str(tmp_path / "model.safetensors")]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    file, found = json.loads(result.stdout)
+    assert Path(file) == copied / "__init__.py"
+    assert found == sample(from_tensors(tensors, config), PROMPTS, **OPTIONS)
+
+
+def test_the_core_can_be_read_in_one_sitting():
+    """At most 750 lines, docstrings included."""
+    folder = Path(gpt2ref.__file__).parent
+    core = ("config", "model", "conversion", "sampling", "generation")
+    lines = {name: len((folder / f"{name}.py").read_text("utf-8").splitlines()) for name in core}
+    assert sum(lines.values()) <= 750, lines

@@ -1,0 +1,48 @@
+"""OpenMP may grant fewer threads than torch asks for, as containers and clusters configure it.
+
+OpenMP reads its environment once, so each setting runs in a process of its own.
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from gpt2ref import generate, load_checkpoint
+
+ROOT = Path(__file__).parents[2]
+LIMITED = {"OMP_THREAD_LIMIT": "1"}
+
+
+def run(*arguments: str, **environment: str) -> str:
+    """Return what `python arguments` prints with these variables, and no other of OpenMP's."""
+    others = {name: value for name, value in os.environ.items() if not name.startswith("OMP_")}
+    command = [sys.executable, "-W", "ignore", *arguments]
+    result = subprocess.run(
+        command, env=others | environment, cwd=ROOT, capture_output=True, text=True, timeout=300
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result.stdout
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        LIMITED,
+        LIMITED | {"OMP_NUM_THREADS": "3"},
+        {"OMP_THREAD_LIMIT": "3", "OMP_NUM_THREADS": "2"},
+    ],
+    ids=str,
+)
+def test_products_are_right_however_many_threads_are_granted(environment):
+    """Every matrix shape of the published sizes; `check_products` names those that are wrong."""
+    assert run("-m", "tests.shared.check_products", **environment) == "\n"
+
+
+def test_the_command_line_is_right_under_a_limit():
+    options = {"max_new_tokens": 20, "temperature": 0}
+    text = run("-m", "gpt2ref", "Once", "--dtype", "float32", "--temperature", "0",
+               "--max-new-tokens", "20", **LIMITED)  # fmt: skip
+    assert text == generate("Once", load_checkpoint("tiny").float(), **options) + "\n"
