@@ -17,7 +17,7 @@ from torch import Tensor
 
 from .plan import DTYPES
 
-# Name -> [in, out]. The blocks' are stored so, in a checkpoint; the head, which is wte, as [out, in].
+# Name -> [in, out]. Checkpoints store the blocks' so, and the head, which is wte, as [out, in].
 MATRICES = {
     "c_attn": (768, 2304),
     "attn.c_proj": (768, 768),

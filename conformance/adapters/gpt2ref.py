@@ -73,7 +73,7 @@ def load_compiled(
 
 
 class Uncached:
-    """The same model under the textbook's loop, which feeds the whole sequence each step. It has no cache to ask for."""
+    """The same model in the textbook's loop, which feeds the whole sequence each step: no cache."""
 
     def __init__(self, reference: Reference) -> None:
         self.logits = reference.logits

@@ -1,7 +1,7 @@
 """Decode steps on the CPU: the step in C, if the model has one, and a sampler for single rows.
 
-When all weights have just gone through the caches, each of torch's operators takes 10 to 100 us, and
-an operator over several rows takes longer than one operator a row.
+When all weights have just gone through the caches, each of torch's operators takes 10 to 100 us,
+and an operator over several rows takes longer than one operator a row.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The core (config, model, conversion, sampling, generation) works without fast/ and checkpoint/."""
+"""The core: config, model, conversion, sampling, generation. It works without the other modules."""
 
 import json
 import shutil

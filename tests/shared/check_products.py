@@ -1,4 +1,4 @@
-"""`python -m tests.shared.check_products`: compare a model's products with float64, in this process.
+"""`python -m tests.shared.check_products`: compare a model's products with float64.
 
 The environment decides how many threads OpenMP grants, and OpenMP reads it once, so each setting
 needs a process of its own. The exit status is 0 if every product is right.
