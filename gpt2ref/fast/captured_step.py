@@ -72,7 +72,7 @@ class CapturedDecodeSteps(DecodeSteps):
 
 
 class Captured(NamedTuple):
-    """What a captured graph has built in: buffers serve another batch only if it has the same."""
+    """Constants of a captured graph. Buffers serve only batches that have the same."""
 
     batch: int
     capacity: int
