@@ -3,9 +3,8 @@
 >>> from gpt2ref import generate
 >>> print(generate("Once upon a time", max_new_tokens=50, temperature=0.8, top_k=40, seed=0))
 
-Read the core in this order: `config`, `model`, `conversion`, `sampling`, `generation`. Around it are
-`tokenizer`, `text` and `cli`; `checkpoint` for files; and `fast` for what only speed needs. The core
-imports none of these, and works without them.
+Read the core in this order: `config`, `model`, `conversion`, `sampling`, `generation`. It works
+without the rest: `tokenizer`, `text` and `cli`; `checkpoint` for files; `fast` for speed alone.
 """
 
 from importlib.util import find_spec

@@ -1,4 +1,4 @@
-"""`python -m gpt2ref "prompt"`: the prompt and its continuation, written to the terminal as it comes."""
+"""`python -m gpt2ref "prompt"`: print the prompt, and its continuation piece by piece."""
 
 from __future__ import annotations
 

@@ -117,7 +117,7 @@ class DecodeSteps:
         return self.model(torch.tensor(token_ids, device=self.model.device)[:, None], cache)[:, -1]
 
     def choose(self, logits: Tensor, uniform: Tensor) -> Tensor:
-        """Choose one token a row: [batch, vocab], float64 [batch] -> int64 [batch], see `choose`."""
+        """Choose one token a row: [batch, vocab], float64 [batch] -> int64 [batch]."""
         return choose(logits, uniform, temperature=self.temperature, top_k=self.top_k)
 
 

@@ -1,6 +1,6 @@
-"""GPT-2, as in "Language Models are Unsupervised Multitask Learners" (2019) and OpenAI's `model.py`.
+"""GPT-2, as in "Language Models are Unsupervised Multitask Learners" and OpenAI's `model.py`.
 
-Shapes in the comments: batch; time, the tokens fed now; seen, the tokens of the longest row so far.
+Shapes in the comments: batch; time, the tokens fed now; seen, those of the longest row so far.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from .config import GPT2Config
 class KVCache:
     """The keys and values of every token fed so far, in buffers allocated once.
 
-    `keys` and `values` have shape [n_layer, batch, capacity, n_head, head_width]. `lengths` says how
-    many tokens each row holds: the next token of a row takes that position. Nothing beyond a row's
-    length is ever read, so rows may differ in length, and lowering a length forgets tokens.
+    `keys` and `values` have shape [n_layer, batch, capacity, n_head, head_width]. `lengths` counts
+    the tokens of each row: its next token takes that position. Nothing beyond a row's length is
+    ever read, so rows may differ in length, and lowering a length forgets tokens.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class CausalSelfAttention(nn.Module):
             keys[rows, positions], values[rows, positions] = k, v
             seen = mask.size(-1)
             k, v = keys[:, :seen], values[:, :seen]
-        # softmax(q k^T / sqrt(head_width)) v, where each query sees the keys that the mask leaves it
+        # softmax(q k^T / sqrt(head_width)) v; the mask says which keys each query sees
         y = F.scaled_dot_product_attention(
             q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), attn_mask=mask
         )  # [batch, n_head, time, head_width]
@@ -114,7 +114,7 @@ class Transformer(nn.Module):
         self.ln_f = nn.LayerNorm(config.n_embd, eps=config.layer_norm_epsilon)
 
     def forward(self, token_ids: Tensor, cache: KVCache | None = None) -> Tensor:
-        """int [batch, time] -> [batch, time, n_embd], after the final LayerNorm. See `GPT2.forward`."""
+        """int [batch, time] -> [batch, time, n_embd], after ln_f. Errors: see `GPT2.forward`."""
         if token_ids.dim() != 2 or 0 in token_ids.shape:
             raise ValueError(
                 f"token_ids: shape {list(token_ids.shape)}, expected [batch, time], both at least 1"
@@ -179,7 +179,7 @@ class GPT2(nn.Module):
         return KVCache(self.config, batch, capacity, device=self.device, dtype=self.dtype)
 
     def forward(self, token_ids: Tensor, cache: KVCache | None = None) -> Tensor:
-        """Logits of the next token after each given one: int [batch, time] -> [batch, time, vocab_size].
+        """Compute the next token's logits: int [batch, time] -> [batch, time, vocab_size].
 
         With a cache the given tokens follow the ones that it holds, and are added to it.
         Raises ValueError if the model, or the cache, has too few positions for them.

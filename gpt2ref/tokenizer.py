@@ -1,4 +1,4 @@
-"""GPT-2's byte-pair encoding: tiktoken's machinery, GPT-2's own merge list, read from the package (no download)."""
+"""GPT-2's byte-pair encoding: tiktoken with GPT-2's merge list, which is part of the package."""
 
 from __future__ import annotations
 
@@ -15,18 +15,20 @@ from .config import EOS
 
 VOCAB_SIZE = 50257
 
-# How text is cut into words before bytes are merged. It cuts where the pattern in OpenAI's encoder.py does,
+# Cuts text into words before bytes are merged. It cuts where the pattern in encoder.py does,
 #   's|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+
-# written so that long runs need no backtracking. Only white space still does, and there the engine has a limit.
+# but long runs need no backtracking, except white space, where the engine has a limit.
 _PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"
 _TOO_MUCH_WHITE_SPACE = 500_000
 
 
 def encode(text: str, *, allow_special: bool = False) -> list[int]:
-    """Token ids of a text. `<|endoftext|>` in it is ordinary text, unless `allow_special` makes it id 50256.
+    """Return the token ids of a text.
 
-    Raises TypeError for anything but str, and ValueError for half a million white-space characters in a row, or half a
-    surrogate pair, which is no character.
+    `<|endoftext|>` in it is ordinary text, unless `allow_special` makes it id 50256.
+
+    Raises TypeError for anything but str, and ValueError for half a million white-space characters
+    in a row, or for half a surrogate pair, which is no character.
     """
     if not isinstance(text, str):
         raise TypeError(f"text: {type(text).__name__}, expected str")
@@ -40,7 +42,8 @@ def encode(text: str, *, allow_special: bool = False) -> list[int]:
         longest = max((len(run.group()) for run in re.finditer(r"\s+", text)), default=0)
         if longest >= _TOO_MUCH_WHITE_SPACE:
             raise ValueError(
-                f"text: {longest} white-space characters in a row, expected fewer than {_TOO_MUCH_WHITE_SPACE}"
+                f"text: {longest} white-space characters in a row, "
+                f"expected fewer than {_TOO_MUCH_WHITE_SPACE}"
             )
     encoding = _encoding()
     return (
@@ -51,17 +54,17 @@ def encode(text: str, *, allow_special: bool = False) -> list[int]:
 
 
 def decode(token_ids: Sequence[int]) -> str:
-    """The text of token ids; bytes that are no UTF-8 become U+FFFD.
+    """Return the text of token ids. Bytes that are not UTF-8 become U+FFFD.
 
-    Raises TypeError for what is no integer, and ValueError for an id that is no token.
+    Raises TypeError for an id that is no integer, and ValueError for one that is no token.
     """
     return "".join(decode_pieces(token_ids))
 
 
 def decode_pieces(token_ids: Iterable[int]) -> Iterator[str]:
-    """Decode one token at a time: pieces that together are `decode(token_ids)` and never split a character.
+    """Decode one token at a time: yield the pieces of `decode(token_ids)`.
 
-    A token whose bytes end inside a character adds to the piece that completes it.
+    No piece splits a character: a token that ends inside one joins the piece that completes it.
     """
     encoding = _encoding()
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
@@ -92,10 +95,11 @@ def _encoding() -> tiktoken.Encoding:
 
 
 def _ranks() -> dict[bytes, int]:
-    """Bytes of a token -> its id: the 256 bytes, then the merges in the order in which they were learned.
+    """Return bytes of a token -> its id: the 256 bytes, then the merges in the order of learning.
 
-    vocab.bpe writes a byte as a printable character (OpenAI's encoder.py, `bytes_to_unicode`): itself if it is one in
-    Latin-1, otherwise the next free one from U+0100 on. The ids of the bytes follow the same order.
+    vocab.bpe writes a byte as a printable character (OpenAI's encoder.py, `bytes_to_unicode`): as
+    itself if it is printable in Latin-1, otherwise as the next free one from U+0100 on. The ids of
+    the bytes follow the same order.
     """
     printable = [
         *range(ord("!"), ord("~") + 1),

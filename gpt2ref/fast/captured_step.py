@@ -1,7 +1,7 @@
 """Decode steps on CUDA, where reading a token back takes longer than computing it.
 
-A step is captured as a graph that chooses its tokens and feeds itself. The host reads the tokens some
-steps later, and drops those beyond the end.
+A step is captured as a graph that chooses its tokens and feeds itself. The host reads the tokens
+some steps later, and drops those beyond the end.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class CapturedDecodeSteps(DecodeSteps):
 
 
 class Captured(NamedTuple):
-    """What a captured graph has built in: buffers serve another batch only if it has the same."""
+    """Constants of a captured graph. Buffers serve only batches that have the same."""
 
     batch: int
     capacity: int

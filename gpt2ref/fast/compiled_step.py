@@ -2,7 +2,7 @@
 
 On a CPU a row by itself takes as long as reading the weights does. Between the products of a step,
 which read them, torch's operators and Python take a fifth of the time; step.c takes next to none.
-tests/gpt2ref/test_compiled_step.py and the conformance suite compare it with the model's forward pass.
+tests/gpt2ref/test_compiled_step.py and the conformance suite compare it with the model's own pass.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Decode steps on the CPU: the step in C, if the model has one, and a sampler for single rows.
 
-When all weights have just gone through the caches, each of torch's operators takes 10 to 100 us, and
-an operator over several rows takes longer than one operator a row.
+When all weights have just gone through the caches, each of torch's operators takes 10 to 100 us,
+and an operator over several rows takes longer than one operator a row.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ def _choose_in_row(logits: Tensor, uniform: float, temperature: float, top_k: in
         return int(found.indices) if math.isfinite(found.values) else -1
     if top_k is not None and top_k < len(logits):
         token_ids = _largest(logits, top_k)
-        place = _choose_in_row(logits[token_ids], uniform, temperature, None)
-        return place if place < 0 else int(token_ids[place])
+        chosen = _choose_in_row(logits[token_ids], uniform, temperature, None)
+        return chosen if chosen < 0 else int(token_ids[chosen])
     largest = float(logits.amax())
     if not math.isfinite(largest):
         return -1

@@ -1,4 +1,4 @@
-"""Captured decode steps, which on the CPU run without being captured: same tokens as plain steps."""
+"""Captured decode steps choose the tokens of plain steps. On the CPU they run uncaptured."""
 
 import copy
 import gc

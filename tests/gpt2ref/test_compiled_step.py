@@ -1,4 +1,4 @@
-"""The decode step in C: right up to rounding, and only for the models that it was requested for."""
+"""The decode step in C: right up to rounding, and only for models with `compile_step`."""
 
 import copy
 import shutil
@@ -33,7 +33,7 @@ def load_checkpoint(*arguments, **options):
 
 
 def filled(model, rows):
-    """A cache in which all tokens of the rows but the last ones are."""
+    """Make a cache that holds all tokens of each row but the last."""
     cache = model.make_cache(len(rows), max(map(len, rows)))
     prefill(model, [row[:-1] or [0] for row in rows], cache)
     cache.lengths = [len(row) - 1 for row in rows]
@@ -45,7 +45,7 @@ def last(rows):
 
 
 def logits_of(model, rows, cache=None):
-    """As the model itself computes them, after the last token of each row."""
+    """Compute the logits after the last token of each row with the model itself."""
     return model(
         torch.tensor(last(rows))[:, None], filled(model, rows) if cache is None else cache
     )[:, -1]
@@ -57,7 +57,7 @@ def furthest(logits, truth):
 
 @st.composite
 def shapes_and_rows(draw, multiple_of=1):
-    """Any shape, most of them none that C's loops come out even with, and rows of tokens of any lengths."""
+    """Draw any shape, few of which are multiples of C's vectors, and rows of any lengths."""
     n_head = draw(st.integers(1, 5))
     config = GPT2Config(
         vocab_size=draw(st.integers(30, 70)),
@@ -78,7 +78,7 @@ LARGE = (
 
 
 def of_a_batch(model):
-    """Logits, keys and values of 32 rows of random tokens, by torch."""
+    """Compute logits, keys and values of 32 rows of random tokens with torch."""
     shape = 32, model.config.n_positions
     token_ids = torch.randint(
         model.config.vocab_size, shape, generator=torch.Generator().manual_seed(0)
@@ -88,7 +88,7 @@ def of_a_batch(model):
 
 
 def allowed_errors(model, exact):
-    """The suite's policy, from the errors that torch makes in all of a batch: those of one token may happen to be tiny."""
+    """Apply the suite's policy to torch's errors in a batch; those of one token may be tiny."""
     pairs = zip(of_a_batch(model), of_a_batch(exact), strict=True)
     return [
         allowed_error(
@@ -131,7 +131,7 @@ def test_in_bfloat16_it_is_as_near_to_the_truth_as_torch(case, n_threads):
     logits, truth = step(last(rows)), logits_of(exact, rows, exact_cache)
     assert logits.dtype == torch.float32
     assert furthest(logits, truth) <= allowed_errors(model, exact)[0]
-    # What the first block's keys are made of is the same in both, so all that they are off is their own rounding: half a step.
+    # The first block's keys have the same inputs in both, so only their own rounding differs.
     for row, position in enumerate(len(each) - 1 for each in rows):
         ours, truth = cache.keys[0, row, position].double(), exact_cache.keys[0, row, position]
         assert (
@@ -146,7 +146,7 @@ def test_in_bfloat16_it_is_as_near_to_the_truth_as_torch(case, n_threads):
 def test_tokens_are_those_of_the_textbooks_loop(
     tiny_folder, monkeypatch, prompts, temperature, top_k
 ):
-    """Past the context too, where nothing is left for a step to do."""
+    """They are also past the context, where no step is taken."""
     model, steps = load_checkpoint(tiny_folder), []
     monkeypatch.setattr(
         CompiledStep,
@@ -176,7 +176,7 @@ def test_tokens_of_the_model_that_comes_with_the_package(dtype):
 
 
 def test_weights_that_would_have_to_be_copied_are_left_to_torch():
-    """A new nn.Linear's matrices, and nanoGPT's, are [out, in]."""
+    """The matrices of a new nn.Linear, and of nanoGPT, are stored as [out, in]."""
     model = with_step(GPT2(CONFIG).requires_grad_(False))
     assert compiled_step(model, model.make_cache(1)) is None
 
@@ -236,7 +236,7 @@ def test_numbers_in_the_middle_of_two_are_rounded_to_the_even_one():
 
 
 def test_scores_may_be_large():
-    """Larger than what an exponential can be of."""
+    """An exponential of these scores would overflow."""
     tensors = {
         key: 40 * tensor if "c_attn.weight" in key else tensor for key, tensor in TENSORS.items()
     }

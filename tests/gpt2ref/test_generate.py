@@ -71,7 +71,7 @@ def test_a_row_gets_what_it_gets_alone_whatever_its_neighbours_do(tiny, temperat
 
 
 def test_rows_that_end_early_past_the_context_leave_the_others_alone(tiny):
-    """Rows of every length end at every step: what one leaves in the cache must not reach another."""
+    """Rows of every length end at every step. What they leave in the cache reaches no other row."""
     prompts = [
         list(range(start, start + length))
         for start, length in enumerate([1, 4, 9, 12, 13, 14, 25, 2])

@@ -1,4 +1,4 @@
-"""What `sample`, `generate` and `stream` refuse, and that they do it before any work."""
+"""`sample`, `generate` and `stream` refuse bad arguments before any work."""
 
 import copy
 import math

@@ -32,7 +32,7 @@ def test_fed_in_any_pieces_the_logits_are_those_of_the_whole(tiny, token_ids, cu
 @pytest.mark.parametrize("lengths", [[0, 0], [3, 3], [0, 3]], ids=str)
 @pytest.mark.parametrize("time", [1, 4])
 def test_attention_is_never_the_slow_kind(tiny, lengths, time):
-    """Which writes every score down, and makes a prompt of 960 tokens take 1.7 times as long."""
+    """The slow kind stores every score: a prompt of 960 tokens takes 1.7 times as long."""
     cache = tiny.make_cache(batch=2)
     cache.lengths = lengths
     with sdpa_kernel(SDPBackend.FLASH_ATTENTION):  # an error, if it can't be
@@ -80,7 +80,7 @@ def test_a_cache_holds_exactly_its_capacity(tiny, token_ids):
         tiny(token_ids[:, :1], cache)
 
 
-def test_a_cache_has_room_for_every_position_unless_told_otherwise(tiny):
+def test_a_cache_has_room_for_every_position_by_default(tiny):
     assert tiny.make_cache(batch=1).capacity == tiny.config.n_positions
     assert tiny(torch.zeros(1, 13, dtype=torch.int64), tiny.make_cache(1)).shape == (1, 13, 97)
 

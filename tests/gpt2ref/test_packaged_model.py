@@ -94,7 +94,10 @@ def test_the_command_line_speaks_too() -> None:
 
 @pytest.mark.parametrize("prompt", [PROMPT, ""])
 def test_it_ends_most_of_its_stories_by_itself(prompt: str) -> None:
-    """The card has 97 and 95 of 100. Of 40 that end with a chance of 0.9 each, fewer than 29 do once in 2000 times."""
+    """Its README counts 97 and 95 of 100.
+
+    Of 40 that end with a chance of 0.9 each, fewer than 29 end once in 2000 times.
+    """
     model = load_checkpoint("tiny", dtype=torch.float32)
     token_ids = encode(prompt) or [EOS]
     room = model.config.n_positions - len(token_ids)
@@ -103,7 +106,7 @@ def test_it_ends_most_of_its_stories_by_itself(prompt: str) -> None:
 
 
 def test_its_words_are_the_likelier_ones() -> None:
-    """Better than any order of the words that knows nothing: a text against the same words shuffled."""
+    """A text is likelier than the same words shuffled."""
     model = load_checkpoint("tiny", dtype=torch.float32)
 
     def loss(text: str) -> float:

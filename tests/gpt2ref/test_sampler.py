@@ -143,7 +143,7 @@ def test_a_draw_needs_no_probabilities_that_sum_to_one():
 
 
 def test_a_draw_forgives_sums_that_rounding_makes_grow_at_a_token_of_probability_zero(monkeypatch):
-    """As sums may that a device computes in parallel; here they are given."""
+    """A device that sums in parallel may round so. Here the sums are given."""
     monkeypatch.setattr(torch.Tensor, "cumsum", lambda *_: row([0.25, 0.25 + 2**-54, 1.0]))
     assert draw(row([0.25, 0.0, 0.75]), at(0.25)).tolist() == [0]
 

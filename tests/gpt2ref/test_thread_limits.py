@@ -4,11 +4,13 @@ OpenMP reads its environment once, so each setting runs in a process of its own.
 """
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from gpt2ref import generate, load_checkpoint
 
@@ -41,8 +43,20 @@ def test_products_are_right_however_many_threads_are_granted(environment):
     assert run("-m", "tests.shared.check_products", **environment) == "\n"
 
 
-def test_the_command_line_is_right_under_a_limit():
-    options = {"max_new_tokens": 20, "temperature": 0}
-    text = run("-m", "gpt2ref", "Once", "--dtype", "float32", "--temperature", "0",
-               "--max-new-tokens", "20", **LIMITED)  # fmt: skip
-    assert text == generate("Once", load_checkpoint("tiny").float(), **options) + "\n"
+@pytest.mark.parametrize(
+    ("options", "environment"),
+    [
+        ([], LIMITED),
+        pytest.param(
+            ["--compile"],
+            LIMITED | {"OMP_NUM_THREADS": "3"},
+            marks=pytest.mark.skipif(not shutil.which("cc"), reason="there is no C compiler"),
+        ),
+    ],
+    ids=["plain", "compiled"],
+)
+def test_the_command_line_is_right_under_a_limit(options, environment):
+    command = ["-m", "gpt2ref", "Once", "--dtype", "float32", "--temperature", "0"]
+    text = run(*command, "--max-new-tokens", "20", *options, **environment)
+    model = load_checkpoint("tiny", dtype=torch.float32)
+    assert text == generate("Once", model, temperature=0, max_new_tokens=20) + "\n"

@@ -1,4 +1,4 @@
-"""Any text and any ids: what is no text and no token is refused, everything else comes back whole."""
+"""Any text and any ids: only what is no text or no token is refused; the rest round-trips."""
 
 import re
 
