@@ -48,9 +48,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_cmdline_main(config: pytest.Config) -> int | None:
     option = config.option
-    has_xdist = getattr(option, "numprocesses", 0) is None
-    if option.defects == "all" and has_xdist and not hasattr(config, "workerinput"):
+    processes = getattr(option, "numprocesses", 0)  # None: pytest-xdist is there, and not asked for
+    if option.defects == "all" and processes is None and not hasattr(config, "workerinput"):
         option.numprocesses, option.dist = os.cpu_count(), "loadgroup"
+    elif processes and option.dist == "no":
+        option.dist = "loadfile"  # the tests of a file share what takes long to make
     if not option.list_requirements:
         return None
     for each in REQUIREMENTS.values():
