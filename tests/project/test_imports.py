@@ -17,6 +17,9 @@ ALLOWED = {
     "benchmarks": {"gpt2ref", "conformance", "benchmarks"},
 }
 
+# The core of gpt2ref, which runs without the folders `fast` and `checkpoint`.
+CORE = ("config", "model", "conversion", "sampling", "generation")
+
 
 def name_of(path: Path) -> str:
     parts = path.relative_to(ROOT).with_suffix("").parts
@@ -104,3 +107,10 @@ def test_imports_go_one_way(package: str) -> None:
         packages = {name.split(".")[0] for name in names}
         assert packages & {*ALLOWED, "tests", "training"} <= ALLOWED[package], module
         assert package != "gpt2ref" or "transformers" not in packages, module
+
+
+def test_the_core_imports_neither_fast_nor_checkpoint() -> None:
+    edges = graph()
+    for name in CORE:
+        outside = edges[f"gpt2ref.{name}"] - {f"gpt2ref.{other}" for other in CORE}
+        assert not outside, name
