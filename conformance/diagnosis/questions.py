@@ -1,7 +1,8 @@
-"""Questions that known defects answer differently, and when two answers are the same.
+"""Questions that known defects answer differently.
 
-Every question goes to an implementation that has just loaded the question's checkpoint. They are those of the suite's
-tests in short: the probes' designs, files of every kind, pieces of a sequence, scripts, dice, texts.
+An implementation that is asked a question has just loaded the question's checkpoint. The questions
+are those of the suite's tests in short: the probes' designs, files of every kind, pieces of a
+sequence, scripts, dice, texts.
 """
 
 from __future__ import annotations
@@ -34,62 +35,38 @@ from ..checkpoints.tensors import (
     write_sparse_checkpoint,
 )
 from ..outcomes import NotApplicable
-from ..probes import experiment as probes
-from ..probes.experiment import PROBE, Design, Experiment
+from ..probes.designs import ALL, DESIGNS, PROBE, SEED, Design
+from ..probes.experiment import Experiment
 
-SHOWN = torch.cat(
-    [torch.arange(0, EOS, 523), torch.tensor([EOS])]
-)  # of the logits, as all of them would be too many
+# The tokens whose logits are compared, as all logits would be too many.
+SHOWN = torch.cat([torch.arange(0, EOS, 523), torch.tensor([EOS])])
 REFUSED, CRASHED = "refused", "crashed"
 SMALLEST = replace(SMALL, n_layer=2, n_positions=13)
 WIDE_HEADS = replace(SMALLEST, n_embd=128, n_head=2)  # 64, as in all published sizes
 IDS = random_token_ids(SMALLEST, batch=3, time=7, seed=5)
-DRAWS = 16, 32  # rows and steps of a throw
+DRAWS = 16, 32  # rows and steps of one draw
 
 
 class Frequencies(Counter[int]):
-    """Tokens that were drawn."""
+    """How often each token was drawn."""
 
 
 @dataclass(frozen=True)
 class Question:
-    """`about`: what an error must name to be a refusal and no crash; empty where any error will do."""
+    """A question, the checkpoint for it, and the dtype it is asked in (None: the one judged).
+
+    `about`: words of which an error must have one to count as a refusal and not as a crash; empty
+    where any error is a refusal.
+    """
 
     name: str
     write: Callable[[Path], Path]
     ask: Callable[[Judged], Any]
-    dtype: torch.dtype | None = None  # None: the one that is judged
+    dtype: torch.dtype | None = None
     about: tuple[str, ...] = ()
 
 
-def same(a: Any, b: Any, rounding: float) -> bool:
-    """Whether two answers are the same: to rounding if they are logits, to chance if they were drawn."""
-    if isinstance(a, Frequencies) and isinstance(b, Frequencies):
-        n = sum(a.values())
-        return n == sum(b.values()) and all(
-            _frequency_same(a[token], b[token], n) for token in a | b
-        )
-    if isinstance(a, Tensor) and isinstance(b, Tensor):
-        if a.shape != b.shape or not torch.equal(a.isfinite(), b.isfinite()):
-            return False
-        a, b = (each.nan_to_num(posinf=0, neginf=0) for each in (a, b))
-        return bool(((a - b).abs() <= rounding * max(largest(a), largest(b))).all())
-    if isinstance(a, (list, tuple)) and isinstance(b, (list, tuple)):
-        return len(a) == len(b) and all(same(x, y, rounding) for x, y in zip(a, b, strict=True))
-    return type(a) is type(b) and bool(a == b)
-
-
-def largest(numbers: Tensor) -> float:
-    return float(numbers.abs().max()) if numbers.numel() else 0.0
-
-
-def _frequency_same(a: int, b: int, n: int) -> bool:
-    """Two binomials of n draws: a difference beyond five standard deviations has a chance below 1e-6."""
-    p = (a + b) / (2 * n)
-    return abs(a - b) <= 5 * math.sqrt(2 * n * p * (1 - p)) + 1
-
-
-# What is asked.
+# The questions' answers.
 
 
 def _logits(token_ids: Tensor, judged: Judged) -> Tensor:
@@ -145,34 +122,34 @@ def _ragged(prompts: list[list[int]], judged: Judged) -> list[list[int]]:
 
 
 def _draws(judged: Judged, top_k: int | None) -> bool:
-    """Whether anything is drawn."""
+    """Return whether anything is drawn."""
     return bool(
         judged.generate(torch.full((2, 1), 5), max_new_tokens=2, temperature=5.0, top_k=top_k)
     )
 
 
-def _thrown(judged: Judged, **options: Any) -> Frequencies:
+def _drawn(judged: Judged, **options: Any) -> Frequencies:
     rows = judged.generate(torch.full((DRAWS[0], 1), 5), max_new_tokens=DRAWS[1], **options)
     return Frequencies(token for row in rows for token in row)
 
 
 def _seeds(judged: Judged) -> list[bool]:
-    def throw(seed: int) -> list[list[int]]:
+    def draw(seed: int) -> list[list[int]]:
         return judged.generate(torch.full((4, 1), 5), max_new_tokens=16, temperature=1.0, seed=seed)
 
     before = torch.get_rng_state()
-    first = throw(11)
+    first = draw(11)
     moved = not torch.equal(before, torch.get_rng_state())
     torch.rand(3)
     rows_alike, steps_alike = (
         all(row == first[0] for row in first),
         all(len(set(row)) == 1 for row in first),
     )
-    return [moved, throw(11) == first, throw(12) == first, rows_alike, steps_alike]
+    return [moved, draw(11) == first, draw(12) == first, rows_alike, steps_alike]
 
 
 def _trace(judged: Judged) -> bool:
-    """Whether logits are the same after a call of generate, bit by bit."""
+    """Return whether logits are bit by bit the same after a call of generate."""
     before = judged.logits(IDS)
     judged.generate(IDS, max_new_tokens=3, temperature=1.0)
     return torch.equal(judged.logits(IDS), before)
@@ -190,7 +167,7 @@ def _decoded(token_ids: list[int], judged: Judged) -> str:
     return judged.decode(token_ids)
 
 
-# On which checkpoints.
+# The questions' checkpoints.
 
 
 def _design(design: Design, folder: Path) -> Path:
@@ -203,7 +180,7 @@ def _plain(folder: Path, config: GPT2Config = SMALLEST) -> Path:
 
 
 def _wide(folder: Path) -> Path:
-    """Wide as gpt2-large, and of one layer."""
+    """Write a checkpoint as wide as gpt2-large, with one layer."""
     return write_sparse_checkpoint(folder, replace(SMALLEST, n_embd=1280, n_head=20, n_layer=1))
 
 
@@ -255,10 +232,21 @@ FOLLOWERS = {A: EOS, B: C, C: B, EOS: B}
 
 
 def questions() -> Iterator[Question]:
-    for design in (design for design in vars(probes).values() if isinstance(design, Design)):
-        ids = random_token_ids(PROBE, batch=2, time=9, seed=probes.SEED)
+    """Yield all questions."""
+    yield from _of_logits()
+    yield from _of_files()
+    yield from _of_the_cache()
+    yield from _of_generation()
+    yield from _of_stopping()
+    yield from _of_sampling()
+    yield from _of_text()
+
+
+def _of_logits() -> Iterator[Question]:
+    ids = random_token_ids(PROBE, batch=2, time=9, seed=SEED)
+    for design in DESIGNS:
         yield Question(design.name, partial(_design, design), partial(_logits, ids))
-    whole = partial(_design, probes.ALL)
+    whole = partial(_design, ALL)
     yield Question(
         "as many tokens as positions",
         whole,
@@ -276,6 +264,8 @@ def questions() -> Iterator[Question]:
         partial(_logits, random_token_ids(long, 1, 1024)),
     )
 
+
+def _of_files() -> Iterator[Question]:
     for name, change in FILES.items():
         yield Question(f"a file {name}", partial(_changed, change), partial(_logits, IDS))
     for name, fields in FIELDS.items():
@@ -287,6 +277,8 @@ def questions() -> Iterator[Question]:
     yield Question("the weights", _plain, _weights)
     yield Question("a width of a published size", _wide, _shapes)
 
+
+def _of_the_cache() -> Iterator[Question]:
     for sizes in [(2, 1, 3), (1, 5), (4, 1, 1)]:
         yield Question(f"pieces of {sizes}", _plain, partial(_pieces, sizes))
     yield Question("pieces in bfloat16", _plain, partial(_pieces, (2, 1, 3)), torch.bfloat16)
@@ -296,6 +288,8 @@ def questions() -> Iterator[Question]:
     yield Question("branches", _plain, _branches)
     yield Question("prompts in turn", _plain, _prompts_in_turn)
 
+
+def _of_generation() -> Iterator[Question]:
     yield Question("greedy", _plain, partial(_new, IDS, 5))
     yield Question("top_k=1 of each row", _plain, partial(_new, IDS, 3, temperature=1.0, top_k=1))
     yield Question("the context filled", _plain, partial(_new, IDS[:, :6], 7))
@@ -313,6 +307,8 @@ def questions() -> Iterator[Question]:
     )
     yield Question("a trace", _plain, _trace)
 
+
+def _of_stopping() -> Iterator[Question]:
     said = partial(_script, by_position(SAYING + [A] * (SCRIPT.n_positions - len(SAYING))), SCRIPT)
     for n in (0, 1, 5, 6):
         yield Question(f"a script for {n} tokens", said, partial(_new, torch.tensor([[2, 3]]), n))
@@ -322,31 +318,33 @@ def questions() -> Iterator[Question]:
     )
     yield Question("EOS in the prompt", followed, partial(_new, torch.tensor([[EOS, B]]), 4))
 
-    thrown = partial(_script, dice(FACES), DICE)
+
+def _of_sampling() -> Iterator[Question]:
+    drawn = partial(_script, dice(FACES), DICE)
     for options in (
         {"temperature": 0.5, "top_k": 40},
         {"temperature": 2.0, "top_k": 2},
         {"temperature": 1.0, "top_k": None},
     ):
-        yield Question(f"dice with {options}", thrown, partial(_thrown, **options))
+        yield Question(f"dice with {options}", drawn, partial(_drawn, **options))
     short = partial(_new, torch.tensor([[5], [5]]), 4, greedy_by_top_k=False)
     for options in (
         {"temperature": 0.0},
         {"temperature": 0.0, "top_k": 3},
         {"temperature": 1.0, "top_k": 1},
     ):
-        yield Question(f"dice with {options}", thrown, partial(short, **options), about=TEMPERATURE)
+        yield Question(f"dice with {options}", drawn, partial(short, **options), about=TEMPERATURE)
     for top_k in (0, 50257, 50258, None):
-        yield Question(
-            f"dice with top_k={top_k}", thrown, partial(_draws, top_k=top_k), about=TOP_K
-        )
-    yield Question("seeds", thrown, _seeds)
+        yield Question(f"dice with top_k={top_k}", drawn, partial(_draws, top_k=top_k), about=TOP_K)
+    yield Question("seeds", drawn, _seeds)
     yield Question(
         "NaN",
         partial(_script, dice({17: 1.0, 300: math.nan}), DICE),
-        partial(_thrown, temperature=1.0),
+        partial(_drawn, temperature=1.0),
     )
 
+
+def _of_text() -> Iterator[Question]:
     text = partial(_script, blank(DICE), DICE)
     for words in ("It's  a 4444 \n\n test: naïve 🙂.", "a<|endoftext|>b"):
         yield Question(f"encode {words!r}", text, partial(_encoded, words))
@@ -358,7 +356,7 @@ def questions() -> Iterator[Question]:
 def answer(
     question: Question, load: Callable[..., Judged], folder: Path, dtype: torch.dtype
 ) -> Any:
-    """What comes of it: logits, tokens, text; REFUSED or CRASHED for an error; None if it does not apply."""
+    """Return logits, tokens or text; REFUSED or CRASHED for an error; None if not applicable."""
     try:
         return question.ask(load(folder, dtype=question.dtype or dtype))
     except NotApplicable:

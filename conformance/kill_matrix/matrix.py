@@ -17,7 +17,6 @@ from gpt2ref import __version__
 
 from .. import defects
 from ..defects import DEFECTS, EQUIVALENT, VARIANTS, Entry
-from ..defects.parts import Parts
 from ..requirements import REQUIREMENTS
 from ..verdict.judgement import ERRORED, FAILED, NOT_RUN, VARIANT, Judgement
 
@@ -33,27 +32,16 @@ _SAMPLER = frozenset({"check", "generators", "uniform", "next_token", "probabili
 _LOOP = frozenset(
     {"generate", "generate_ragged", "ends_at_once", "ends", "next_logits", "padding", "crop"}
 )
-_LOADING = frozenset({"configure", "read", "load", "state_dict"})
+_LOADING = frozenset({"configure", "read", "convert", "state_dict"})
 # Of tokens fed one by one, which need not be what the same tokens are at once.
-_FEEDING = frozenset({"prefill", "step", "remember", "positions", "mask"})
-_PARTS_OF = {
+_FEEDING = frozenset({"prefill", "step", "extend", "positions", "mask"})
+_STEPS_OF = {
     "keys": _LOADING,
     "text": _TEXT,
     "sampling": _SAMPLER,
     "eos": _LOOP,
     "generation": _LOOP | _FEEDING,
 }
-
-
-def steps(entry: Entry) -> set[str]:
-    """The methods of Parts that a defect replaces."""
-    own = entry.parts.__mro__[: entry.parts.__mro__.index(Parts)]
-    return {
-        name
-        for kind in own
-        for name in vars(kind)
-        if hasattr(Parts, name) and not name.startswith("__")
-    }
 
 
 def asked(entry: Entry, requirement: str) -> bool:
@@ -64,14 +52,14 @@ def asked(entry: Entry, requirement: str) -> bool:
     that are generated, to their frequencies and to where a text ends is a consequence of wrong logits. What must not be
     flagged is asked for all of it but frequencies, unless it is a sampler.
     """
-    asked_for, replaced = REQUIREMENTS[requirement], steps(entry)
+    asked_for, replaced = REQUIREMENTS[requirement], entry.steps
     if requirement == entry.requirement:
         return True
     if requirement in LARGE | NEVER:
         return False
     if entry.id not in DEFECTS:
         return asked_for.family != "sampling" or bool(replaced & _SAMPLER)
-    for family, steps_of_it in _PARTS_OF.items():
+    for family, steps_of_it in _STEPS_OF.items():
         if asked_for.family == family:
             return bool(replaced & steps_of_it)
     return not replaced <= _TEXT | _SAMPLER | _LOOP

@@ -16,7 +16,7 @@ from conformance.requirements import REQUIREMENTS
 from conformance.verdict.judgement import OUTCOMES
 from tests.conformance.test_verdict import ADAPTERS, ROOT, judge
 
-ERF, RIGHT = f"{ADAPTERS}:gelu_erf", f"{ADAPTERS}:logits_only"
+ERF, RIGHT = "conformance.defects:gelu-erf", f"{ADAPTERS}:logits_only"
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""The catalogue of wrong GPT-2s: each is caught by what it names, and what is no mistake is not."""
+"""The catalogue: each defect is caught by the requirement it names, and nothing else is flagged."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from conformance.defects import DEFECTS, EQUIVALENT, FAMILIES, VARIANTS
-from conformance.kill_matrix.matrix import ENTRIES, LARGE, NEVER, Matrix, asked, steps
+from conformance.kill_matrix.matrix import ENTRIES, LARGE, NEVER, Matrix, asked
 from conformance.requirements import REQUIREMENTS
 from conformance.verdict.judgement import ERRORED, FAILED, PASSED, VARIANT
 from tests.conformance.test_verdict import judge, section
@@ -27,9 +27,7 @@ def test_every_entry_says_what_it_is() -> None:
         assert entry.what.endswith("."), entry.id
         assert len(entry.source) > 10, entry.id
         assert entry.family in FAMILIES
-        assert steps(entry) or entry.id == "dropout-of-zero", (
-            f"{entry.id} replaces no step of Parts"
-        )
+        assert entry.steps, f"{entry.id} overrides no step of CompleteGPT2"
 
 
 def test_every_requirement_that_can_be_asked_is_asked_of_some_defect() -> None:
@@ -48,10 +46,10 @@ def test_a_large_shape_is_asked_of_those_that_name_it_alone() -> None:
 
 def test_the_right_one_that_they_are_made_of_passes() -> None:
     chosen = "not full_context and not 124m and not published_sizes"
-    run = judge("conformance", "-k", chosen, "--implementation", "conformance.defects.parts:Parts")
-    assert "no deviation from GPT-2 found" in section(
-        run.stdout, "conformance.defects.parts:Parts"
-    ), run.stdout[-3000:]
+    run = judge("conformance", "-k", chosen, "--implementation", "conformance.defects.complete")
+    assert "no deviation from GPT-2 found" in section(run.stdout, "conformance.defects.complete"), (
+        run.stdout[-3000:]
+    )
 
 
 def test_some_of_each_kind_are_caught_and_what_is_no_mistake_is_not(tmp_path: Path) -> None:
@@ -86,7 +84,7 @@ def test_one_can_be_judged_like_any_implementation_and_is_called_by_its_name() -
         "conformance/test_eos.py", "conformance/test_probes.py", "--implementation", adapter
     )
     verdict = section(run.stdout, adapter)
-    assert "reads activation: erf-GELU" in verdict
+    assert "reads gelu-erf; GPT-2 has tanh-GELU" in verdict
     assert (
         "indistinguishable from: gelu-erf\n    gelu-erf: Exact (erf) GELU instead of the tanh form"
         in verdict

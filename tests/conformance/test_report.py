@@ -32,7 +32,7 @@ from gpt2ref import __version__
 from tests.conformance.test_verdict import ADAPTERS, ROOT, judge, section
 
 SCHEMA = json.loads((ROOT / "conformance/verdict/report.schema.json").read_text(encoding="utf-8"))
-ERF, RIGHT = f"{ADAPTERS}:gelu_erf", f"{ADAPTERS}:logits_only"
+ERF, RIGHT = "conformance.defects:gelu-erf", f"{ADAPTERS}:logits_only"
 SELECTION = "activation or c_fc-bias or epsilon-ln_1 or prefix or test_middle"
 VOID = {"meta", "br", "wbr"}
 
