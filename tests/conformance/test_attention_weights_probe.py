@@ -1,4 +1,4 @@
-"""The attention matrix that is read out of logits: right where it is right, and what is wrong with it said in words."""
+"""The attention weights read out of logits: a right matrix passes, a wrong one is described."""
 
 from __future__ import annotations
 
@@ -130,7 +130,8 @@ def test_rotary_positions_are_seen() -> None:
     adapter = Wrong(lambda model: model.transformer.h[0].attn.c_attn.register_forward_hook(rotated))
     found, _ = judged(adapter, layer=0)
     assert found.startswith(
-        "layer 0, head 0: position 1 sees 0..1 with weights 0.4978, 0.5022; GPT-2's sees 0..1 with 0.5"
+        "layer 0, head 0: position 1 sees 0..1 with weights 0.4978, 0.5022; "
+        "GPT-2's sees 0..1 with 0.5"
     )
 
 
@@ -167,7 +168,8 @@ def test_an_uneven_attention_is_told_by_its_weights() -> None:
 
     found, _ = judged(Wrong(masked_by(0, twice_the_first)), layer=0)
     assert found.startswith(
-        "layer 0, head 0: position 1 sees 0..1 with weights 0.6667, 0.3333; GPT-2's sees 0..1 with 0.5"
+        "layer 0, head 0: position 1 sees 0..1 with weights 0.6667, 0.3333; "
+        "GPT-2's sees 0..1 with 0.5"
     )
 
 
@@ -202,7 +204,8 @@ def test_what_is_no_number_is_told() -> None:
 
     found, _ = judged(Wrong(masked_by(1, nothing_left)))
     assert found.startswith(
-        "layer 1, head 0: position 3 sees 0..15 with nan each; GPT-2's sees 0..3 with 0.25 each. inf times"
+        "layer 1, head 0: position 3 sees 0..15 with nan each; "
+        "GPT-2's sees 0..3 with 0.25 each. inf times"
     )
 
 

@@ -1,4 +1,4 @@
-"""A wrong GPT-2 gets the id of the known defect that it is; an unknown one the stage that is wrong."""
+"""A wrong GPT-2 gets the id of the known defect that it has, or else the stage that is wrong."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ from conformance.diagnosis.diagnose import Diagnosis, diagnosed
 # One of each family. All of them, and pairs by chance: python -m conformance.studies.diagnosis
 SINGLE = (
     "square-proj-untransposed", "partial-load-accepted", "ln-eps-wrong-in-ln_1", "cache-not-reset",
-    "batch-frozen-at-first-call", "temperature-multiplied", "eos-kept", "special-injection", "tf32-or-autocast",
+    "batch-frozen-at-first-call", "temperature-multiplied", "eos-kept", "special-injection",
+    "tf32-or-autocast",
 )  # fmt: skip
 PAIRS = (("no-ln-f", "no-scale"), ("eos-any-row", "position-not-offset"))
 

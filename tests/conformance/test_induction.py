@@ -1,4 +1,4 @@
-"""The induction program catches generation whose mask, positions or cache are wrong, and a right one passes."""
+"""The induction script catches a wrong mask, wrong positions and a wrong cache in generation."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def first_row_for_all(checkpoint: str, **options: Any) -> Any:
     return right
 
 
-# Fault -> an adapter that has it, the row that is reported, the number of its tokens that are right.
+# Fault -> an adapter that has it, the row reported, and how many of its tokens are right.
 FAULTS: dict[str, tuple[Load, int, int]] = {
     "no mask": (masked_by(torch.ones_like), 1, 0),
     "no mask in the first layer": (masked_by(torch.ones_like, layers=(0,)), 1, 0),

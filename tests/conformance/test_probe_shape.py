@@ -1,4 +1,4 @@
-"""`--probe-shape`: a GPT-2 that has a published shape built in is asked for that shape, and for nothing else."""
+"""`--probe-shape`: a GPT-2 with a published shape built in is asked for that shape alone."""
 
 from __future__ import annotations
 
@@ -54,7 +54,10 @@ def test_what_has_the_shape_built_in_is_judged_in_it() -> None:
         assert "keys.missing: not applicable has the 124M shape built in" in verdict
         assert "blocks.n-inner: not applicable the published shapes have" in verdict
     assert f"{adapters[0]}: no deviation from GPT-2 found." in verdicts[0]
-    found = "activation.curve: FAILED asked: The MLP's activation is GELU in its tanh form. found: reads gelu-erf;"
+    found = (
+        "activation.curve: FAILED asked: The MLP's activation is GELU in its tanh form. "
+        "found: reads gelu-erf;"
+    )
     assert found in verdicts[1]
     assert f"FAILED conformance/test_probes.py::test_activation_curve[{adapters[1]}]" in run.stdout
     assert f"{adapters[1]}: NOT a right GPT-2." in verdicts[1]

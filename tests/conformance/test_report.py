@@ -93,7 +93,7 @@ def test_the_report_says_what_was_judged_where_and_what_came_of_it(
 def test_a_failure_has_its_finding_its_reading_and_its_command(report: dict[str, Any]) -> None:
     row = rows(report, ERF)["activation.curve"]
     assert row["outcome"] == "failed"
-    assert any("erf-GELU" in finding["read"] for finding in row["findings"])
+    assert any("gelu-erf" in finding["read"] for finding in row["findings"])
     options = f"--implementation {ERF} --dtype float32"
     assert all(options in finding["again"] for finding in row["findings"])
     (reading,) = [each for each in row["readings"] if each["quantity"] == "activation"]
@@ -321,7 +321,7 @@ def test_a_page_of_two_reports_in_a_browser(report: dict[str, Any], tmp_path: Pa
         "Not a right GPT-2",
         "No deviation from GPT-2 found",
         "bfloat16 on cpu",
-        "erf-GELU",
+        "gelu-erf",
     ):
         assert words in dom
     assert dom.count('class="verdict ') == 4
