@@ -14,7 +14,8 @@ from torch import Tensor
 from ..adapters.protocol import Judged
 from ..defects import VARIANTS, CompleteGPT2, combined
 from ..judging.oracle import FACTOR, FLOOR_ULPS
-from .questions import Frequencies, Question, answer, questions
+from .asking import Frequencies
+from .questions import Question, answer, questions
 
 Load = Callable[..., Judged]
 

@@ -266,6 +266,5 @@ def test_the_other_programs_have_its_name(with_suite: Path, outside: Path) -> No
     assert "python -m gpt2ref_conformance.pages.report_page reads it" in helped
     one = ("gpt2ref_conformance.defects:gelu-erf", "-k", "curve")
     assert (
-        "reads gelu-erf"
-        in run(with_suite / "gpt2-conformance", *one, cwd=outside, status=1).stdout
+        "reads gelu-erf" in run(with_suite / "gpt2-conformance", *one, cwd=outside, status=1).stdout
     )
