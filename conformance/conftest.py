@@ -18,7 +18,7 @@ from . import options
 from .adapters.adapter import Adapter
 from .checkpoints.tensors import DICE, SMALL, Tensors, trained_like, write_checkpoint
 from .options import DTYPES
-from .probes.experiment import PROBE
+from .probes.designs import PROBE
 from .requirements import REQUIREMENTS
 from .verdict.plugin import READING, VerdictPlugin
 

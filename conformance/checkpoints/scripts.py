@@ -1,9 +1,10 @@
-"""Checkpoints that say what we choose: generation programmed by weights.
+"""Checkpoints that generate chosen tokens: the weights are the program.
 
-The words of a script are codes, +1 in one residual dimension and -1 in the next, so that they are orthogonal to each
-other and have mean zero. The final LayerNorm scales whatever code is largest in the residual stream to a fixed length,
-and the tied head reads it back: with width 64 and gain 4 the chosen token's logit is 45, every other token's below 2.
-The chance of another token, at temperature 1 and over the whole vocabulary, is 50257 e^-43 < 2e-14 a step.
+The words of a script are codes, +1 in one residual dimension and -1 in the next, so they are
+orthogonal to each other and have mean zero. The final LayerNorm scales the largest code in the
+residual stream to a fixed length, and the tied head reads it back: with width 64 and gain 4 the
+chosen token's logit is 45, and that of every other token below 2. At temperature 1 and over the
+whole vocabulary, the chance of another token is 50257 e^-43 < 2e-14 for each step.
 """
 
 from __future__ import annotations
@@ -19,15 +20,16 @@ from .tensors import DICE, Tensors, blank
 
 SCRIPT = GPT2Config(n_positions=32, n_embd=64, n_layer=2, n_head=4)
 INDUCTION = GPT2Config(n_positions=32, n_embd=128, n_layer=2, n_head=2)
-_LOUD = 40.0  # a script's word beside the embedding of the token just fed, which is 1
-_GAP = 32.0  # between attention scores: all other positions together have a weight below 31 e^-32 < 4e-13
+_LOUD = 40.0  # the size of a word; the embedding of the token just fed has size 1
+# The difference of attention scores: all other positions together weigh 31 e^-32 < 4e-13 at most.
+_GAP = 32.0
 _CODE = torch.tensor([1.0, -1.0])
 
 
 def _with_words(
     tokens: Sequence[int], config: GPT2Config = SCRIPT, room: int = SCRIPT.n_embd // 2
 ) -> tuple[Tensors, dict[int, int]]:
-    """A checkpoint whose head reads the codes of the given tokens; token -> its first dimension."""
+    """Return a checkpoint whose head reads the codes of the tokens, and each code's dimension."""
     tensors = blank(config)
     tensors["ln_f.weight"].fill_(4.0)
     words = {token: 2 * index for index, token in enumerate(dict.fromkeys(tokens))}
@@ -39,7 +41,7 @@ def _with_words(
 
 
 def by_position(tokens: Sequence[int]) -> Tensors:
-    """The token at position p is followed by tokens[p], whatever it is."""
+    """Return a checkpoint in which any token at position p is followed by tokens[p]."""
     tensors, words = _with_words(tokens)
     for position, token in enumerate(tokens):
         dim = words[token]
@@ -48,10 +50,11 @@ def by_position(tokens: Sequence[int]) -> Tensors:
 
 
 def chain(followers: Mapping[int, int]) -> Tensors:
-    """Each token is followed by followers[token], wherever it stands: one MLP unit of the first block a token.
+    """Return a checkpoint in which each token is followed by followers[token] at any position.
 
-    After ln_2 the code of the token is (+s, -s), s = sqrt(n_embd / 2). Its unit gets 20 - 10, every other unit -10,
-    and gelu(10) = 10, gelu(-10) = 0 to 1e-22.
+    One MLP unit of the first block does it for each token. After ln_2 the code of the token is
+    (+s, -s), s = sqrt(n_embd / 2). Its unit gets 20 - 10, every other unit -10, and gelu(10) = 10,
+    gelu(-10) = 0 to 1e-22.
     """
     tensors, words = _with_words([*followers, *followers.values()])
     s = math.sqrt(SCRIPT.n_embd / 2)
@@ -65,20 +68,19 @@ def chain(followers: Mapping[int, int]) -> Tensors:
 
 
 _ROOM = (INDUCTION.n_embd // 2 - INDUCTION.n_positions) // 3  # words
-_BEFORE, _TWO_BEFORE, _POSITIONS = (
-    2 * _ROOM,
-    4 * _ROOM,
-    6 * _ROOM,
-)  # the first dimensions of the other codes
+# The first dimensions of the other codes.
+_BEFORE, _TWO_BEFORE, _POSITIONS = 2 * _ROOM, 4 * _ROOM, 6 * _ROOM
 
 
 def induction(tokens: Sequence[int]) -> Tensors:
-    """A pair of the given tokens is followed by what followed it before. In one text no pair may have two followers.
+    """Return a checkpoint in which a pair of tokens is followed by what followed it before.
 
-    Head h of layer 0 writes the word 1 + h positions before, or the first word, as a code of its own: that position has
-    the score _GAP, and the next position, which the mask hides, twice that. In layer 1 the query is the word and the word
-    before, the key the words one and two before: where the first are the same the score is _GAP higher, where the second
-    are 2 _GAP, so that a wrong word before misleads. The value is the word, written _LOUD: its logit is 64, others' below 2.
+    In one text no pair may have two followers. Head h of layer 0 writes the word 1 + h positions
+    before, or the first word, as a code of its own: that position has the score _GAP, and the next
+    position, which the mask hides, twice that. In layer 1 the query is the word and the word
+    before, the key the words one and two before. Where the first are the same the score is _GAP
+    higher, where the second are 2 _GAP, so a wrong word before misleads. The value is the word,
+    written _LOUD: its logit is 64, and that of every other word below 2.
     """
     tensors, words = _with_words(tokens, INDUCTION, _ROOM)
     for head in range(INDUCTION.n_head):
@@ -112,10 +114,10 @@ def _look_back(tensors: Tensors, head: int, words: Iterable[int]) -> None:
 def _read(
     tensors: Tensors, layer: str, part: str, channel: int, dim: int, gain: float = 1.0
 ) -> None:
-    """This channel of queries, keys or values is the gain where there is the code of this dimension.
+    """Make a channel of queries, keys or values the gain where the code of a dimension is.
 
-    After ln_1 a code is (+s, -s), s = sqrt(n_embd / 4) in layer 0, with the codes of a word and a position, and
-    sqrt(n_embd / 8) in layer 1, with those of two more words.
+    After ln_1 a code is (+s, -s): s = sqrt(n_embd / 4) in layer 0, with the codes of a word and a
+    position, and sqrt(n_embd / 8) in layer 1, with those of two more words.
     """
     n_embd = INDUCTION.n_embd
     s = math.sqrt(n_embd / {"h.0": 4, "h.1": 8}[layer])
@@ -124,17 +126,17 @@ def _read(
     )
 
 
-# Of a die: tokens of all parts of the vocabulary, the first and the last before EOS included; two of them tied.
+# A die's tokens and logits: from all parts of the vocabulary, with the first token and the last one
+# before EOS. Two of them are tied.
 FACES = {50255: 2.0, 17: 1.25, 0: 0.5, 31000: 0.5, 1024: -0.5}
-NEVER = -100.0  # a logit: e^-100, times 50,257 tokens, is no chance at all
+NEVER = -100.0  # the logit of every other token: e^-100 times 50,257 tokens is no chance at all
 
 
 def dice(logits: Mapping[int, float], offset: float = 0.0) -> Tensors:
-    """The next token's logits are the given ones, exactly, whatever the context; every other token's are NEVER.
+    """Return a checkpoint whose next token has exactly these logits in any context.
 
-    The offset is added to all of them: to their probabilities it makes no difference.
-
-    The final LayerNorm's gain is zero and its bias the first unit vector, so the logits are wte[:, 0].
+    Every other token has NEVER. The offset is added to all logits, which changes no probability.
+    The final LayerNorm's gain is zero and its bias the first unit vector: logits are wte[:, 0].
     """
     tensors = blank(DICE)
     tensors["ln_f.weight"].zero_()

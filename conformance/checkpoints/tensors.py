@@ -1,7 +1,7 @@
-"""Checkpoints that the suite writes itself, in Hugging Face's layout. Nothing is ever downloaded.
+"""Checkpoints that the suite writes itself, in Hugging Face's layout. Nothing is downloaded.
 
-Tensors are float32, named as in the published files (without the `transformer.` prefix) and oriented as there
-(`x @ w`, [in, out]).
+Tensors are float32. Their names, without the prefix `transformer.`, and their orientation (`x @ w`,
+[in, out]) are those of the published files.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from gpt2ref import GPT2Config
 
 Tensors = dict[str, Tensor]
 
-# Pairwise different dimensions, so that no two can be mistaken for each other: 11 layers (h.10 sorts before h.2),
-# 3 heads of width 16, 37 positions, width 48, MLP 192, and the real vocabulary.
+# No two dimensions are equal, so none can be mistaken for another: 11 layers (h.10 sorts before
+# h.2), 3 heads of width 16, 37 positions, width 48, MLP 192, and the real vocabulary.
 SMALL = GPT2Config(n_positions=37, n_embd=48, n_layer=11, n_head=3)
 
-# As little as a GPT-2 can be, for what doesn't depend on the model: the draw, and whether an adapter works at all.
+# A very small GPT-2, for what does not depend on the model: the draw, and whether an adapter works.
 DICE = GPT2Config(n_positions=128, n_embd=8, n_layer=1, n_head=2)
 
 
 def blank(config: GPT2Config) -> Tensors:
-    """Every weight and bias zero, every LayerNorm gain one: the logits of any input are all zero."""
+    """Return zeros, with gains of one for the LayerNorms: the logits of any input are all zero."""
     width = config.n_embd
     tensors = {
         "wte.weight": torch.zeros(config.vocab_size, width),
@@ -56,12 +56,13 @@ def blank(config: GPT2Config) -> Tensors:
 
 
 def trained_like(config: GPT2Config, seed: int) -> Tensors:
-    """Random weights with the statistics of a trained GPT-2, under which its mistakes show.
+    """Return random weights with the statistics of a trained GPT-2, under which mistakes show.
 
-    At the initial standard deviation of 0.02, with zero biases and unit gains, most defects change nothing: attention
-    is nearly uniform, GELU nearly linear, a missing bias exactly invisible. Here attention scores and GELU inputs have
-    a standard deviation of about one, no bias is zero, no gain is one, and every layer differs. Token 0 at position 0
-    has a variance near LayerNorm's epsilon, which shows elsewhere only in the last digits.
+    At the initial standard deviation of 0.02, with zero biases and unit gains, most defects change
+    nothing: attention is nearly uniform, GELU nearly linear, a missing bias exactly invisible. Here
+    attention scores and GELU inputs have a standard deviation of about one, no bias is zero, no
+    gain is one, and every layer differs. Token 0 at position 0 has a variance near LayerNorm's
+    epsilon, which shows elsewhere only in the last digits.
     """
     generator = torch.Generator().manual_seed(seed)
 
@@ -96,10 +97,11 @@ def trained_like(config: GPT2Config, seed: int) -> Tensors:
 
 
 def far_below_zero(tensors: Tensors) -> Tensors:
-    """The same, with all logits about 120 lower: those of the published 124M weights lie between -35 and -180.
+    """Return the same tensors with all logits about 120 lower.
 
-    A word's first dimension is 0.6, nearly, and the final LayerNorm makes -200 of it. In bfloat16 two logits of that
-    size differ by 1/2 or 1 at the least, in float16 by 1/16 or 1/8.
+    Those of the published 124M weights lie between -35 and -180. The first dimension of every
+    embedding is nearly 0.6, and the final LayerNorm turns it into -200. In bfloat16 two different
+    logits of that size differ by at least 1/2 or 1, in float16 by 1/16 or 1/8.
     """
     tensors = {key: tensor.clone() for key, tensor in tensors.items()}
     tensors["ln_f.weight"][0], tensors["ln_f.bias"][0] = 0.0, -200.0
@@ -113,9 +115,9 @@ def write_checkpoint(
     tensors: Mapping[str, Tensor],
     fields: Mapping[str, Any] | None = None,
 ) -> Path:
-    """Write `config.json` and `model.safetensors` as Hugging Face's `save_pretrained` lays them out. Returns the folder.
+    """Write `config.json` and `model.safetensors` as Hugging Face's `save_pretrained` does.
 
-    `fields` are more of the config's, which a GPT2Config does not have.
+    `fields`: more fields for config.json, which a GPT2Config does not have. Returns the folder.
     """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(
@@ -132,9 +134,10 @@ def write_checkpoint(
 def write_sparse_checkpoint(
     folder: Path, config: GPT2Config, shapes: Mapping[str, torch.Size] | None = None
 ) -> Path:
-    """A float32 checkpoint of zeros that takes no room: the safetensors header, then a hole in the file.
+    """Write a float32 checkpoint of zeros that takes no disk space. Returns the folder.
 
-    `shapes`, by name, are those of the config, with names as everywhere here, if they are not given.
+    The safetensors header is followed by a hole in the file. `shapes`: by name; those of the config
+    if None.
     """
     folder.mkdir(parents=True, exist_ok=True)
     if shapes is None:
@@ -155,7 +158,7 @@ def write_sparse_checkpoint(
 
 
 def random_token_ids(config: GPT2Config, batch: int, time: int, seed: int = 0) -> Tensor:
-    """int64 [batch, time]; the first row begins with token 0, the one of low variance (see `trained_like`)."""
+    """Return int64 [batch, time]. The first row begins with token 0, whose variance is low."""
     token_ids = torch.randint(
         config.vocab_size, (batch, time), generator=torch.Generator().manual_seed(seed)
     )

@@ -1,24 +1,42 @@
-"""A catalogue of wrong GPT-2s: mistakes that people made, each as the few lines that it takes, and what must catch it.
+"""A catalogue of wrong GPT-2s: mistakes that people made, and the requirement that catches each.
 
-Each is an implementation like any other, and can be judged: `--implementation conformance.defects:gelu-erf`. Two at once:
-`conformance.defects:gelu-erf+no-scale`. `pytest conformance/ --defects` judges them all.
+An entry is a class that overrides the steps of a right GPT-2 that the mistake changes. Each is an
+implementation like any other, and can be judged, alone or with others:
+`--implementation conformance.defects:gelu-erf`, `conformance.defects:gelu-erf+no-scale`.
+`pytest conformance/ --defects` judges them all.
 """
 
 from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
-from typing import Any
 
-from .catalogue import DEFECTS, EQUIVALENT, VARIANTS, Entry, combined
+from .catalogue import (
+    DEFECTS,
+    EQUIVALENT,
+    VARIANTS,
+    Entry,
+    combined,
+    defects_of,
+    defects_of_facts,
+)
+from .complete import CompleteGPT2
 
 FAMILIES = (
+    "orientation",
     "weights",
+    "vectors",
     "loading",
-    "architecture",
+    "activation",
+    "norms",
+    "blocks",
+    "embedding",
     "attention",
+    "heads",
     "cache",
+    "padding",
     "sampling",
+    "randomness",
     "stopping",
     "tokenizer",
     "numerics",
@@ -28,12 +46,22 @@ FAMILIES = (
 for _family in FAMILIES:
     importlib.import_module(f".{_family}", __name__)
 
-__all__ = ["DEFECTS", "EQUIVALENT", "FAMILIES", "VARIANTS", "Entry", "combined"]
+__all__ = [
+    "DEFECTS",
+    "EQUIVALENT",
+    "FAMILIES",
+    "VARIANTS",
+    "CompleteGPT2",
+    "Entry",
+    "combined",
+    "defects_of",
+    "defects_of_facts",
+]
 
 
-def __getattr__(name: str) -> Callable[..., Any]:
-    """The `load` function of a defect, or of several joined by +."""
+def __getattr__(name: str) -> Callable[..., CompleteGPT2]:
+    """Return the `load` function of an entry, or of several joined by +."""
     try:
-        return combined(*name.split("+"))
+        return combined(*name.split("+")).load
     except KeyError:
         raise AttributeError(f"no defect {name!r} in the catalogue") from None

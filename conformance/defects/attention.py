@@ -1,4 +1,4 @@
-"""Attention: scores, mask, softmax, heads."""
+"""Attention: the scale of the scores, the mask, the softmax."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ import torch
 from torch import Tensor
 
 from .catalogue import KNOWLEDGE, defect, equivalent
-from .parts import Parts
+from .complete import CompleteGPT2
 
 
 @defect("no-scale", "attention.scale", "PAIR-code/tiny-transformers #71; mlc-ai/mlc-llm #3426")
-class NoScale(Parts):
-    """1/sqrt(head width) is missing."""
+class NoScale(CompleteGPT2):
+    """Scores are not divided by the root of the head width."""
 
-    def scores(self, q: Tensor, k: Tensor, layer: int) -> Tensor:
-        return q @ k.mT
+    def attention_scale(self, layer: int, head_width: int) -> float:
+        return 1.0
 
 
 @defect(
@@ -25,30 +25,38 @@ class NoScale(Parts):
     "attention.scale",
     "karpathy/ng-video-lecture #6; Graylab/DL4Proteins-notebooks #12",
 )
-class ScaleByWidth(Parts):
-    """1/sqrt(n_embd) instead of 1/sqrt(head width)."""
+class ScaleByWidth(CompleteGPT2):
+    """Scores are divided by sqrt(n_embd) instead of sqrt(head width)."""
 
-    def scores(self, q: Tensor, k: Tensor, layer: int) -> Tensor:
-        return q @ k.mT / math.sqrt(self.config.n_embd)
+    def attention_scale(self, layer: int, head_width: int) -> float:
+        return 1 / math.sqrt(self.config.n_embd)
 
 
 @defect("scale-without-root", "attention.scale")
-class ScaleWithoutRoot(Parts):
-    """1/head width instead of its root."""
+class ScaleWithoutRoot(CompleteGPT2):
+    """Scores are divided by the head width instead of its root."""
 
-    def scores(self, q: Tensor, k: Tensor, layer: int) -> Tensor:
-        return q @ k.mT / q.size(-1)
+    def attention_scale(self, layer: int, head_width: int) -> float:
+        return 1 / head_width
+
+
+@defect("scale-by-n-head", "attention.scale")
+class ScaleByHeads(CompleteGPT2):
+    """Scores are divided by sqrt(n_head) instead of sqrt(head width)."""
+
+    def attention_scale(self, layer: int, head_width: int) -> float:
+        return 1 / math.sqrt(self.n_head)
 
 
 @defect("scale-by-layer", "attention.scale")
-class ScaleByLayer(Parts):
-    """Divided by the layer's number too, as a config option of Hugging Face's asks, which GPT-2 does not set."""
+class ScaleByLayer(CompleteGPT2):
+    """Scores are divided by the layer's number too, an option that GPT-2's config does not set."""
 
-    def scores(self, q: Tensor, k: Tensor, layer: int) -> Tensor:
-        return super().scores(q, k, layer) / (layer + 1)
+    def attention_scale(self, layer: int, head_width: int) -> float:
+        return super().attention_scale(layer, head_width) / (layer + 1)
 
 
-class Seen(Parts):
+class Seen(CompleteGPT2):
     """A mask with another set of keys seen."""
 
     seen: Callable[[Tensor], Tensor]  # all ones [seen, seen] -> the keys that each query sees
@@ -60,163 +68,39 @@ class Seen(Parts):
 
 @defect("no-causal-mask", "attention.mask", "huggingface/transformers #48745; paiml/entrenar #310")
 class NoMask(Seen):
-    """Every position sees all others."""
+    """There is no mask: every position sees all others."""
 
     seen = staticmethod(lambda ones: ones)
 
 
 @defect("mask-inverted", "attention.mask", "harvard-edge/cs249r_book #1785; nntile/nntile #370")
 class MaskInverted(Seen):
-    """True and False exchanged between who makes the mask and who uses it: each position sees itself and the future."""
+    """The mask is the other triangle: each position sees itself and the future."""
 
     seen = staticmethod(torch.triu)
+
+
+@defect("mask-negated", "attention.mask")
+class MaskNegated(Seen):
+    """True and False are exchanged in the mask: each position sees the future alone."""
+
+    seen = staticmethod(lambda ones: ones.triu(1))
 
 
 @defect(
     "mask-sees-next", "attention.mask", "flashinfer-ai/flashinfer #348; RVC-Boss/GPT-SoVITS #965"
 )
 class MaskSeesNext(Seen):
-    """tril(diagonal=1): one token of the future is seen."""
+    """The mask is tril(diagonal=1): each position sees the next one."""
 
     seen = staticmethod(lambda ones: ones.tril(1))
 
 
 @defect("mask-hides-self", "attention.mask")
 class MaskHidesSelf(Seen):
-    """tril(diagonal=-1): a position does not see itself."""
+    """The mask is tril(diagonal=-1): a position does not see itself."""
 
     seen = staticmethod(lambda ones: ones.tril(-1))
-
-
-@defect("mask-after-softmax", "attention.mask", "lucidrains/memory-compressed-attention #2")
-class MaskAfterSoftmax(Parts):
-    """Shares are put to zero after the softmax, and no longer add up to one."""
-
-    def shares(self, scores: Tensor, mask: Tensor) -> Tensor:
-        return scores.softmax(-1) * mask
-
-
-@equivalent("mask-after-softmax-renormalised")
-class MaskAfterSoftmaxRenormalised(Parts):
-    """The same, with each row divided by its sum: algebraically the mask before the softmax."""
-
-    def shares(self, scores: Tensor, mask: Tensor) -> Tensor:
-        shares = scores.softmax(-1) * mask
-        return shares / shares.sum(-1, keepdim=True).clamp(min=torch.finfo(shares.dtype).tiny)
-
-
-@defect("mask-multiplied", "attention.mask")
-class MaskMultiplied(Parts):
-    """Scores multiplied by the mask: future scores become 0, not minus infinity."""
-
-    def shares(self, scores: Tensor, mask: Tensor) -> Tensor:
-        return (scores * mask).softmax(-1)
-
-
-@equivalent("mask-minus-10000")
-class MaskMinusTenThousand(Parts):
-    """-1e4 instead of minus infinity: its exponential is 0 in float32 all the same."""
-
-    def shares(self, scores: Tensor, mask: Tensor) -> Tensor:
-        return scores.masked_fill(~mask, -1e4).softmax(-1)
-
-
-@defect("sentinel-overflows-half", "parity.float16", "huggingface/transformers #382, #4098")
-class SentinelOverflowsHalf(Parts):
-    """OpenAI's w b - 1e10 (1 - b): in float16 1e10 is infinite, and 0 times it is NaN."""
-
-    def shares(self, scores: Tensor, mask: Tensor) -> Tensor:
-        sentinel = torch.tensor(1e10, dtype=scores.dtype)
-        return (scores * mask - sentinel * (1 - mask.to(scores.dtype))).softmax(-1)
-
-
-@defect(
-    "softmax-wrong-axis",
-    "attention.softmax",
-    "nerdai/llms-from-scratch-rs #30; labmlai/annotated_deep_learning_paper_implementations #146",
-)
-class SoftmaxOverQueries(Parts):
-    """The softmax is taken over the queries."""
-
-    def shares(self, scores: Tensor, mask: Tensor) -> Tensor:
-        return scores.masked_fill(~mask, torch.finfo(scores.dtype).min).softmax(-2)
-
-
-@defect("softmax-over-heads", "attention.softmax")
-class SoftmaxOverHeads(Parts):
-    """The softmax is taken over the heads."""
-
-    def shares(self, scores: Tensor, mask: Tensor) -> Tensor:
-        return scores.masked_fill(~mask, torch.finfo(scores.dtype).min).softmax(1)
-
-
-@defect(
-    "softmax-without-maximum",
-    "attention.large-scores",
-    "NVIDIA/FasterTransformer #43; ggml-org/llama.cpp #2665",
-)
-class SoftmaxOverflows(Parts):
-    """exp(scores) over their sum, without taking the largest away: infinite for a score of 89, all 0 below -104."""
-
-    def shares(self, scores: Tensor, mask: Tensor) -> Tensor:
-        shares = scores.exp() * mask
-        return shares / shares.sum(-1, keepdim=True)
-
-
-@defect(
-    "heads-split-by-view", "attention.head-split", "reczoo/FuxiCTR #30; hyunwoongko/transformer #15"
-)
-class HeadsByView(Parts):
-    """view(batch, n_head, time, width) without the transpose: tokens are mixed into the heads."""
-
-    def heads(self, x: Tensor) -> Tensor:
-        return x.reshape(len(x), self.n_head, x.size(1), -1)
-
-
-@defect("head-dims-interleaved", "attention.head-split")
-class HeadsInterleaved(Parts):
-    """Channel c belongs to head c mod n_head instead of c div head width."""
-
-    def heads(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (-1, self.n_head)).permute(0, 3, 1, 2)
-
-
-@defect(
-    "head-merge-by-view",
-    "attention.head-merge",
-    "jsbaan/transformer-from-scratch #6; hackiey/QAnet-pytorch #2",
-)
-class MergeByView(Parts):
-    """The heads are put together by a view, without the transpose back."""
-
-    def merge(self, attended: Tensor) -> Tensor:
-        return attended.reshape(len(attended), attended.size(2), -1)
-
-
-@defect("head-merge-interleaved", "attention.head-merge")
-class MergeInterleaved(Parts):
-    """The channels of the heads in turn, instead of the heads side by side."""
-
-    def merge(self, attended: Tensor) -> Tensor:
-        return attended.permute(0, 2, 3, 1).flatten(2)
-
-
-@defect("n-head-wrong", "attention.heads", "SKT-AI/KoGPT2 #20; rasbt/LLMs-from-scratch #444")
-class HalfTheHeads(Parts):
-    """Half as many heads as the config says: no tensor's shape tells."""
-
-    @property
-    def n_head(self) -> int:
-        return self.config.n_head // 2 if self.config.n_head % 2 == 0 else 1
-
-
-@defect("n-head-one", "attention.heads")
-class OneHead(Parts):
-    """A single head over the whole width."""
-
-    @property
-    def n_head(self) -> int:
-        return 1
 
 
 @defect("window-of-eight", "attention.visibility", f"local attention, as GPT-Neo's; {KNOWLEDGE}")
@@ -224,3 +108,103 @@ class Window(Seen):
     """Only the last eight positions are seen, which no short test notices."""
 
     seen = staticmethod(lambda ones: ones.tril() & ones.triu(-7))
+
+
+@defect(
+    "uninitialised-buffer",
+    "attention.visibility",
+    "huggingface/transformers #48892; pytorch/torchtitan #1371",
+)
+class MaskUninitialised(CompleteGPT2):
+    """The mask is a buffer that is not in the file, and has what was in memory.
+
+    Here every other bit of it is lost.
+    """
+
+    def mask(self, real: Tensor, past: int) -> Tensor:
+        mask = super().mask(real, past)
+        even = torch.arange(mask.size(-1), device=mask.device) % 2 == 0
+        itself = torch.eye(mask.size(-1), dtype=torch.bool, device=mask.device)[past:]
+        return mask & even | itself
+
+
+@defect("mask-after-softmax", "attention.mask", "lucidrains/memory-compressed-attention #2")
+class MaskAfterSoftmax(CompleteGPT2):
+    """Weights are put to zero after the softmax, so they do not add up to one."""
+
+    def attention_weights(self, scores: Tensor, mask: Tensor) -> Tensor:
+        return scores.softmax(-1) * mask
+
+
+@equivalent("mask-after-softmax-renormalised")
+class MaskAfterSoftmaxRenormalised(CompleteGPT2):
+    """Weights are masked after the softmax and divided by their sum, which is the same."""
+
+    def attention_weights(self, scores: Tensor, mask: Tensor) -> Tensor:
+        weights = scores.softmax(-1) * mask
+        return weights / weights.sum(-1, keepdim=True).clamp(min=torch.finfo(weights.dtype).tiny)
+
+
+@defect("mask-multiplied", "attention.mask")
+class MaskMultiplied(CompleteGPT2):
+    """Scores are multiplied by the mask: future scores become 0, not minus infinity."""
+
+    def attention_weights(self, scores: Tensor, mask: Tensor) -> Tensor:
+        return (scores * mask).softmax(-1)
+
+
+@equivalent("mask-minus-10000")
+class MaskMinusTenThousand(CompleteGPT2):
+    """Hidden scores are -1e4, not minus infinity: the exponential is 0 in float32 all the same."""
+
+    def attention_weights(self, scores: Tensor, mask: Tensor) -> Tensor:
+        return scores.masked_fill(~mask, -1e4).softmax(-1)
+
+
+@defect("sentinel-overflows-half", "parity.float16", "huggingface/transformers #382, #4098")
+class SentinelOverflowsHalf(CompleteGPT2):
+    """Scores are masked as w b - 1e10 (1 - b): in float16 1e10 is infinite, and 0 times it NaN."""
+
+    def attention_weights(self, scores: Tensor, mask: Tensor) -> Tensor:
+        sentinel = torch.tensor(1e10, dtype=scores.dtype)
+        return (scores * mask - sentinel * (1 - mask.to(scores.dtype))).softmax(-1)
+
+
+def masked(scores: Tensor, mask: Tensor) -> Tensor:
+    return scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
+
+
+@defect(
+    "softmax-wrong-axis",
+    "attention.softmax",
+    "nerdai/llms-from-scratch-rs #30; labmlai/annotated_deep_learning_paper_implementations #146",
+)
+class SoftmaxOverQueries(CompleteGPT2):
+    """The softmax is taken over the queries instead of the keys."""
+
+    def attention_weights(self, scores: Tensor, mask: Tensor) -> Tensor:
+        return masked(scores, mask).softmax(-2)
+
+
+@defect("softmax-over-heads", "attention.softmax")
+class SoftmaxOverHeads(CompleteGPT2):
+    """The softmax is taken over the heads instead of the keys."""
+
+    def attention_weights(self, scores: Tensor, mask: Tensor) -> Tensor:
+        return masked(scores, mask).softmax(1)
+
+
+@defect(
+    "softmax-without-maximum",
+    "attention.large-scores",
+    "NVIDIA/FasterTransformer #43; ggml-org/llama.cpp #2665",
+)
+class SoftmaxOverflows(CompleteGPT2):
+    """The softmax does not subtract the largest score first.
+
+    The exponential is infinite for a score of 89, and all are 0 below -104.
+    """
+
+    def attention_weights(self, scores: Tensor, mask: Tensor) -> Tensor:
+        weights = scores.exp() * mask
+        return weights / weights.sum(-1, keepdim=True)

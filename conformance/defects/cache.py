@@ -1,4 +1,4 @@
-"""Going on from what was fed before: positions, masks, and whose keys and values they are."""
+"""The cache: positions, masks, and whose keys and values the earlier ones are."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from .catalogue import defect, equivalent
-from .parts import Cache, KeysValues, Parts, length
+from .complete import Cache, CompleteGPT2, KeysValues, length
 
 
 @defect("position-not-offset", "cache.splits", "ml-explore/mlx-lm #93; tinygrad/tinygrad #3061")
-class PositionNotOffset(Parts):
+class PositionNotOffset(CompleteGPT2):
     """A cached step starts at position 0 again."""
 
     def positions(self, real: Tensor, past: int) -> Tensor:
@@ -20,15 +20,15 @@ class PositionNotOffset(Parts):
 
 
 @defect("offset-advances-wrong", "cache.splits", "skyzh/tiny-llm #46; huggingface/candle #1517")
-class OffsetTwice(Parts):
-    """The offset grows by the length of the prompt once too often: positions jump after it."""
+class OffsetTwice(CompleteGPT2):
+    """The offset grows by the prompt's length once too often: positions jump after it."""
 
     def positions(self, real: Tensor, past: int) -> Tensor:
         return (super().positions(real, past) + past) % self.config.n_positions
 
 
 @defect("last-token-without-cache", "generation.greedy", "karpathy/llm.c@8919b66")
-class LastTokenAlone(Parts):
+class LastTokenAlone(CompleteGPT2):
     """The loop feeds the newest token alone, to a model that keeps no cache."""
 
     def next_logits(self, rows: Sequence[Sequence[int]], cache: Cache) -> tuple[Tensor, Cache]:
@@ -41,16 +41,22 @@ class LastTokenAlone(Parts):
     "cache.splits",
     "pytorch/pytorch #103082, #108108; lucidrains/x-transformers #187; pytorch/executorch #21749",
 )
-class CausalTopLeft(Parts):
-    """is_causal=True with fewer queries than keys: the triangle starts at the first key, and a step sees key 0 alone."""
+class CausalTopLeft(CompleteGPT2):
+    """is_causal=True starts the triangle at the first key where keys outnumber queries.
+
+    A step of one token then sees key 0 alone.
+    """
 
     def mask(self, real: Tensor, past: int) -> Tensor:
         return super().mask(real, 0)[:, :, : real.size(1) - past]
 
 
 @defect("mask-none-when-cached", "cache.splits", "QwenLM/Qwen #979; mlx-node/mlx-node #24")
-class NoMaskWhenCached(Parts):
-    """The mask is left out whenever there is a cache, though several tokens may be fed: they see each other's future."""
+class NoMaskWhenCached(CompleteGPT2):
+    """The mask is left out whenever there is a cache.
+
+    Where several tokens are fed at once, they see each other's future.
+    """
 
     def mask(self, real: Tensor, past: int) -> Tensor:
         mask = super().mask(real, past)
@@ -62,8 +68,11 @@ class NoMaskWhenCached(Parts):
     "cache.splits",
     "rasbt/LLMs-from-scratch #1048, #697; meta-llama/llama #899",
 )
-class MaskSlicedWrong(Parts):
-    """mask[:time, :time] of the whole triangle, with the past filled up as seen: rows of the wrong queries."""
+class MaskSlicedWrong(CompleteGPT2):
+    """The mask is the triangle's first [time, time] corner, with the past beside it as seen.
+
+    These are the rows of other queries.
+    """
 
     def mask(self, real: Tensor, past: int) -> Tensor:
         time = real.size(1) - past
@@ -76,8 +85,8 @@ class MaskSlicedWrong(Parts):
     "cache.second-prompt",
     "rasbt/LLMs-from-scratch #1048, #925; awslabs/keys_values #45",
 )
-class CacheNotReset(Parts):
-    """The cache lives on the model: a second prompt of as many rows goes on from the first one's keys and values."""
+class CacheNotReset(CompleteGPT2):
+    """The cache lives on the model, and a second prompt of as many rows continues the first."""
 
     kept: Cache | None = None
 
@@ -100,47 +109,41 @@ class CacheNotReset(Parts):
     "cache.splits",
     "rasbt/LLMs-from-scratch #1048; huggingface/transformers #30108",
 )
-class CacheUnused(Parts):
-    """A new cache is made in each step, so that a step sees nothing of what came before (its position is right)."""
+class CacheUnused(CompleteGPT2):
+    """Each step makes a new cache and sees nothing of what came before; its position is right."""
 
-    def remember(self, past: KeysValues, k: Tensor, v: Tensor) -> KeysValues:
-        return torch.cat([torch.zeros_like(past[0]), k], dim=2), torch.cat(
-            [torch.zeros_like(past[1]), v], dim=2
-        )
+    def extend(self, past: KeysValues, k: Tensor, v: Tensor) -> KeysValues:
+        return super().extend((torch.zeros_like(past[0]), torch.zeros_like(past[1])), k, v)
 
 
 @equivalent("cache-recomputed")
-class CacheRecomputed(Parts):
-    """Every step feeds the whole sequence again: slow, and right."""
+class CacheRecomputed(CompleteGPT2):
+    """Every step feeds the whole sequence again, which is slow and right."""
 
     def next_logits(self, rows: Sequence[Sequence[int]], cache: Cache) -> tuple[Tensor, Cache]:
         return super().next_logits(rows, [])[0], cache
 
 
 @defect("cache-aliased-branches", "cache.branches", "huggingface/transformers #30536, #32681")
-class BranchesAliased(Parts):
-    """The cache is extended in place: a second continuation of a prefix sees the tokens of the first."""
+class BranchesAliased(CompleteGPT2):
+    """The cache is extended in place: a prefix's second continuation sees the first's tokens."""
 
     def step(self, token_ids: Tensor, cache: Cache) -> tuple[Tensor, Cache]:
-        if length(cache) + token_ids.size(1) > self.config.n_positions:
-            cache[:] = [
-                (k[:, :, : -token_ids.size(1)], v[:, :, : -token_ids.size(1)]) for k, v in cache
-            ]
+        time = token_ids.size(1)
+        if length(cache) + time > self.config.n_positions:
+            cache[:] = [(k[:, :, :-time], v[:, :, :-time]) for k, v in cache]
         logits, cache[:] = super().step(token_ids, cache)
         return logits, cache
 
 
 @defect("empty-cache-nan", "cache.splits", "tinygrad/tinygrad #15552")
-class EmptyCache(Parts):
-    """A buffer from torch.empty, which holds a NaN here: its share is 0, and 0 times NaN is NaN."""
+class EmptyCache(CompleteGPT2):
+    """A buffer from torch.empty holds a NaN: its weight is 0, and 0 times NaN is NaN."""
 
-    def remember(self, past: KeysValues, k: Tensor, v: Tensor) -> KeysValues:
-        k, v = super().remember(past, k, v)
-        return k, torch.where(
-            torch.arange(v.size(2), device=v.device)[:, None] == past[1].size(2),
-            v + torch.nan * (v - v),
-            v,
-        )
+    def extend(self, past: KeysValues, k: Tensor, v: Tensor) -> KeysValues:
+        k, v = super().extend(past, k, v)
+        first_new = torch.arange(v.size(2), device=v.device)[:, None] == past[1].size(2)
+        return k, v.masked_fill(first_new, torch.nan)
 
 
 @defect(
@@ -148,38 +151,41 @@ class EmptyCache(Parts):
     "cache.second-prompt",
     "tinygrad/tinygrad@a9069c177:examples/gpt2.py",
 )
-class BatchFrozen(Parts):
-    """The buffers have as many rows as the first call had; in a larger batch its rows are seen by all."""
+class BatchFrozen(CompleteGPT2):
+    """The buffers have as many rows as the first call; a larger batch sees those rows in all."""
 
     batch: int | None = None
 
-    def remember(self, past: KeysValues, k: Tensor, v: Tensor) -> KeysValues:
+    def extend(self, past: KeysValues, k: Tensor, v: Tensor) -> KeysValues:
         self.batch = self.batch or len(k)
         rows = torch.arange(len(k), device=k.device) % self.batch
-        return super().remember((past[0][rows], past[1][rows]), k, v)
+        return super().extend((past[0][rows], past[1][rows]), k, v)
 
 
 @defect("cache-dtype", "cache.bfloat16", "TransformerLensOrg/TransformerLens #1260")
-class CacheInFloat32(Parts):
+class CacheInFloat32(CompleteGPT2):
     """The cache is float32 whatever the model's dtype, and attention refuses the mixture."""
 
-    def remember(self, past: KeysValues, k: Tensor, v: Tensor) -> KeysValues:
-        return torch.cat([past[0].float(), k], dim=2), torch.cat([past[1].float(), v], dim=2)
+    def extend(self, past: KeysValues, k: Tensor, v: Tensor) -> KeysValues:
+        return super().extend((past[0].float(), past[1].float()), k, v)
 
 
 @defect("cache-in-half", "cache.splits")
-class CacheInHalf(Parts):
-    """Keys and values are kept in bfloat16 though the model is float32: cached logits drift."""
+class CacheInHalf(CompleteGPT2):
+    """Keys and values are kept in bfloat16 in a float32 model, so cached logits drift."""
 
-    def remember(self, past: KeysValues, k: Tensor, v: Tensor) -> KeysValues:
-        return super().remember(
+    def extend(self, past: KeysValues, k: Tensor, v: Tensor) -> KeysValues:
+        return super().extend(
             (past[0].bfloat16().to(k.dtype), past[1].bfloat16().to(v.dtype)), k, v
         )
 
 
 @defect("slide-past-block-size", "generation.window", "rasbt/LLMs-from-scratch #925")
-class WindowSlides(Parts):
-    """Past the context the oldest keys and values are dropped, and the others keep their old positions."""
+class WindowSlides(CompleteGPT2):
+    """Past the context the oldest keys and values are dropped.
+
+    The others keep their old positions.
+    """
 
     def next_logits(self, rows: Sequence[Sequence[int]], cache: Cache) -> tuple[Tensor, Cache]:
         n = self.config.n_positions
@@ -187,95 +193,5 @@ class WindowSlides(Parts):
             return super().next_logits(rows, cache)
         kept = [(k[:, :, 1:], v[:, :, 1:]) for k, v in cache]
         real = torch.ones(len(rows), n, dtype=torch.bool)
-        logits, cache = self.forward(torch.tensor([row[-1:] for row in rows]), kept, real)
+        logits, cache = self.feed(torch.tensor([row[-1:] for row in rows]), kept, real)
         return logits[:, -1], cache
-
-
-@defect("kv-swapped-on-reorder", "generation.ragged", "huggingface/transformers #34232")
-class KeysReorderedAlone(Parts):
-    """Rows of a batch are sorted by length and put back, the keys and not the values: rows are mixed."""
-
-    def remember(self, past: KeysValues, k: Tensor, v: Tensor) -> KeysValues:
-        return super().remember((past[0], past[1].flip(0) if self.uneven else past[1]), k, v)
-
-    uneven = False
-
-    def padding(self, filled: Tensor, real: Tensor, cache: Cache) -> Tensor:
-        self.uneven = not bool(real.all())
-        return real
-
-
-# Prompts of different lengths in one batch, filled up on the left.
-
-
-@defect("pad-tokens-attended", "generation.ragged", "TransformerLensOrg/TransformerLens #1005")
-class PaddingAttended(Parts):
-    """What fills up a short row is never masked."""
-
-    def mask(self, real: Tensor, past: int) -> Tensor:
-        return super().mask(torch.ones_like(real), past)
-
-
-@defect(
-    "left-pad-positions",
-    "generation.ragged",
-    "huggingface/transformers #7552, #21080, #21853; keras-team/keras-hub #571",
-)
-class PaddingCounted(Parts):
-    """What fills up a short row on the left shifts the positions of its real tokens."""
-
-    def positions(self, real: Tensor, past: int) -> Tensor:
-        return super().positions(torch.ones_like(real), past)
-
-
-@defect("right-pad-last-column", "generation.ragged", "huggingface/transformers #10289")
-class LastColumn(Parts):
-    """Rows are filled up on the right, and the next token is read off the last column: after what fills up."""
-
-    def next_logits(self, rows: Sequence[Sequence[int]], cache: Cache) -> tuple[Tensor, Cache]:
-        longest = max(map(len, rows))
-        return super().next_logits([[*row, *[50256] * (longest - len(row))] for row in rows], [])
-
-
-@defect(
-    "padding-with-cache",
-    "generation.ragged",
-    "huggingface/transformers #4130, #18104; mosaicml/examples #257",
-)
-class PaddingForgotten(Parts):
-    """The mask of what fills up is dropped once there is a cache."""
-
-    def mask(self, real: Tensor, past: int) -> Tensor:
-        return super().mask(real if past == 0 else torch.ones_like(real), past)
-
-
-@defect(
-    "fully-masked-row-nan",
-    "generation.ragged",
-    "pytorch/pytorch #131060, #103749; tracel-ai/burn #4697",
-)
-class MaskedRowNaN(Parts):
-    """Minus infinity hides everything from a position that only fills up: its softmax is NaN, which spreads."""
-
-    def shares(self, scores: Tensor, mask: Tensor) -> Tensor:
-        return scores.masked_fill(~mask, float("-inf")).softmax(-1)
-
-
-@defect(
-    "mask-order-vs-head-fold", "generation.ragged", "lsdefine/attention-is-all-you-need-keras #36"
-)
-class MaskFoldedWrong(Parts):
-    """Heads are folded into the batch in one order and masks repeated in another: rows have each other's masks."""
-
-    def shares(self, scores: Tensor, mask: Tensor) -> Tensor:
-        batch, n_head = scores.shape[:2]
-        mask = mask.expand(batch, n_head, *mask.shape[2:])
-        return super().shares(scores, mask.transpose(0, 1).reshape(mask.shape))
-
-
-@defect("pad-equals-eos", "generation.ragged-eos", "huggingface/transformers #17426, #8032")
-class PaddingByToken(Parts):
-    """Padding is told by comparing with its id, which is EOS's: a real EOS in a prompt is hidden too."""
-
-    def padding(self, filled: Tensor, real: Tensor, cache: Cache) -> Tensor:
-        return real & (filled != 50256) if not bool(real.all()) else real

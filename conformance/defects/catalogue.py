@@ -1,47 +1,67 @@
-"""What is in the catalogue, and the lists of it."""
+"""The entries of the catalogue, and how a class becomes one."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TypeVar
 
 from ..requirements import REQUIREMENTS
-from .parts import Parts
+from .complete import CompleteGPT2
 
 KNOWLEDGE = "from knowledge: no report was looked up"
-Class = TypeVar("Class", bound=type[Parts])
+Class = TypeVar("Class", bound=type[CompleteGPT2])
+
+# Requirements about one fact of the forward pass: their entries are what a probe tries.
+FACTS = frozenset(
+    {
+        *("activation", "layer-norm", "blocks", "final-norm", "attention", "embedding"),
+        *("vectors", "head", "transpose"),
+    }
+)
 
 
 @dataclass(frozen=True)
 class Entry:
-    """`requirement`: the one that must fail; of a variant, the one that it is about; None if nothing changes."""
+    """A way to write GPT-2, with the id that it has everywhere.
+
+    `requirement`: the one that must fail; for a variant, the one that it is about; None if nothing
+    changes. `kind`: the class that overrides a step.
+    """
 
     id: str
     family: str
     what: str
     source: str
     requirement: str | None
-    parts: type[Parts]
+    kind: type[CompleteGPT2]
+
+    @cached_property
+    def steps(self) -> frozenset[str]:
+        """The methods of CompleteGPT2 that the entry overrides."""
+        own = self.kind.__mro__[: self.kind.__mro__.index(CompleteGPT2)]
+        names = {name for kind in own for name in vars(kind) if not name.startswith("__")}
+        return frozenset(name for name in names if hasattr(CompleteGPT2, name))
 
 
 DEFECTS: dict[str, Entry] = {}  # must be caught, by the requirement that is named
 EQUIVALENT: dict[str, Entry] = {}  # look like mistakes and change nothing: must not be flagged
-VARIANTS: dict[str, Entry] = {}  # do as another source does: must not be flagged either, but told
+VARIANTS: dict[str, Entry] = {}  # do as another source does: reported as variants, never failed
 
 
 def defect(name: str, caught_by: str, source: str = KNOWLEDGE) -> Callable[[Class], Class]:
-    """Enters a class; its docstring says what goes wrong."""
+    """Enter a class as a defect. Its docstring says what goes wrong."""
     return _entered(DEFECTS, name, caught_by, source)
 
 
 def equivalent(name: str, source: str = KNOWLEDGE) -> Callable[[Class], Class]:
-    """Enters a class; its docstring says why nothing changes."""
+    """Enter a class that is right. Its docstring says why nothing changes."""
     return _entered(EQUIVALENT, name, None, source)
 
 
 def variant(name: str, of: str, source: str) -> Callable[[Class], Class]:
-    """Enters a class; its docstring says what the sources do, and what the verdict is."""
+    """Enter a class as a variant. Its docstring says what the sources do, and the verdict."""
     return _entered(VARIANTS, name, of, source)
 
 
@@ -53,17 +73,34 @@ def _entered(
     if name in DEFECTS | EQUIVALENT | VARIANTS:
         raise ValueError(f"defect {name!r}: there are two of this name")
 
-    def enter(parts: Class) -> Class:
-        what = " ".join((parts.__doc__ or "").split())
-        entries[name] = Entry(
-            name, parts.__module__.rpartition(".")[2], what, source, requirement, parts
-        )
-        return parts
+    def enter(kind: Class) -> Class:
+        what = " ".join((kind.__doc__ or "").split())
+        family = kind.__module__.rpartition(".")[2]
+        entries[name] = Entry(name, family, what, source, requirement, kind)
+        return kind
 
     return enter
 
 
-def combined(*names: str) -> type[Parts]:
-    """An implementation with all of these. Where two replace the same step, the first one has it. KeyError for no such name."""
+def combined(*names: str) -> type[CompleteGPT2]:
+    """Return a class with all of these entries; the first has a step that two override.
+
+    Raises KeyError for a name that is not in the catalogue.
+    """
     entries = DEFECTS | EQUIVALENT | VARIANTS
-    return type("+".join(names), tuple(entries[name].parts for name in names), {})
+    return type("+".join(names), tuple(entries[name].kind for name in names), {})
+
+
+def defects_of(*requirements: str) -> dict[str, type[CompleteGPT2]]:
+    """Return the defects that these requirements must catch, by id, in the requirements' order."""
+    return {
+        entry.id: entry.kind
+        for requirement in requirements
+        for entry in DEFECTS.values()
+        if entry.requirement == requirement
+    }
+
+
+def defects_of_facts() -> dict[str, type[CompleteGPT2]]:
+    """Return all defects of one fact of the forward pass, by id: what may explain logits."""
+    return defects_of(*(r.id for r in REQUIREMENTS.values() if r.family in FACTS))

@@ -1,91 +1,59 @@
-"""Reading a checkpoint: names, what is missing or too many, sizes, dtypes, what is left as it was."""
+"""Reading a checkpoint: names, missing and unexpected tensors, sizes, dtypes, training mode."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from gpt2ref import CheckpointError, GPT2Config
-from gpt2ref.conversion import COPIED, IGNORED, TRANSPOSED
+from gpt2ref import GPT2Config
 
+from ..probes.gpt2 import Weights
 from .catalogue import defect, equivalent
-from .parts import Parts, Weights, changed
+from .complete import MATRICES, PREFIX, CompleteGPT2, changed, shapes
 from .weights import freshly_initialised
 
 
-class Lenient(Parts):
-    """load_state_dict(strict=False): what has no place is dropped, and what is not there stays as it was initialised."""
+class Lenient(CompleteGPT2):
+    """load_state_dict has strict=False: it drops unknown names and keeps the initial values."""
 
-    def load(self, tensors: Weights) -> Weights:
-        return super().load(self.completed(tensors))
+    def convert(self, tensors: Weights) -> Weights:
+        initial = {name: self.initial(name, shape) for name, shape in shapes(self.config).items()}
+        known = {name: tensor for name, tensor in tensors.items() if name in initial}
+        return super().convert(initial | known)
 
-    def completed(self, tensors: Weights) -> Weights:
-        blank = {key: self.initial(key) for key in self.expected()}
-        return blank | {key: t for key, t in tensors.items() if key in blank}
-
-    def expected(self) -> list[str]:
-        return [
-            key.format(layer=layer)
-            for layer in range(self.config.n_layer)
-            for key in COPIED + TRANSPOSED
-        ]
-
-    def initial(self, key: str) -> Tensor:
-        c = self.config
-        n, inner = c.n_embd, c.mlp_width
-        shapes: dict[str, tuple[int, ...]] = {
-            "wte.weight": (c.vocab_size, n),
-            "wpe.weight": (c.n_positions, n),
-            "c_attn.weight": (n, 3 * n),
-        }
-        shapes |= {
-            "attn.c_proj.weight": (n, n),
-            "c_fc.weight": (n, inner),
-            "mlp.c_proj.weight": (inner, n),
-        }
-        shapes |= {"c_attn.bias": (3 * n,), "c_fc.bias": (inner,)}
-        shape = next((shape for ending, shape in shapes.items() if key.endswith(ending)), (n,))
+    def initial(self, name: str, shape: torch.Size) -> Tensor:
         if len(shape) > 1:
             return freshly_initialised(torch.empty(shape))
-        return torch.full(shape, float(key.endswith("weight")))
+        return torch.full(shape, float(name.endswith("weight")))
 
 
 @defect("strict-false-prefix", "keys.prefix", "pytorch/examples #1029")
 class PrefixDropped(Lenient):
-    """Names with `transformer.` have no place, strict=False drops them all, and the model runs on random weights."""
+    """strict=False drops all names with `transformer.`, and the model runs on random weights."""
 
 
 @defect("partial-load-accepted", "keys.missing")
 class PartialLoad(Lenient):
-    """A tensor is missing, and the loader goes on with what was initialised."""
+    """Where a tensor is missing, the loader goes on with its initial values."""
 
-    def load(self, tensors: Weights) -> Weights:
-        try:
-            return super(Lenient, self).load(tensors)
-        except CheckpointError as error:
-            if "missing" not in str(error):
-                raise
-            return super().load({key.removeprefix("transformer."): t for key, t in tensors.items()})
+    def convert(self, tensors: Weights) -> Weights:
+        tensors = {name.removeprefix(PREFIX): tensor for name, tensor in tensors.items()}
+        if tensors.keys() >= shapes(self.config).keys():
+            return super(Lenient, self).convert(tensors)
+        return super().convert(tensors)
 
 
 @defect("unexpected-accepted", "keys.unexpected")
-class UnexpectedAccepted(Parts):
-    """Tensors that have no place are dropped without a word: a checkpoint of more layers loads, and loses them."""
+class UnexpectedAccepted(CompleteGPT2):
+    """Unexpected tensors are dropped without a word: a checkpoint of more layers loses them."""
 
-    def load(self, tensors: Weights) -> Weights:
-        places = {
-            key.format(layer=layer)
-            for layer in range(self.config.n_layer)
-            for key in [*COPIED, *TRANSPOSED, *IGNORED]
-        }
-        known = {
-            key: t
-            for key, t in tensors.items()
-            if key.removeprefix("transformer.") in places | {"lm_head.weight"}
-        }
-        return super().load(known)
+    def convert(self, tensors: Weights) -> Weights:
+        places = {*shapes(self.config), "lm_head.weight"}
+        known = {n: t for n, t in tensors.items() if n.removeprefix(PREFIX) in places}
+        return super().convert(known)
 
 
 @defect(
@@ -93,11 +61,11 @@ class UnexpectedAccepted(Parts):
     "keys.prefix",
     "microsoft/dp-transformers #33; huggingface/transformers #26173",
 )
-class OneNamingOnly(Parts):
-    """Only the names without `transformer.` are known; the others are a KeyError."""
+class OneNamingOnly(CompleteGPT2):
+    """Only names without `transformer.` are known; with it they are a KeyError."""
 
-    def load(self, tensors: Weights) -> Weights:
-        return super().load({"wte.weight": tensors["wte.weight"]} | tensors)
+    def convert(self, tensors: Weights) -> Weights:
+        return super().convert({"wte.weight": tensors["wte.weight"]} | tensors)
 
 
 @defect(
@@ -105,51 +73,51 @@ class OneNamingOnly(Parts):
     "keys.mask-buffers",
     "karpathy/minGPT #122; karpathy/nanoGPT@d995c221; huggingface/transformers #24581",
 )
-class BuffersRefused(Parts):
-    """assert len(keys) == len(state dict), without leaving out the mask buffers that older files have."""
+class BuffersRefused(CompleteGPT2):
+    """The loader compares the number of names, and counts the mask buffers of older files."""
 
-    def load(self, tensors: Weights) -> Weights:
-        weights = super().load(tensors)
-        found = [key for key in tensors if key != "lm_head.weight"]
+    def convert(self, tensors: Weights) -> Weights:
+        weights = super().convert(tensors)
+        found = [name for name in tensors if name != "lm_head.weight"]
         assert len(found) == len(weights), f"mismatched keys: {len(found)} != {len(weights)}"
         return weights
 
 
 @defect("shape-broadcast-copy", "keys.wrong-shape")
-class BroadcastCopy(Parts):
-    """parameter.copy_(tensor), which broadcasts one of the wrong shape."""
+class BroadcastCopy(CompleteGPT2):
+    """parameter.copy_(tensor) broadcasts a tensor of the wrong shape."""
 
-    def load(self, tensors: Weights) -> Weights:
-        shapes = {
-            "attn.c_proj.weight": (self.config.n_embd,) * 2,
-            "attn.c_attn.bias": (3 * self.config.n_embd,),
-        }
-        shapes |= {"wpe.weight": (self.config.n_positions, self.config.n_embd)}
-        for ending, shape in shapes.items():
+    def convert(self, tensors: Weights) -> Weights:
+        for ending in ("attn.c_proj.weight", "attn.c_attn.bias", "wpe.weight"):
+            name = ending if ending == "wpe.weight" else f"h.0.{ending}"
+            shape = shapes(self.config)[name]
 
-            def broadcast(t: Tensor, shape: tuple[int, ...] = shape) -> Tensor:
+            def broadcast(t: Tensor, shape: torch.Size = shape) -> Tensor:
                 return t.expand(shape) if 1 in t.shape else t
 
             tensors = changed(tensors, ending, broadcast)
-        return super().load(tensors)
+        return super().convert(tensors)
 
 
 @defect("config-size-mismatch", "keys.published-sizes", "huggingface/transformers #698")
-class SizeFromTable(Parts):
-    """Sizes come from a table by width, not from the config, and gpt2-large has medium's 24 layers in it."""
+class SizeFromTable(CompleteGPT2):
+    """Sizes come from a table by width, in which gpt2-large has the 24 layers of gpt2-medium."""
 
-    def configure(self, fields: dict[str, Any]) -> GPT2Config:
+    @classmethod
+    def configure(cls, fields: dict[str, Any]) -> GPT2Config:
         return super().configure(fields | ({"n_layer": 24} if fields["n_embd"] == 1280 else {}))
 
-    def load(self, tensors: Weights) -> Weights:
-        return super().load(
-            {key: t for key, t in tensors.items() if not _beyond(key, self.config.n_layer)}
+    def convert(self, tensors: Weights) -> Weights:
+        beyond = {f"h.{layer}." for layer in range(self.config.n_layer, 36)}
+        if self.config.n_layer < 24:
+            beyond = set()
+        return super().convert(
+            {
+                name: tensor
+                for name, tensor in tensors.items()
+                if not name.removeprefix(PREFIX).startswith(tuple(beyond))
+            }
         )
-
-
-def _beyond(key: str, n_layer: int) -> bool:
-    parts = key.split(".")
-    return "h" in parts and 24 <= n_layer <= int(parts[parts.index("h") + 1])
 
 
 @defect(
@@ -157,54 +125,31 @@ def _beyond(key: str, n_layer: int) -> bool:
     "keys.round-trip",
     "huggingface/transformers #12062, #21681; pytorch/pytorch #187138",
 )
-class RoundedOnLoad(Parts):
-    """A float32 file is copied into a model in bfloat16, which is made float32 again afterwards."""
+class RoundedOnLoad(CompleteGPT2):
+    """A float32 file is copied into a model in bfloat16, which is then made float32 again."""
 
-    def load(self, tensors: Weights) -> Weights:
-        return {
-            key: tensor.bfloat16().to(self.dtype) for key, tensor in super().load(tensors).items()
-        }
+    def convert(self, tensors: Weights) -> Weights:
+        weights = super().convert(tensors)
+        return {name: tensor.bfloat16().to(self.dtype) for name, tensor in weights.items()}
 
 
 @defect("half-file-as-float", "keys.half-file")
-class HalfFileMisread(Parts):
+class HalfFileMisread(CompleteGPT2):
     """bfloat16 in the file is read as float16, which has as many bits."""
 
-    def read(self, checkpoint: Any) -> Weights:
-        tensors = super().read(checkpoint)
+    @classmethod
+    def read(cls, folder: Path) -> Weights:
         return {
-            key: t.view(torch.float16) if t.dtype == torch.bfloat16 else t
-            for key, t in tensors.items()
+            name: t.view(torch.float16) if t.dtype == torch.bfloat16 else t
+            for name, t in super().read(folder).items()
         }
 
 
-@defect(
-    "uninitialised-buffer",
-    "attention.visibility",
-    "huggingface/transformers #48892; pytorch/torchtitan #1371",
-)
-class MaskUninitialised(Parts):
-    """The mask, a buffer that is not in the file, is left as the memory was: here, every other bit."""
-
-    def mask(self, real: Tensor, past: int) -> Tensor:
-        mask = super().mask(real, past)
-        return (
-            mask & (torch.arange(mask.size(-1), device=mask.device) % 2 == 0)
-            | torch.eye(mask.size(-1), dtype=torch.bool, device=mask.device)[past:]
-        )
-
-
-class Dropout(Parts):
-    """Drops each channel with the config's probability, as in training."""
-
-    probability = 0.0
-
-    def configure(self, fields: dict[str, Any]) -> GPT2Config:
-        self.probability = fields.get("resid_pdrop", 0.0)
-        return super().configure(fields)
+class Dropout(CompleteGPT2):
+    """Drops each channel with a probability of the config, as in training."""
 
     def dropped(self, x: Tensor) -> Tensor:
-        return torch.dropout(x, self.probability, train=True)
+        return torch.dropout(x, self.fields.get("resid_pdrop", 0.0), train=True)
 
 
 @defect(
@@ -213,7 +158,7 @@ class Dropout(Parts):
     "karpathy/ng-video-lecture #16; huggingface/trl #155",
 )
 class TrainMode(Dropout):
-    """eval() is never called: dropout is active."""
+    """eval() is never called, so dropout is active."""
 
     def merge(self, attended: Tensor) -> Tensor:
         return self.dropped(super().merge(attended))
@@ -227,12 +172,12 @@ class TrainMode(Dropout):
 class AttentionDropout(Dropout):
     """The fused attention is given its dropout probability in evaluation too."""
 
-    def shares(self, scores: Tensor, mask: Tensor) -> Tensor:
-        return self.dropped(super().shares(scores, mask))
+    def attention_weights(self, scores: Tensor, mask: Tensor) -> Tensor:
+        return self.dropped(super().attention_weights(scores, mask))
 
 
 @equivalent("dropout-of-zero")
-class DropoutOfZero(Parts):
+class DropoutOfZero(CompleteGPT2):
     """eval() is never called, and the dropout probability is 0."""
 
     def merge(self, attended: Tensor) -> Tensor:
@@ -244,7 +189,7 @@ class DropoutOfZero(Parts):
     "generation.leaves-no-trace",
     "rohitg00/ai-engineering-from-scratch #206",
 )
-class ModeChanged(Parts):
+class ModeChanged(CompleteGPT2):
     """generate() leaves the model in training mode, so what comes after it has dropout."""
 
     training = False
@@ -259,8 +204,8 @@ class ModeChanged(Parts):
 
 
 @defect("weights-read-back-transposed", "keys.round-trip")
-class ReadBackTransposed(Parts):
-    """Saving forgets to transpose back: what was read in is not what is written out."""
+class ReadBackTransposed(CompleteGPT2):
+    """Saving forgets to transpose back, so the matrices written are not those read."""
 
     def state_dict(self) -> Weights:
-        return dict(self.weights)
+        return changed(super().state_dict(), MATRICES, lambda w: w.t())

@@ -1,4 +1,4 @@
-"""Where generation ends: EOS, the number of tokens, the end of the context."""
+"""The end of generation: EOS, the number of tokens, the end of the context."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from torch import Tensor
 from gpt2ref import EOS
 
 from .catalogue import defect
-from .parts import Cache, Parts
+from .complete import Cache, CompleteGPT2
 
 
 @defect("eos-in-prompt", "eos.in-prompt", "OpenNMT/CTranslate2 #879")
-class EosInPrompt(Parts):
+class EosInPrompt(CompleteGPT2):
     """EOS is looked for in the whole sequence: one in the prompt ends it at once."""
 
     def ends_at_once(self, prompt: Sequence[int]) -> bool:
@@ -27,23 +27,23 @@ class EosInPrompt(Parts):
     "eos.per-row",
     "markhliu/DGAI@23700d3c9; rasbt/LLMs-from-scratch@28c65cdfb; Lightning-AI/lit-llama #153",
 )
-class EosItem(Parts):
-    """`if idx_next.item() == eos`, which is an error for more than one row."""
+class EosItem(CompleteGPT2):
+    """`idx_next.item() == eos` is an error for more than one row."""
 
     def ends(self, ended: list[bool], chosen: list[int]) -> list[bool]:
         return [ended[0] or torch.tensor(chosen).item() == EOS]
 
 
 @defect("eos-any-row", "eos.per-row")
-class EosAnyRow(Parts):
-    """The first row that ends stops all."""
+class EosAnyRow(CompleteGPT2):
+    """The first row that ends stops all rows."""
 
     def ends(self, ended: list[bool], chosen: list[int]) -> list[bool]:
         return [any(super().ends(ended, chosen))] * len(ended)
 
 
 @defect("eos-all-rows", "eos.per-row")
-class EosAllRows(Parts):
+class EosAllRows(CompleteGPT2):
     """A row goes on until all rows have ended, with whatever comes after its EOS."""
 
     def ends(self, ended: list[bool], chosen: list[int]) -> list[bool]:
@@ -55,7 +55,7 @@ class EosAllRows(Parts):
     "eos.middle",
     "GordonGustafson/llm-inference@075b239fe:sampler.py; greg00ry/browser-model-gpt-2@192d9e60d",
 )
-class EosKept(Parts):
+class EosKept(CompleteGPT2):
     """EOS is appended before it is looked at, and is part of the result."""
 
     def generate_ragged(
@@ -66,7 +66,7 @@ class EosKept(Parts):
 
 
 @defect("eos-first-unseen", "eos.first-step")
-class EosFirstUnseen(Parts):
+class EosFirstUnseen(CompleteGPT2):
     """The token after prefill is taken before the loop that looks for EOS begins."""
 
     def ends(self, ended: list[bool], chosen: list[int]) -> list[bool]:
@@ -79,7 +79,7 @@ class EosFirstUnseen(Parts):
 
 
 @defect("eos-last-kept", "eos.last-step")
-class EosLastKept(Parts):
+class EosLastKept(CompleteGPT2):
     """The loop ends before it looks at the last token: an EOS there stays."""
 
     def generate_ragged(
@@ -90,7 +90,7 @@ class EosLastKept(Parts):
 
 
 @defect("eos-not-wired", "eos.middle", "Lightning-AI/litgpt #812; huggingface/candle #1753")
-class EosNotWired(Parts):
+class EosNotWired(CompleteGPT2):
     """No EOS is passed on: everything runs to the limit."""
 
     def ends(self, ended: list[bool], chosen: list[int]) -> list[bool]:
@@ -98,16 +98,16 @@ class EosNotWired(Parts):
 
 
 @defect("eos-wrong-id", "eos.middle", "Lightning-AI/litgpt #812")
-class EosWrongId(Parts):
-    """The id before EOS's is taken for it."""
+class EosWrongId(CompleteGPT2):
+    """The id before that of EOS is taken for EOS."""
 
     def ends(self, ended: list[bool], chosen: list[int]) -> list[bool]:
         return super().ends(ended, [token_id + 1 for token_id in chosen])
 
 
 @defect("length-off-by-one", "eos.never", "HaileyStorm/ChirpGPT@8f3b8c60c:audio_in_out.py")
-class OneTokenTooMany(Parts):
-    """out[:, -(n + 1):]: the last token of the prompt is among the new ones."""
+class OneTokenTooMany(CompleteGPT2):
+    """out[:, -(n + 1):] returns the prompt's last token among the new ones."""
 
     def generate_ragged(self, prompts: Sequence[Sequence[int]], **options: Any) -> list[list[int]]:
         return [
@@ -119,8 +119,8 @@ class OneTokenTooMany(Parts):
 
 
 @defect("one-token-too-few", "eos.never")
-class OneTokenTooFew(Parts):
-    """A loop from 1 to n - 1."""
+class OneTokenTooFew(CompleteGPT2):
+    """The loop runs from 1 to n - 1, one step too few."""
 
     def generate_ragged(
         self, prompts: Sequence[Sequence[int]], *, max_new_tokens: int, **options: Any
@@ -135,8 +135,8 @@ class OneTokenTooFew(Parts):
     "eos.never",
     "huggingface/transformers #13983; EleutherAI/gpt-neo #268; guillaume-be/rust-bert #290",
 )
-class LimitCountsPrompt(Parts):
-    """max_new_tokens is taken for the length of the whole, prompt included, as transformers' max_length is."""
+class LimitCountsPrompt(CompleteGPT2):
+    """max_new_tokens limits prompt and new tokens together, as transformers' max_length does."""
 
     def generate_ragged(
         self, prompts: Sequence[Sequence[int]], *, max_new_tokens: int, **options: Any
@@ -150,7 +150,7 @@ class LimitCountsPrompt(Parts):
     "generation.exact-fit",
     "jaymody/picoGPT@817292bae:gpt2.py; vllm-project/vllm #16445",
 )
-class ExactFitRefused(Parts):
+class ExactFitRefused(CompleteGPT2):
     """A strict < refuses a prompt and new tokens that fill the context exactly."""
 
     def generate_ragged(
@@ -165,8 +165,8 @@ class ExactFitRefused(Parts):
     "generation.window",
     "huggingface/transformers #530; minimaxir/gpt-2-simple #72; intel/ipex-llm #12551",
 )
-class NoCrop(Parts):
-    """The context is never cropped: an index error one token past it."""
+class NoCrop(CompleteGPT2):
+    """The context is never cropped, and one token past it is an index error."""
 
     def next_logits(self, rows: Sequence[Sequence[int]], cache: Cache) -> tuple[Tensor, Cache]:
         if max(map(len, rows)) > self.config.n_positions:
@@ -175,8 +175,8 @@ class NoCrop(Parts):
 
 
 @defect("crop-wrong-side", "generation.window", "openai/gpt-2 #137")
-class CropWrongSide(Parts):
-    """idx[:, :n_positions]: the first tokens are kept, and what was just said is not seen."""
+class CropWrongSide(CompleteGPT2):
+    """idx[:, :n_positions] keeps the first tokens, and the newest are not seen."""
 
     def crop(self, row: Sequence[int]) -> Sequence[int]:
         return row[: self.config.n_positions]
@@ -187,8 +187,8 @@ class CropWrongSide(Parts):
     "generation.empty-prompt",
     "huggingface/transformers #3678, #3993; tinygrad/tinygrad #3100; guillaume-be/rust-bert #268",
 )
-class EmptyPrompt(Parts):
-    """Nothing is put in an empty prompt's place: the first token is drawn from what happens to be there, zeros."""
+class EmptyPrompt(CompleteGPT2):
+    """An empty prompt is not replaced: the first token is drawn from logits of zero."""
 
     empty = False
 

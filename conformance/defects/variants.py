@@ -1,4 +1,4 @@
-"""Where sources disagree: not mistakes. The suite has a verdict on each, and calls the other behaviour a variant."""
+"""Behaviour in which sources disagree. The suite reports it as a variant, which is no mistake."""
 
 from __future__ import annotations
 
@@ -8,14 +8,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gpt2ref import GPT2Config
+
+from ..probes.gpt2 import Weights
 from .catalogue import variant
-from .parts import Parts, Weights
+from .complete import CompleteGPT2
 from .weights import OwnHead
 
 
 @variant("topk-exactly-k", "sampling.top-k-ties", "Lightning-AI/litgpt #729; karpathy/nanochat")
-class ExactlyK(Parts):
-    """Of tokens tied for the k-th place only as many stay as make k; OpenAI's sample.py keeps them all, and so do we."""
+class ExactlyK(CompleteGPT2):
+    """Of the tokens tied at the k-th place, only as many stay as make k.
+
+    OpenAI's sample.py keeps them all, and so do we.
+    """
 
     def probabilities(self, logits: Tensor, temperature: float, top_k: int | None) -> Tensor:
         k = min(top_k or logits.size(-1), logits.size(-1))
@@ -28,8 +34,11 @@ class ExactlyK(Parts):
     "sampling.temperature-zero",
     "transformers generation/logits_process.py",
 )
-class TemperatureZeroRefused(Parts):
-    """Temperature 0 is refused by name; OpenAI's sample.py divides by it, and we are greedy, as litgpt and nanochat."""
+class TemperatureZeroRefused(CompleteGPT2):
+    """Temperature 0 is refused by name.
+
+    OpenAI's sample.py divides by it; gpt2ref, litgpt and nanochat are greedy.
+    """
 
     def check(self, temperature: float, top_k: int | None) -> None:
         super().check(temperature, top_k)
@@ -42,8 +51,11 @@ class TemperatureZeroRefused(Parts):
     "generation.window",
     "transformers modeling_gpt2.py; rasbt/LLMs-from-scratch",
 )
-class ContextEndRefused(Parts):
-    """Generation past n_positions is refused by name; the textbook's loop crops to the last n_positions, and so do we."""
+class ContextEndRefused(CompleteGPT2):
+    """Generation past n_positions is refused by name.
+
+    The textbook's loop crops to the last n_positions, and so do we.
+    """
 
     def crop(self, row: Sequence[int]) -> Sequence[int]:
         if len(row) > self.config.n_positions:
@@ -54,8 +66,11 @@ class ContextEndRefused(Parts):
 
 
 @variant("empty-prompt-refused", "generation.empty-prompt", "transformers generation/utils.py")
-class EmptyPromptRefused(Parts):
-    """A prompt without tokens is refused; OpenAI's generate_unconditional_samples.py starts from EOS, and so do we."""
+class EmptyPromptRefused(CompleteGPT2):
+    """A prompt without tokens is refused.
+
+    OpenAI's generate_unconditional_samples.py starts from EOS, and so do we.
+    """
 
     def generate_ragged(self, prompts: Sequence[Sequence[int]], **options: Any) -> list[list[int]]:
         if not all(prompts):
@@ -68,8 +83,8 @@ class EmptyPromptRefused(Parts):
     "sampling.top-k-zero",
     "openai/gpt-2 src/sample.py; transformers generation/utils.py",
 )
-class TopKZeroIsOff(Parts):
-    """top_k=0 is no restriction; we refuse it, and have None for that."""
+class TopKZeroIsOff(CompleteGPT2):
+    """top_k=0 is no restriction. We refuse it, and have None for that."""
 
     def check(self, temperature: float, top_k: int | None) -> None:
         super().check(temperature, top_k or None)
@@ -80,44 +95,51 @@ class TopKZeroIsOff(Parts):
 
 @variant("head-of-its-own", "keys.differing-head", "transformers 5, modeling_gpt2.py")
 class HeadOfItsOwn(OwnHead):
-    """An lm_head.weight unlike wte.weight is the head, and wte the embedding alone; we refuse it."""
+    """An lm_head.weight unlike wte.weight is the head, and wte embeds alone. We refuse it."""
 
-    def load(self, tensors: Weights) -> Weights:
+    def convert(self, tensors: Weights) -> Weights:
         rest = {key: tensor for key, tensor in tensors.items() if key != "lm_head.weight"}
-        weights = super().load(rest)
+        weights = super().convert(rest)
         self.own_head = tensors.get("lm_head.weight", weights["wte.weight"]).to(self.dtype)
         return weights
 
 
 @variant("head-overruled", "keys.differing-head", "transformers 4, modeling_gpt2.py")
-class HeadOverruled(Parts):
-    """An lm_head.weight unlike wte.weight is overruled by tying; we refuse it."""
+class HeadOverruled(CompleteGPT2):
+    """An lm_head.weight unlike wte.weight is overruled by tying. We refuse it."""
 
-    def load(self, tensors: Weights) -> Weights:
-        return super().load(
+    def convert(self, tensors: Weights) -> Weights:
+        return super().convert(
             {key: tensor for key, tensor in tensors.items() if key != "lm_head.weight"}
         )
 
 
 @variant("config-followed", "config.attention-scaling", "transformers modeling_gpt2.py")
-class ConfigFollowed(Parts):
-    """scale_attn_weights and scale_attn_by_inverse_layer_idx are followed, which no published GPT-2 sets; we refuse them."""
+class ConfigFollowed(CompleteGPT2):
+    """The config's scale_attn_weights and scale_attn_by_inverse_layer_idx are followed.
 
-    def configure(self, fields: dict[str, Any]) -> Any:
-        self.scaled = fields.get("scale_attn_weights", True)
-        self.by_layer = fields.get("scale_attn_by_inverse_layer_idx", False)
+    No published GPT-2 sets them, and we refuse them.
+    """
+
+    @classmethod
+    def configure(cls, fields: dict[str, Any]) -> GPT2Config:
         return super().configure(
             fields | {"scale_attn_weights": True, "scale_attn_by_inverse_layer_idx": False}
         )
 
-    def scores(self, q: Tensor, k: Tensor, layer: int) -> Tensor:
-        scores = super().scores(q, k, layer) if self.scaled else q @ k.mT
-        return scores / (layer + 1) if self.by_layer else scores
+    def attention_scale(self, layer: int, head_width: int) -> float:
+        scaled = self.fields.get("scale_attn_weights", True)
+        by_layer = self.fields.get("scale_attn_by_inverse_layer_idx", False)
+        scale = super().attention_scale(layer, head_width) if scaled else 1.0
+        return scale / (layer + 1) if by_layer else scale
 
 
 @variant("centred-unembed", "head.raw", "TransformerLensOrg/TransformerLens #223, #693")
-class Centred(Parts):
-    """Each position's logits are shifted so that their mean is zero: probabilities are the same, raw logits are not."""
+class Centred(CompleteGPT2):
+    """Each position's logits are shifted so that their mean is zero.
+
+    Probabilities stay the same, raw logits do not.
+    """
 
     def head(self, x: Tensor) -> Tensor:
         logits = super().head(x)

@@ -1,13 +1,13 @@
-"""Questions that known defects answer differently, and when two answers are the same.
+"""Questions that known defects answer differently.
 
-Every question goes to an implementation that has just loaded the question's checkpoint. They are those of the suite's
-tests in short: the probes' designs, files of every kind, pieces of a sequence, scripts, dice, texts.
+An implementation that is asked a question has just loaded the question's checkpoint. The questions
+are those of the suite's tests in short: the probes' designs, files of every kind, pieces of a
+sequence, scripts, dice, texts.
 """
 
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 import gpt2ref
 from gpt2ref import EOS, GPT2Config
@@ -25,7 +24,6 @@ from ..adapters.refusal import CONTEXT, TEMPERATURE, TOP_K, mentions
 from ..checkpoints.scripts import FACES, SCRIPT, by_position, chain, dice
 from ..checkpoints.tensors import (
     DICE,
-    SMALL,
     Tensors,
     blank,
     random_token_ids,
@@ -34,163 +32,28 @@ from ..checkpoints.tensors import (
     write_sparse_checkpoint,
 )
 from ..outcomes import NotApplicable
-from ..probes import experiment as probes
-from ..probes.experiment import PROBE, Design, Experiment
+from ..probes.designs import ALL, DESIGNS, PROBE, SEED, Design
+from ..probes.experiment import Experiment
+from . import asking
+from .asking import IDS, SMALLEST
 
-SHOWN = torch.cat(
-    [torch.arange(0, EOS, 523), torch.tensor([EOS])]
-)  # of the logits, as all of them would be too many
 REFUSED, CRASHED = "refused", "crashed"
-SMALLEST = replace(SMALL, n_layer=2, n_positions=13)
 WIDE_HEADS = replace(SMALLEST, n_embd=128, n_head=2)  # 64, as in all published sizes
-IDS = random_token_ids(SMALLEST, batch=3, time=7, seed=5)
-DRAWS = 16, 32  # rows and steps of a throw
-
-
-class Frequencies(Counter[int]):
-    """Tokens that were drawn."""
 
 
 @dataclass(frozen=True)
 class Question:
-    """`about`: what an error must name to be a refusal and no crash; empty where any error will do."""
+    """A question, the checkpoint for it, and the dtype it is asked in (None: the one judged).
+
+    `about`: words of which an error must have one to count as a refusal and not as a crash; empty
+    where any error is a refusal.
+    """
 
     name: str
     write: Callable[[Path], Path]
     ask: Callable[[Judged], Any]
-    dtype: torch.dtype | None = None  # None: the one that is judged
+    dtype: torch.dtype | None = None
     about: tuple[str, ...] = ()
-
-
-def same(a: Any, b: Any, rounding: float) -> bool:
-    """Whether two answers are the same: to rounding if they are logits, to chance if they were drawn."""
-    if isinstance(a, Frequencies) and isinstance(b, Frequencies):
-        n = sum(a.values())
-        return n == sum(b.values()) and all(
-            _frequency_same(a[token], b[token], n) for token in a | b
-        )
-    if isinstance(a, Tensor) and isinstance(b, Tensor):
-        if a.shape != b.shape or not torch.equal(a.isfinite(), b.isfinite()):
-            return False
-        a, b = (each.nan_to_num(posinf=0, neginf=0) for each in (a, b))
-        return bool(((a - b).abs() <= rounding * max(largest(a), largest(b))).all())
-    if isinstance(a, (list, tuple)) and isinstance(b, (list, tuple)):
-        return len(a) == len(b) and all(same(x, y, rounding) for x, y in zip(a, b, strict=True))
-    return type(a) is type(b) and bool(a == b)
-
-
-def largest(numbers: Tensor) -> float:
-    return float(numbers.abs().max()) if numbers.numel() else 0.0
-
-
-def _frequency_same(a: int, b: int, n: int) -> bool:
-    """Two binomials of n draws: a difference beyond five standard deviations has a chance below 1e-6."""
-    p = (a + b) / (2 * n)
-    return abs(a - b) <= 5 * math.sqrt(2 * n * p * (1 - p)) + 1
-
-
-# What is asked.
-
-
-def _logits(token_ids: Tensor, judged: Judged) -> Tensor:
-    return judged.logits(token_ids)[..., SHOWN]
-
-
-def _pieces(sizes: tuple[int, ...], judged: Judged) -> list[Tensor]:
-    first, *rest = IDS[:, : sum(sizes)].split(list(sizes), dim=1)
-    logits, cache = judged.prefill(first)
-    answers = [logits[..., SHOWN]]
-    for piece in rest:
-        logits, cache = judged.step(piece, cache)
-        answers.append(logits[..., SHOWN])
-    return answers
-
-
-def _branches(judged: Judged) -> list[Tensor]:
-    _, cache = judged.prefill(IDS[:, :2])
-    return [
-        judged.step(ids, cache)[0][..., SHOWN] for ids in (IDS[:, 2:4], IDS[:, 4:6], IDS[:, 2:4])
-    ]
-
-
-def _prompts_in_turn(judged: Judged) -> list[Tensor]:
-    answers = []
-    for turn, batch in enumerate((1, 1, 3, 1)):
-        first, second = IDS[:batch, 2 * turn : 2 * turn + 1], IDS[:batch, turn : turn + 1]
-        logits, cache = judged.prefill(first)
-        answers += [logits[..., SHOWN], judged.step(second, cache)[0][..., SHOWN]]
-    return answers
-
-
-def _weights(judged: Judged) -> list[Any]:
-    return [
-        _shapes(judged),
-        *(t.flatten()[::97].double() for _, t in sorted(judged.state_dict().items())),
-    ]
-
-
-def _shapes(judged: Judged) -> list[Any]:
-    return [
-        (key.removeprefix("transformer."), list(t.shape))
-        for key, t in sorted(judged.state_dict().items())
-    ]
-
-
-def _new(prompts: Tensor, n: int, judged: Judged, **options: Any) -> list[list[int]]:
-    return judged.generate(prompts, max_new_tokens=n, **{"temperature": 0.0, "seed": 7} | options)
-
-
-def _ragged(prompts: list[list[int]], judged: Judged) -> list[list[int]]:
-    return judged.generate_ragged(prompts, max_new_tokens=4, temperature=0.0)
-
-
-def _draws(judged: Judged, top_k: int | None) -> bool:
-    """Whether anything is drawn."""
-    return bool(
-        judged.generate(torch.full((2, 1), 5), max_new_tokens=2, temperature=5.0, top_k=top_k)
-    )
-
-
-def _thrown(judged: Judged, **options: Any) -> Frequencies:
-    rows = judged.generate(torch.full((DRAWS[0], 1), 5), max_new_tokens=DRAWS[1], **options)
-    return Frequencies(token for row in rows for token in row)
-
-
-def _seeds(judged: Judged) -> list[bool]:
-    def throw(seed: int) -> list[list[int]]:
-        return judged.generate(torch.full((4, 1), 5), max_new_tokens=16, temperature=1.0, seed=seed)
-
-    before = torch.get_rng_state()
-    first = throw(11)
-    moved = not torch.equal(before, torch.get_rng_state())
-    torch.rand(3)
-    rows_alike, steps_alike = (
-        all(row == first[0] for row in first),
-        all(len(set(row)) == 1 for row in first),
-    )
-    return [moved, throw(11) == first, throw(12) == first, rows_alike, steps_alike]
-
-
-def _trace(judged: Judged) -> bool:
-    """Whether logits are the same after a call of generate, bit by bit."""
-    before = judged.logits(IDS)
-    judged.generate(IDS, max_new_tokens=3, temperature=1.0)
-    return torch.equal(judged.logits(IDS), before)
-
-
-def _twice(judged: Judged) -> bool:
-    return torch.equal(judged.logits(IDS), judged.logits(IDS))
-
-
-def _encoded(text: str, judged: Judged) -> list[int]:
-    return judged.encode(text)
-
-
-def _decoded(token_ids: list[int], judged: Judged) -> str:
-    return judged.decode(token_ids)
-
-
-# On which checkpoints.
 
 
 def _design(design: Design, folder: Path) -> Path:
@@ -203,7 +66,7 @@ def _plain(folder: Path, config: GPT2Config = SMALLEST) -> Path:
 
 
 def _wide(folder: Path) -> Path:
-    """Wide as gpt2-large, and of one layer."""
+    """Write a checkpoint as wide as gpt2-large, with one layer."""
     return write_sparse_checkpoint(folder, replace(SMALLEST, n_embd=1280, n_head=20, n_layer=1))
 
 
@@ -255,110 +118,149 @@ FOLLOWERS = {A: EOS, B: C, C: B, EOS: B}
 
 
 def questions() -> Iterator[Question]:
-    for design in (design for design in vars(probes).values() if isinstance(design, Design)):
-        ids = random_token_ids(PROBE, batch=2, time=9, seed=probes.SEED)
-        yield Question(design.name, partial(_design, design), partial(_logits, ids))
-    whole = partial(_design, probes.ALL)
+    """Yield all questions."""
+    yield from _of_logits()
+    yield from _of_files()
+    yield from _of_the_cache()
+    yield from _of_generation()
+    yield from _of_stopping()
+    yield from _of_sampling()
+    yield from _of_text()
+
+
+def _of_logits() -> Iterator[Question]:
+    ids = random_token_ids(PROBE, batch=2, time=9, seed=SEED)
+    for design in DESIGNS:
+        yield Question(design.name, partial(_design, design), partial(asking.logits, ids))
+    whole = partial(_design, ALL)
     yield Question(
         "as many tokens as positions",
         whole,
-        partial(_logits, random_token_ids(PROBE, 2, PROBE.n_positions)),
+        partial(asking.logits, random_token_ids(PROBE, 2, PROBE.n_positions)),
     )
     yield Question(
-        "a token too many", whole, partial(_logits, torch.full((1, PROBE.n_positions + 1), 7))
+        "a token too many", whole, partial(asking.logits, torch.full((1, PROBE.n_positions + 1), 7))
     )
     for dtype in (torch.bfloat16, torch.float16, torch.float64):
-        yield Question(f"{dtype}", _plain, partial(_logits, IDS), dtype)
+        yield Question(f"{dtype}", _plain, partial(asking.logits, IDS), dtype)
     long = GPT2Config(n_embd=24, n_layer=1, n_head=4)
     yield Question(
         "1024 tokens",
         partial(_plain, config=long),
-        partial(_logits, random_token_ids(long, 1, 1024)),
+        partial(asking.logits, random_token_ids(long, 1, 1024)),
     )
 
+
+def _of_files() -> Iterator[Question]:
     for name, change in FILES.items():
-        yield Question(f"a file {name}", partial(_changed, change), partial(_logits, IDS))
+        yield Question(f"a file {name}", partial(_changed, change), partial(asking.logits, IDS))
     for name, fields in FIELDS.items():
         yield Question(
-            f"a config with {name}", partial(_with_fields, fields), partial(_logits, IDS)
+            f"a config with {name}", partial(_with_fields, fields), partial(asking.logits, IDS)
         )
-    yield Question("a config with resid_pdrop", partial(_with_fields, {"resid_pdrop": 0.1}), _twice)
-    yield Question("a config with attn_pdrop", partial(_with_fields, {"attn_pdrop": 0.1}), _twice)
-    yield Question("the weights", _plain, _weights)
-    yield Question("a width of a published size", _wide, _shapes)
-
-    for sizes in [(2, 1, 3), (1, 5), (4, 1, 1)]:
-        yield Question(f"pieces of {sizes}", _plain, partial(_pieces, sizes))
-    yield Question("pieces in bfloat16", _plain, partial(_pieces, (2, 1, 3)), torch.bfloat16)
     yield Question(
-        "pieces with wide heads", partial(_plain, config=WIDE_HEADS), partial(_pieces, (2, 1, 3))
+        "a config with resid_pdrop", partial(_with_fields, {"resid_pdrop": 0.1}), asking.twice
     )
-    yield Question("branches", _plain, _branches)
-    yield Question("prompts in turn", _plain, _prompts_in_turn)
+    yield Question(
+        "a config with attn_pdrop", partial(_with_fields, {"attn_pdrop": 0.1}), asking.twice
+    )
+    yield Question("the weights", _plain, asking.weights)
+    yield Question("a width of a published size", _wide, asking.shapes)
 
-    yield Question("greedy", _plain, partial(_new, IDS, 5))
-    yield Question("top_k=1 of each row", _plain, partial(_new, IDS, 3, temperature=1.0, top_k=1))
-    yield Question("the context filled", _plain, partial(_new, IDS[:, :6], 7))
-    yield Question("past the context", _plain, partial(_new, IDS[:2], 9), about=CONTEXT)
+
+def _of_the_cache() -> Iterator[Question]:
+    for sizes in [(2, 1, 3), (1, 5), (4, 1, 1)]:
+        yield Question(f"pieces of {sizes}", _plain, partial(asking.pieces, sizes))
+    yield Question("pieces in bfloat16", _plain, partial(asking.pieces, (2, 1, 3)), torch.bfloat16)
+    yield Question(
+        "pieces with wide heads",
+        partial(_plain, config=WIDE_HEADS),
+        partial(asking.pieces, (2, 1, 3)),
+    )
+    yield Question("branches", _plain, asking.branches)
+    yield Question("prompts in turn", _plain, asking.prompts_in_turn)
+
+
+def _of_generation() -> Iterator[Question]:
+    yield Question("greedy", _plain, partial(asking.new, IDS, 5))
+    yield Question(
+        "top_k=1 of each row", _plain, partial(asking.new, IDS, 3, temperature=1.0, top_k=1)
+    )
+    yield Question("the context filled", _plain, partial(asking.new, IDS[:, :6], 7))
+    yield Question("past the context", _plain, partial(asking.new, IDS[:2], 9), about=CONTEXT)
     yield Question(
         "a prompt past the context",
         _plain,
-        partial(_new, random_token_ids(SMALLEST, 2, 15), 2),
+        partial(asking.new, random_token_ids(SMALLEST, 2, 15), 2),
         about=CONTEXT,
     )
-    yield Question("no prompt", _plain, partial(_new, torch.zeros(1, 0, dtype=torch.int64), 3))
-    yield Question("a ragged batch", _plain, partial(_ragged, [[7, 300, 41], IDS[0].tolist(), [9]]))
     yield Question(
-        "a ragged batch with EOS", _plain, partial(_ragged, [[7, EOS, 41], IDS[0].tolist(), [9]])
+        "no prompt", _plain, partial(asking.new, torch.zeros(1, 0, dtype=torch.int64), 3)
     )
-    yield Question("a trace", _plain, _trace)
+    yield Question(
+        "a ragged batch", _plain, partial(asking.ragged, [[7, 300, 41], IDS[0].tolist(), [9]])
+    )
+    yield Question(
+        "a ragged batch with EOS",
+        _plain,
+        partial(asking.ragged, [[7, EOS, 41], IDS[0].tolist(), [9]]),
+    )
+    yield Question("a trace", _plain, asking.trace)
 
+
+def _of_stopping() -> Iterator[Question]:
     said = partial(_script, by_position(SAYING + [A] * (SCRIPT.n_positions - len(SAYING))), SCRIPT)
     for n in (0, 1, 5, 6):
-        yield Question(f"a script for {n} tokens", said, partial(_new, torch.tensor([[2, 3]]), n))
+        yield Question(
+            f"a script for {n} tokens", said, partial(asking.new, torch.tensor([[2, 3]]), n)
+        )
     followed = partial(_script, chain(FOLLOWERS), SCRIPT)
     yield Question(
-        "rows that end", followed, partial(_new, torch.tensor([[C, A], [A, B], [B, C]]), 4)
+        "rows that end", followed, partial(asking.new, torch.tensor([[C, A], [A, B], [B, C]]), 4)
     )
-    yield Question("EOS in the prompt", followed, partial(_new, torch.tensor([[EOS, B]]), 4))
+    yield Question("EOS in the prompt", followed, partial(asking.new, torch.tensor([[EOS, B]]), 4))
 
-    thrown = partial(_script, dice(FACES), DICE)
+
+def _of_sampling() -> Iterator[Question]:
+    drawn = partial(_script, dice(FACES), DICE)
     for options in (
         {"temperature": 0.5, "top_k": 40},
         {"temperature": 2.0, "top_k": 2},
         {"temperature": 1.0, "top_k": None},
     ):
-        yield Question(f"dice with {options}", thrown, partial(_thrown, **options))
-    short = partial(_new, torch.tensor([[5], [5]]), 4, greedy_by_top_k=False)
+        yield Question(f"dice with {options}", drawn, partial(asking.drawn, **options))
+    short = partial(asking.new, torch.tensor([[5], [5]]), 4, greedy_by_top_k=False)
     for options in (
         {"temperature": 0.0},
         {"temperature": 0.0, "top_k": 3},
         {"temperature": 1.0, "top_k": 1},
     ):
-        yield Question(f"dice with {options}", thrown, partial(short, **options), about=TEMPERATURE)
+        yield Question(f"dice with {options}", drawn, partial(short, **options), about=TEMPERATURE)
     for top_k in (0, 50257, 50258, None):
         yield Question(
-            f"dice with top_k={top_k}", thrown, partial(_draws, top_k=top_k), about=TOP_K
+            f"dice with top_k={top_k}", drawn, partial(asking.draws, top_k=top_k), about=TOP_K
         )
-    yield Question("seeds", thrown, _seeds)
+    yield Question("seeds", drawn, asking.seeds)
     yield Question(
         "NaN",
         partial(_script, dice({17: 1.0, 300: math.nan}), DICE),
-        partial(_thrown, temperature=1.0),
+        partial(asking.drawn, temperature=1.0),
     )
 
+
+def _of_text() -> Iterator[Question]:
     text = partial(_script, blank(DICE), DICE)
     for words in ("It's  a 4444 \n\n test: naïve 🙂.", "a<|endoftext|>b"):
-        yield Question(f"encode {words!r}", text, partial(_encoded, words))
-    yield Question("decode", text, partial(_decoded, gpt2ref.encode("naïve 漢字 🤖")))
+        yield Question(f"encode {words!r}", text, partial(asking.encoded, words))
+    yield Question("decode", text, partial(asking.decoded, gpt2ref.encode("naïve 漢字 🤖")))
     for token_id in (-1, EOS + 1):
-        yield Question(f"decode {token_id}", text, partial(_decoded, [token_id]))
+        yield Question(f"decode {token_id}", text, partial(asking.decoded, [token_id]))
 
 
 def answer(
     question: Question, load: Callable[..., Judged], folder: Path, dtype: torch.dtype
 ) -> Any:
-    """What comes of it: logits, tokens, text; REFUSED or CRASHED for an error; None if it does not apply."""
+    """Return logits, tokens or text; REFUSED or CRASHED for an error; None if not applicable."""
     try:
         return question.ask(load(folder, dtype=question.dtype or dtype))
     except NotApplicable:

@@ -18,7 +18,6 @@ from gpt2ref import __version__
 
 from .. import defects
 from ..defects import DEFECTS, EQUIVALENT, VARIANTS, Entry
-from ..defects.parts import Parts
 from ..requirements import REQUIREMENTS
 from ..verdict.judgement import ERRORED, FAILED, NOT_RUN, VARIANT, Judgement
 
@@ -34,9 +33,9 @@ _SAMPLER = frozenset({"check", "generators", "uniform", "next_token", "probabili
 _LOOP = frozenset(
     {"generate", "generate_ragged", "ends_at_once", "ends", "next_logits", "padding", "crop"}
 )
-_LOADING = frozenset({"configure", "read", "load", "state_dict"})
+_LOADING = frozenset({"configure", "read", "convert", "state_dict"})
 # The steps that treat tokens fed one by one differently from tokens fed at once.
-_FEEDING = frozenset({"prefill", "step", "remember", "positions", "mask"})
+_FEEDING = frozenset({"prefill", "step", "extend", "positions", "mask"})
 _STEPS_OF_FAMILY = {
     "keys": _LOADING,
     "text": _TEXT,
@@ -44,17 +43,6 @@ _STEPS_OF_FAMILY = {
     "eos": _LOOP,
     "generation": _LOOP | _FEEDING,
 }
-
-
-def steps(entry: Entry) -> set[str]:
-    """Return the names of the methods that a defect replaces."""
-    own = entry.parts.__mro__[: entry.parts.__mro__.index(Parts)]
-    return {
-        name
-        for kind in own
-        for name in vars(kind)
-        if hasattr(Parts, name) and not name.startswith("__")
-    }
 
 
 def asked(entry: Entry, requirement: str) -> bool:
@@ -66,7 +54,7 @@ def asked(entry: Entry, requirement: str) -> bool:
     or a variant is asked for everything; for frequencies only if it replaces the sampler. (Any
     implementation that is not of the catalogue is asked for everything.)
     """
-    asked_for, replaced = REQUIREMENTS[requirement], steps(entry)
+    asked_for, replaced = REQUIREMENTS[requirement], entry.steps
     if requirement == entry.requirement:
         return True
     if requirement in LARGE | NEVER:

@@ -1,8 +1,10 @@
-"""`python -m conformance.studies.diagnosis --pairs 20`: how often a wrong GPT-2 is called by its right name.
+"""Measures how often the diagnosis gives a wrong GPT-2 its right name.
 
-Every defect of the catalogue is diagnosed as if nobody knew which it is, then pairs of different families, drawn from a
-fixed seed; and what is no mistake, which must have no diagnosis. A pair whose answers are all those of one defect alone
-can't be told from it, and counts as named if that one is of the pair.
+    python -m conformance.studies.diagnosis --pairs 20
+
+Every defect of the catalogue is diagnosed as if nobody knew it, then pairs of different families,
+drawn from a fixed seed, and last what is no mistake, which must have no diagnosis. A pair whose
+answers are all those of one of its defects cannot be told from that one, and counts as named.
 """
 
 from __future__ import annotations
@@ -16,12 +18,13 @@ from pathlib import Path
 import torch
 
 from ..defects import DEFECTS, EQUIVALENT, VARIANTS
-from ..diagnosis.diagnose import Rooms, diagnosed, known
+from ..diagnosis.comparison import Comparison, defective
+from ..diagnosis.diagnose import diagnosed
 
 
-def named(rooms: Rooms, names: tuple[str, ...]) -> bool:
-    """Whether the diagnosis has the right name, or names, among those that can't be told from each other."""
-    diagnosis = diagnosed(rooms, rooms.interview(known(*names)))
+def named(comparison: Comparison, names: tuple[str, ...]) -> bool:
+    """Return whether one of the diagnoses names these defects, or some of them."""
+    diagnosis = diagnosed(comparison, comparison.answers(defective(*names)))
     right = diagnosis is not None and any(set(alike) <= set(names) for alike in diagnosis.alike)
     print(f"{'' if right else 'NOT named: '}{'+'.join(names)}: {diagnosis}", flush=True)
     return right
@@ -45,15 +48,15 @@ def main() -> None:
     ]
     drawn = random.Random(options.seed).sample(pairs, options.pairs)
     with tempfile.TemporaryDirectory() as folder:
-        rooms = Rooms(Path(folder), torch.float32)
-        single = [named(rooms, (name,)) for name in DEFECTS]
-        double = [named(rooms, pair) for pair in drawn]
+        comparison = Comparison(Path(folder), torch.float32)
+        single = [named(comparison, (name,)) for name in DEFECTS]
+        double = [named(comparison, pair) for pair in drawn]
         quiet = [
-            diagnosed(rooms, rooms.interview(known(name))) is None for name in EQUIVALENT | VARIANTS
+            diagnosed(comparison, comparison.answers(defective(name))) is None
+            for name in EQUIVALENT | VARIANTS
         ]
-    print(
-        f"{sum(single)} of {len(single)} defects are called by their names ({sum(single) / len(single):.1%})"
-    )
+    share = sum(single) / len(single)
+    print(f"{sum(single)} of {len(single)} defects get their right name ({share:.1%})")
     if double:
         print(f"{sum(double)} of {len(double)} pairs ({sum(double) / len(double):.1%})")
     print(f"{sum(quiet)} of {len(quiet)} that are no mistakes have no diagnosis")

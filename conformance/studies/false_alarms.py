@@ -1,9 +1,11 @@
-"""`python -m conformance.studies.false_alarms --seeds 50 --dtype float32 --implementation X`: how near a right
-implementation comes to being called wrong.
+"""Measures how near a right implementation comes to being called wrong.
 
-The checkpoints of the suite are drawn from a fixed seed, so a right implementation passes always or never. Here the
-probes' checkpoints and the small parity one are drawn anew from each seed, and X's largest error is set against the
-allowed one: the largest ratio of each design, where it was, and how many of them are above 1, a false alarm.
+    python -m conformance.studies.false_alarms --seeds 50 --dtype float32 --implementation X
+
+The suite draws its checkpoints from a fixed seed, so a right implementation passes always or never.
+Here each seed draws new checkpoints of the probes and of small parity, and X's largest error is
+divided by the allowed one. A ratio above 1 is a false alarm. The output has for each design the
+largest ratio, its seed, and the number of false alarms.
 """
 
 from __future__ import annotations
@@ -21,10 +23,8 @@ from ..adapters.adapter import Adapter
 from ..checkpoints.tensors import SMALL, random_token_ids, trained_like, write_checkpoint
 from ..judging.oracle import error, expected
 from ..options import DTYPES
-from ..probes import experiment as probes
-from ..probes.experiment import PROBE, Design, Experiment
-
-DESIGNS = [design for design in vars(probes).values() if isinstance(design, Design)]
+from ..probes.designs import DESIGNS, PROBE
+from ..probes.experiment import Experiment
 
 
 class Trial(NamedTuple):
@@ -36,7 +36,7 @@ class Trial(NamedTuple):
 
 
 def trials(seed: int, dtype: torch.dtype, folder: Path) -> Iterator[Trial]:
-    """Each design of the probes, and the parity checkpoint over its whole context and with one token."""
+    """Yield each probe design, and the parity checkpoint with its whole context and one token."""
     for design in DESIGNS:
         experiment = Experiment(design, PROBE, dtype, seed)
         checkpoint = write_checkpoint(folder / design.name, experiment.config, experiment.tensors)
@@ -59,7 +59,7 @@ def trials(seed: int, dtype: torch.dtype, folder: Path) -> Iterator[Trial]:
 
 
 def ratios(adapters: Sequence[Adapter], seed: int) -> dict[tuple[str, str], float]:
-    """Adapter and trial -> the error in multiples of the allowed one."""
+    """Return, by adapter and trial, the error in multiples of the allowed one."""
     found = {}
     with tempfile.TemporaryDirectory() as folder:
         for trial in trials(seed, adapters[0].dtype, Path(folder)):
@@ -82,7 +82,7 @@ def main() -> None:
     )
     parser.add_argument("--device", default="cpu")
     parser.add_argument(
-        "--seconds", type=float, default=float("inf"), help="begin no further seed after this time"
+        "--seconds", type=float, default=float("inf"), help="start no other seed after this time"
     )
     options = parser.parse_args()
 
@@ -98,7 +98,8 @@ def main() -> None:
         found.append(ratios(adapters, seed))
     for adapter in adapters:
         print(
-            f"{adapter} in {options.dtype} on {options.device}, {len(found)} seeds: the error over the allowed one"
+            f"{adapter} in {options.dtype} on {options.device}, {len(found)} seeds: "
+            "the error over the allowed one"
         )
         total = 0
         for name in [name for judged, name in found[0] if judged == str(adapter)]:
@@ -106,7 +107,8 @@ def main() -> None:
             largest, alarms = max(figures), sum(figure > 1 for figure in figures)
             total += alarms
             print(
-                f"  {name:42} at most {largest:.3f} (seed {figures.index(largest)}), {alarms} false alarms"
+                f"  {name:42} at most {largest:.3f} (seed {figures.index(largest)}), "
+                f"{alarms} false alarms"
             )
         print(f"  {total} false alarms of {len(found) * len(found[0]) // len(adapters)}")
 

@@ -43,8 +43,7 @@ from gpt2ref import GPT2Config, decode, encode
 
 from ..adapters.huggingface import HuggingFace
 from ..checkpoints.tensors import random_token_ids, trained_like, write_checkpoint
-from ..defects import DEFECTS, EQUIVALENT
-from ..defects.parts import Parts
+from ..defects import DEFECTS, EQUIVALENT, CompleteGPT2
 
 # The shape of transformers' own tests (later versions have two layers), but with the real
 # vocabulary, so that texts can be encoded.
@@ -52,7 +51,7 @@ SHAPE = GPT2Config(n_positions=512, n_embd=32, n_layer=5, n_head=4, n_inner=37)
 PROMPT = "The dog"
 # "Hello, my dog is a little" and "Today, I"
 SENTENCES = [[15496, 11, 616, 3290, 318, 257, 1310], [8888, 11, 314]]
-Load = Callable[[str], Parts]
+Load = Callable[[str], CompleteGPT2]
 Results = dict[str, dict[str, str | None]]  # defect -> check -> what was found
 
 
@@ -216,12 +215,12 @@ def measure(names: Iterable[str], seed: int = 0) -> Results:
             for trained in (False, True)
         }
         for name, check in CHECKS.items():
-            if reason := found(check, Parts, grounds[check.trained]):
+            if reason := found(check, CompleteGPT2.load, grounds[check.trained]):
                 raise RuntimeError(f"check {name}: a right GPT-2 fails {reason}")
         entries = DEFECTS | EQUIVALENT
         return {
             defect: {
-                name: found(check, entries[defect].parts, grounds[check.trained])
+                name: found(check, entries[defect].kind.load, grounds[check.trained])
                 for name, check in CHECKS.items()
             }
             for defect in names

@@ -1,4 +1,4 @@
-"""The attention matrix that is read out of logits: right where it is right, and what is wrong with it said in words."""
+"""The attention weights read out of logits: a right matrix passes, a wrong one is described."""
 
 from __future__ import annotations
 
@@ -7,23 +7,26 @@ import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from conformance import test_attention_weights as suite
 from conformance.adapters.protocol import Judged
-from conformance.probes import attention_weights as visibility
-from conformance.probes.attention_weights import VISIBILITY
-from conformance.probes.experiment import PROBE
-from conformance.probes.forward import FACTS, forward
-from conformance.test_attention_weights import RIGHT
+from conformance.outcomes import Failure
+from conformance.probes.attention_weights import SMALL_SHAPE, AttentionWeights
+from conformance.probes.designs import PROBE
+from conformance.probes.experiment import Kind
+from conformance.probes.gpt2 import PlainGPT2
 from gpt2ref import GPT2, PUBLISHED_CONFIGS, GPT2Config, from_tensors, load_checkpoint
 
+RIGHT = AttentionWeights.right_words
 FIRST_POSITION = (
-    f"position 0 sees 0..{VISIBILITY.n_positions - 1} with 0.0625 each; GPT-2's sees 0 with 1."
+    f"position 0 sees 0..{SMALL_SHAPE.n_positions - 1} with 0.0625 each; GPT-2's sees 0 with 1."
 )
 
 
@@ -49,14 +52,12 @@ class Logits:
 class Mistaken:
     """An adapter of the plain forward pass with a mistake."""
 
-    def __init__(self, mistakes: dict[str, str], dtype: torch.dtype) -> None:
-        self.mistakes, self.precision = mistakes, dtype
+    def __init__(self, kind: Kind, dtype: torch.dtype) -> None:
+        self.kind, self.precision = kind, dtype
 
     def load(self, checkpoint: str) -> Judged:
-        model = load_checkpoint(checkpoint)
-        made = visibility.tensors(model.config, 1)  # either layer: they are one here
-        options = {"dtype": self.precision, "mistakes": self.mistakes}
-        return Judged(Logits(lambda ids: forward(made, model.config, ids, **options)), "cpu")  # type: ignore[arg-type]
+        tensors = load_file(Path(checkpoint) / "model.safetensors")
+        return Judged(Logits(self.kind(tensors, SMALL_SHAPE, dtype=self.precision).logits), "cpu")  # type: ignore[arg-type]
 
 
 def judged(adapter: Any, layer: int = -1) -> tuple[str, list[tuple[str, str, str]]]:
@@ -64,7 +65,7 @@ def judged(adapter: Any, layer: int = -1) -> tuple[str, list[tuple[str, str, str
     readings: list[tuple[str, str, str]] = []
     try:
         suite.test_visibility(adapter, PROBE, lambda *reading: readings.append(reading), layer)
-    except pytest.fail.Exception as failure:
+    except Failure as failure:
         return str(failure), readings
     return "", readings
 
@@ -91,18 +92,14 @@ def hides_the_first_from_the_last(mask: Tensor) -> Tensor:
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("layer", [0, 1])
 def test_the_weights_are_read(layer: int, dtype: torch.dtype) -> None:
-    logits = forward(
-        visibility.tensors(VISIBILITY, layer),
-        VISIBILITY,
-        visibility.token_ids(VISIBILITY),
-        dtype=dtype,
-    )
-    weights = visibility.read(logits[0], VISIBILITY)
+    probe = AttentionWeights(layer=layer, dtype=dtype)
+    model = PlainGPT2(probe.tensors(), probe.config, dtype=dtype)
+    weights = probe.read(model.logits(probe.token_ids))
     truth = torch.ones(16, 16, dtype=torch.float64).tril() / torch.arange(1, 17)[:, None]
     torch.testing.assert_close(
         weights, truth.expand(2, -1, -1), rtol=10 * torch.finfo(dtype).eps, atol=0
     )
-    assert visibility.off(weights, visibility.expected(VISIBILITY), VISIBILITY, dtype).max() < 0.5
+    assert probe.errors(weights).max() < 0.5
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
@@ -116,20 +113,16 @@ def test_a_right_one_passes_and_its_reading_is_a_word(dtype: torch.dtype) -> Non
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize(
-    ("fact", "choice"),
-    [(fact, choice) for fact in ("mask", "softmax") for choice in FACTS[fact][1:]],
-    ids=str,
-)
-def test_a_mistake_is_seen_and_named(fact: str, choice: str, dtype: torch.dtype) -> None:
-    found, readings = judged(Mistaken({fact: choice}, dtype))
-    assert found == f"reads {fact}: {choice}; GPT-2 has {fact}: {FACTS[fact][0]}"
+@pytest.mark.parametrize("defect", suite.MISTAKES)
+def test_a_mistake_is_seen_and_named(defect: str, dtype: torch.dtype) -> None:
+    found, readings = judged(Mistaken(suite.MISTAKES[defect], dtype))
+    assert found == f"reads {defect}; GPT-2 has {RIGHT}"
     assert readings[0][1] != RIGHT
 
 
 def test_rotary_positions_are_seen() -> None:
     def rotated(_module: Any, _args: Any, qkv: Tensor) -> Tensor:
-        n = 2 * VISIBILITY.n_embd
+        n = 2 * SMALL_SHAPE.n_embd
         turn = torch.polar(torch.ones(1), torch.arange(qkv.size(1)) / 10)
         pairs = torch.view_as_complex(qkv[..., :n].unflatten(-1, (-1, 2))) * turn[:, None]
         return torch.cat([torch.view_as_real(pairs).flatten(2), qkv[..., n:]], dim=-1)
@@ -137,7 +130,8 @@ def test_rotary_positions_are_seen() -> None:
     adapter = Wrong(lambda model: model.transformer.h[0].attn.c_attn.register_forward_hook(rotated))
     found, _ = judged(adapter, layer=0)
     assert found.startswith(
-        "layer 0, head 0: position 1 sees 0..1 with weights 0.4978, 0.5022; GPT-2's sees 0..1 with 0.5"
+        "layer 0, head 0: position 1 sees 0..1 with weights 0.4978, 0.5022; "
+        "GPT-2's sees 0..1 with 0.5"
     )
 
 
@@ -145,7 +139,7 @@ def test_a_wrong_mask_in_the_last_layer_alone_is_told_of_it() -> None:
     adapter = Wrong(masked_by(1, torch.ones_like))
     assert judged(adapter, layer=0)[0] == ""
     found, readings = judged(adapter, layer=1)
-    assert found == "reads mask: none; GPT-2 has mask: up to the position itself"
+    assert found == f"reads no-causal-mask; GPT-2 has {RIGHT}"
     assert readings[0][0] == "attention, layer 1"
     assert readings[0][1].startswith(f"head 0: {FIRST_POSITION}")
 
@@ -174,7 +168,8 @@ def test_an_uneven_attention_is_told_by_its_weights() -> None:
 
     found, _ = judged(Wrong(masked_by(0, twice_the_first)), layer=0)
     assert found.startswith(
-        "layer 0, head 0: position 1 sees 0..1 with weights 0.6667, 0.3333; GPT-2's sees 0..1 with 0.5"
+        "layer 0, head 0: position 1 sees 0..1 with weights 0.6667, 0.3333; "
+        "GPT-2's sees 0..1 with 0.5"
     )
 
 
@@ -209,7 +204,8 @@ def test_what_is_no_number_is_told() -> None:
 
     found, _ = judged(Wrong(masked_by(1, nothing_left)))
     assert found.startswith(
-        "layer 1, head 0: position 3 sees 0..15 with nan each; GPT-2's sees 0..3 with 0.25 each. inf times"
+        "layer 1, head 0: position 3 sees 0..15 with nan each; "
+        "GPT-2's sees 0..3 with 0.25 each. inf times"
     )
 
 
@@ -220,7 +216,7 @@ def test_a_coarser_engine_is_told_from_a_wrong_one() -> None:
 
 @pytest.mark.parametrize("config", PUBLISHED_CONFIGS.values(), ids=PUBLISHED_CONFIGS)
 def test_positions_and_readers_fit_into_a_published_shape(config: GPT2Config) -> None:
-    at = visibility.positions(config)
+    at = AttentionWeights(config).positions
     assert at == sorted(set(at))
     assert [*range(9)] == at[:9]
     assert [*range(1015, 1024)] == at[-9:]
@@ -230,19 +226,12 @@ def test_positions_and_readers_fit_into_a_published_shape(config: GPT2Config) ->
 
 def test_a_published_shape_is_read_to_one_position_in_a_thousand() -> None:
     config = replace(GPT2Config(), n_layer=1, vocab_size=1400)
-    model = from_tensors(visibility.tensors(config, 0), config, dtype=torch.float32)
-    truth, ids = visibility.expected(config), visibility.token_ids(config)
-    assert truth[0, -1].tolist() == [1 / 1024] * len(visibility.positions(config))
+    probe = AttentionWeights(config)
+    model = from_tensors(probe.tensors(), config, dtype=torch.float32)
+    assert probe.expected[0, -1].tolist() == [1 / 1024] * len(probe.positions)
     with torch.inference_mode():
-        assert (
-            visibility.off(
-                visibility.read(model(ids)[0], config), truth, config, torch.float32
-            ).max()
-            < 0.5
-        )
+        assert probe.errors(probe.read(model(probe.token_ids))).max() < 0.5
         masked_by(0, hides_the_first_from_the_last)(model)
-        errors = visibility.off(
-            visibility.read(model(ids)[0], config), truth, config, torch.float32
-        )
+        errors = probe.errors(probe.read(model(probe.token_ids)))
     assert (errors[:, :-1] < 0.5).all()
     assert (errors[:, -1] > 2).all(), "also where the weight is 1/1023, not 1/1024"

@@ -1,4 +1,4 @@
-"""The catalogue of wrong GPT-2s: each is caught by what it names, and what is no mistake is not."""
+"""The catalogue: each defect is caught by the requirement it names, and nothing else is flagged."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from conformance.defects import DEFECTS, EQUIVALENT, FAMILIES, VARIANTS
-from conformance.kill_matrix.matrix import ENTRIES, LARGE, NEVER, Matrix, asked, steps
+from conformance.kill_matrix.matrix import ENTRIES, LARGE, NEVER, Matrix, asked
 from conformance.requirements import REQUIREMENTS
 from conformance.verdict.judgement import ERRORED, FAILED, PASSED, VARIANT
 from tests.shared.judging import judge, section
@@ -29,9 +29,7 @@ def test_every_entry_says_what_it_is() -> None:
         assert entry.what.endswith("."), entry.id
         assert len(entry.source) > 10, entry.id
         assert entry.family in FAMILIES
-        assert steps(entry) or entry.id == "dropout-of-zero", (
-            f"{entry.id} replaces no step of Parts"
-        )
+        assert entry.steps, f"{entry.id} overrides no step of CompleteGPT2"
 
 
 def test_every_requirement_that_can_be_asked_is_asked_of_some_defect() -> None:
@@ -50,10 +48,10 @@ def test_a_large_shape_is_asked_of_those_that_name_it_alone() -> None:
 
 def test_the_right_one_that_they_are_made_of_passes() -> None:
     chosen = "not full_context and not 124m and not published_sizes"
-    run = judge("conformance", "-k", chosen, "--implementation", "conformance.defects.parts:Parts")
-    assert "no deviation from GPT-2 found" in section(
-        run.stdout, "conformance.defects.parts:Parts"
-    ), run.stdout[-3000:]
+    run = judge("conformance", "-k", chosen, "--implementation", "conformance.defects.complete")
+    assert "no deviation from GPT-2 found" in section(run.stdout, "conformance.defects.complete"), (
+        run.stdout[-3000:]
+    )
 
 
 def test_some_of_each_kind_are_caught_and_what_is_no_mistake_is_not(tmp_path: Path) -> None:

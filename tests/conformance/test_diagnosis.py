@@ -1,7 +1,8 @@
-"""A wrong GPT-2 is called by the name of the known defect that it is; one that nobody knows is told by where it departs."""
+"""A wrong GPT-2 gets the id of the known defect that it has, or else the stage that is wrong."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,51 +11,53 @@ import torch
 from torch import Tensor
 
 from conformance.adapters.adapter import Adapter
-from conformance.defects import DEFECTS, EQUIVALENT, VARIANTS
-from conformance.defects.parts import KeysValues, Parts
-from conformance.diagnosis.diagnose import Rooms, diagnosed, first_departure, known
+from conformance.defects import DEFECTS, EQUIVALENT, VARIANTS, CompleteGPT2
+from conformance.diagnosis.comparison import Comparison, defective
+from conformance.diagnosis.departure import first_departure
+from conformance.diagnosis.diagnose import Diagnosis, diagnosed
 
 # One of each family. All of them, and pairs by chance: python -m conformance.studies.diagnosis
 SINGLE = (
     "square-proj-untransposed", "partial-load-accepted", "ln-eps-wrong-in-ln_1", "cache-not-reset",
-    "batch-frozen-at-first-call", "temperature-multiplied", "eos-kept", "special-injection", "tf32-or-autocast",
+    "batch-frozen-at-first-call", "temperature-multiplied", "eos-kept", "special-injection",
+    "tf32-or-autocast",
 )  # fmt: skip
 PAIRS = (("no-ln-f", "no-scale"), ("eos-any-row", "position-not-offset"))
 
 
 @pytest.fixture(scope="module")
-def rooms(tmp_path_factory: pytest.TempPathFactory) -> Rooms:
-    return Rooms(tmp_path_factory.mktemp("rooms"), torch.float32)
+def comparison(tmp_path_factory: pytest.TempPathFactory) -> Comparison:
+    return Comparison(tmp_path_factory.mktemp("comparison"), torch.float32)
 
 
 @pytest.mark.parametrize("name", SINGLE)
-def test_a_known_defect_is_called_by_its_name(rooms: Rooms, name: str) -> None:
-    diagnosis = diagnosed(rooms, rooms.interview(known(name)))
+def test_a_known_defect_is_called_by_its_name(comparison: Comparison, name: str) -> None:
+    diagnosis = diagnosed(comparison, comparison.answers(defective(name)))
     assert diagnosis
     assert (name,) in diagnosis.alike
     assert str(diagnosis).startswith("indistinguishable from: ")
 
 
 @pytest.mark.parametrize("names", PAIRS, ids="+".join)
-def test_two_defects_at_once_are_called_by_both_names(rooms: Rooms, names: tuple[str, str]) -> None:
-    diagnosis = diagnosed(rooms, rooms.interview(known(*names)))
+def test_two_defects_at_once_are_called_by_both_names(
+    comparison: Comparison, names: tuple[str, str]
+) -> None:
+    diagnosis = diagnosed(comparison, comparison.answers(defective(*names)))
     assert diagnosis
     assert tuple(sorted(names)) in diagnosis.alike
 
 
 @pytest.mark.parametrize("name", [*EQUIVALENT, *VARIANTS])
-def test_what_is_no_mistake_has_no_diagnosis(rooms: Rooms, name: str) -> None:
-    assert diagnosed(rooms, rooms.interview(known(name))) is None
+def test_what_is_no_mistake_has_no_diagnosis(comparison: Comparison, name: str) -> None:
+    assert diagnosed(comparison, comparison.answers(defective(name))) is None
 
 
-class SecondHeadLost(Parts):
+class SecondHeadLost(CompleteGPT2):
     """A mistake that is in no catalogue: in layer 3, head 1 gives nothing."""
 
-    def attention(
-        self, layer: int, x: Tensor, mask: Tensor, past: KeysValues | None
-    ) -> tuple[Tensor, KeysValues]:
+    def attention(self, layer: int, x: Tensor, mask: Tensor) -> Tensor:
         self.layer = layer
-        return super().attention(layer, x, mask, past)
+        return super().attention(layer, x, mask)
 
     def merge(self, attended: Tensor) -> Tensor:
         if self.layer == 3:
@@ -62,65 +65,65 @@ class SecondHeadLost(Parts):
         return super().merge(attended)
 
 
-class OddActivation(Parts):
+class OddActivation(CompleteGPT2):
     def mlp(self, layer: int, x: Tensor) -> Tensor:
         return super().mlp(layer, x) * (1.001 if layer == 5 else 1.0)
 
 
-class GainOff(Parts):
+class GainOff(CompleteGPT2):
     def final_norm(self, x: Tensor) -> Tensor:
         bias = self.weights["ln_f.bias"]
         return (super().final_norm(x) - bias) * 1.01 + bias
 
 
-class HeadOff(Parts):
+class HeadOff(CompleteGPT2):
     def head(self, x: Tensor) -> Tensor:
         return super().head(x) + torch.linspace(0, 1, self.config.vocab_size)
 
 
-class RowsShuffled(Parts):
+class RowsShuffled(CompleteGPT2):
     def embed(self, token_ids: Tensor, positions: Tensor) -> Tensor:
         return super().embed(token_ids ^ 1, positions)
 
 
-def adapter(parts: type[Parts]) -> Adapter:
-    """An adapter of a class that is nowhere to be imported from."""
-    made = Adapter("conformance.defects.parts:Parts", "cpu", torch.float32)
-    made._load = parts  # type: ignore[assignment]
+def adapter(load: Callable[..., Any]) -> Adapter:
+    """Return an adapter of a class that cannot be imported."""
+    made = Adapter("conformance.defects.complete", "cpu", torch.float32)
+    made._load = load
     return made
 
 
 @pytest.mark.parametrize(
-    ("parts", "stage"),
+    ("kind", "stage"),
     [
         (SecondHeadLost, "block 3 attention"),
         (OddActivation, "block 5 MLP"),
         (GainOff, "final norm"),
         (RowsShuffled, "embedding"),
         (HeadOff, "head"),
-        (Parts, ""),
+        (CompleteGPT2, ""),
     ],
 )
-def test_the_first_stage_that_departs_is_named(parts: type[Parts], stage: str) -> None:
-    assert first_departure(adapter(parts)) == stage
+def test_the_first_stage_that_departs_is_named(kind: type[CompleteGPT2], stage: str) -> None:
+    assert first_departure(adapter(kind.load)) == stage
 
 
-def test_what_no_known_defect_is_like_is_said_to_be_so(rooms: Rooms) -> None:
-    class Both(SecondHeadLost, DEFECTS["bos-prepended"].parts):  # type: ignore[name-defined, misc]
+def test_what_no_known_defect_is_like_is_said_to_be_so(comparison: Comparison) -> None:
+    class Both(SecondHeadLost, DEFECTS["bos-prepended"].kind):  # type: ignore[name-defined, misc]
         pass
 
-    subject = adapter(Both)
-    diagnosis = diagnosed(rooms, rooms.interview(subject.load), subject)
-    assert diagnosis
-    assert not diagnosis.alike
-    assert str(diagnosis).endswith("a probe first departs at: block 3 attention")
+    subject = adapter(Both.load)
+    diagnosis = diagnosed(comparison, comparison.answers(subject.load))
+    assert diagnosis == Diagnosis(())
+    departs = first_departure(subject)
+    assert str(Diagnosis((), departs)).endswith("a probe first departs at: block 3 attention")
 
 
-def test_an_answer_that_does_not_apply_tells_nothing(rooms: Rooms) -> None:
+def test_an_answer_that_does_not_apply_tells_nothing(comparison: Comparison) -> None:
     class LogitsOnly:
         def __init__(self, checkpoint: str, **options: Any) -> None:
-            self.logits = known("gelu-erf")(Path(checkpoint), options["dtype"]).logits
+            self.logits = defective("gelu-erf")(Path(checkpoint), options["dtype"]).logits
 
-    diagnosis = diagnosed(rooms, rooms.interview(adapter(LogitsOnly).load))  # type: ignore[arg-type]
+    diagnosis = diagnosed(comparison, comparison.answers(adapter(LogitsOnly).load))
     assert diagnosis
     assert ("gelu-erf",) in diagnosis.alike

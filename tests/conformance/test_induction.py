@@ -1,4 +1,4 @@
-"""The induction program catches a wrong mask, wrong positions and a wrong cache in generation."""
+"""The induction script catches a wrong mask, wrong positions and a wrong cache in generation."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from conformance.adapters import huggingface
 from conformance.adapters.protocol import Judged
 from conformance.checkpoints.scripts import INDUCTION, induction
 from conformance.checkpoints.tensors import write_checkpoint
+from conformance.defects import DEFECTS
 from conformance.outcomes import Failure
 from gpt2ref import KVCache
-from tests.shared.defective_adapters import position_not_offset
 
 TOKENS = list(suite.WORDS.values())
 Load = Callable[..., Any]
@@ -88,12 +88,12 @@ def first_row_for_all(checkpoint: str, **options: Any) -> Any:
     return right
 
 
-# Fault -> an adapter that has it, the row that is reported, the number of its right tokens.
+# Fault -> an adapter that has it, the row reported, and how many of its tokens are right.
 FAULTS: dict[str, tuple[Load, int, int]] = {
     "no mask": (masked_by(torch.ones_like), 1, 0),
     "no mask in the first layer": (masked_by(torch.ones_like, layers=(0,)), 1, 0),
     "one position too many": (masked_by(one_too_many), 1, 0),
-    "steps start at position 0": (position_not_offset, 0, 1),
+    "steps start at position 0": (DEFECTS["position-not-offset"].kind.load, 0, 1),
     "the newest token alone is fed": (newest_token_alone, 0, 1),
     "steps do not see the prompt": (masked_by(hidden_in_steps(slice(suite.PROMPT))), 0, 1),
     "steps do not see the token before": (masked_by(hidden_in_steps(slice(-2, -1))), 0, 1),

@@ -15,7 +15,7 @@ from conformance.verdict.known_deviations import (
 )
 from tests.shared.judging import ADAPTERS, ROOT, judge, section
 
-ADAPTER = f"{ADAPTERS}:eos_appended"
+ADAPTER = "conformance.defects:eos-kept"
 Run = Callable[..., tuple[int, str]]
 MIDDLE = '[[deviation]]\nrequirement = "eos.middle"\nreason = "the caller wants to see it"\n'
 

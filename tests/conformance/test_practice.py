@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from conformance.defects import DEFECTS
-from conformance.defects.parts import Parts
+from conformance.defects import DEFECTS, CompleteGPT2
 from conformance.studies.practice import CHECKS, Results, found, ground, measure, table
 
 FRESH = ("a", "b", "c", "d")
@@ -89,7 +88,7 @@ def test_nothing_is_counted_if_a_right_one_fails(
 def test_every_test_loads_the_implementation(tmp_path_factory: pytest.TempPathFactory) -> None:
     """None passes without a look at it."""
 
-    def unloadable(_folder: str) -> Parts:
+    def unloadable(_folder: str) -> CompleteGPT2:
         raise OSError("no such thing")
 
     on = ground(tmp_path_factory.mktemp("ground"), trained=False)

@@ -1,4 +1,4 @@
-"""The probes see every mistake that they know, call it by its name, and see none where there is none."""
+"""The probes see every defect of the catalogue that they are for, name it, and no other."""
 
 from __future__ import annotations
 
@@ -7,33 +7,21 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from conformance.checkpoints.tensors import write_checkpoint
+from conformance.defects import DEFECTS, defects_of, defects_of_facts
 from conformance.judging.oracle import hugging_face_logits
-from conformance.probes import activation_curve as curve
-from conformance.probes.experiment import (
-    ALL,
-    CONSTANT_PROBES,
-    FACT_PROBES,
-    MATRICES,
-    PROBE,
-    VECTOR_PROBES,
-    Design,
-    Experiment,
-    known_mistakes,
-    told,
-)
-from conformance.probes.forward import ACTIVATIONS, FACTS, forward
+from conformance.probes.activation_curve import GRID, ActivationCurve
+from conformance.probes.designs import ALL, CONSTANT_PROBES, FACT_PROBES, PROBE, Design
+from conformance.probes.experiment import Experiment, with_constant
+from conformance.probes.gpt2 import PlainGPT2
 from gpt2ref import GPT2Config, from_tensors
 
-MISTAKES_OF_FACTS = [
-    pytest.param(design, fact, choice, id=f"{name}: {choice}")
-    for name, (fact, design) in FACT_PROBES.items()
-    for choice in FACTS[fact][1:]
-] + [
-    pytest.param(design, "lost", vector, id=f"{name}: {vector}")
-    for name, (vectors, design) in VECTOR_PROBES.items()
-    for vector in vectors
+OF_FACTS = [
+    pytest.param(probe.design, requirement, defect, id=f"{requirement}: {defect}")
+    for requirement, probe in FACT_PROBES.items()
+    for defect in defects_of(requirement)
 ]
 
 
@@ -49,25 +37,57 @@ def test_the_plain_forward_pass_is_hugging_faces(tmp_path: Path) -> None:
     torch.testing.assert_close(whole.truth, theirs, rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize(("design", "fact", "choice"), MISTAKES_OF_FACTS)
-def test_a_mistake_is_seen_by_its_probe_and_named(design: Design, fact: str, choice: str) -> None:
-    probe = experiment(design)
-    wrong = probe.forward(dtype=torch.float32, mistakes={fact: choice}).double()
+def test_every_fact_has_a_probe_with_defects() -> None:
+    for requirement in (*FACT_PROBES, *CONSTANT_PROBES):
+        assert defects_of(requirement), requirement
+    # Those that no probe of the forward pass is for have a test of their own.
+    rest = {DEFECTS[name].requirement for name in defects_of_facts()} - {
+        *FACT_PROBES,
+        *CONSTANT_PROBES,
+    }
+    assert rest == {
+        "head.raw",
+        "attention.large-scores",
+        "attention.visibility",
+        "transpose.attn.c_attn",
+        "transpose.attn.c_proj",
+        "transpose.mlp.c_fc",
+        "transpose.mlp.c_proj",
+    }
+
+
+@pytest.mark.parametrize(("design", "requirement", "defect"), OF_FACTS)
+def test_a_defect_is_seen_by_its_probe_and_named(
+    design: Design, requirement: str, defect: str
+) -> None:
+    probe, own = experiment(design), defects_of(requirement)
+    wrong = probe.forward(own[defect], dtype=torch.float32).double()
     assert probe.distance(wrong) > 10 * probe.allowed
-    own = [mistake for mistake in known_mistakes() if fact in mistake]
-    assert probe.explained_by(wrong, own) == [told({fact: choice})]
+    assert probe.explained_by(wrong, own) == [defect]
 
 
-@pytest.mark.parametrize("matrix", MATRICES)
-def test_a_matrix_in_the_wrong_orientation_explains_what_it_spoils(matrix: str) -> None:
+@pytest.mark.parametrize(
+    "defect",
+    [
+        "reshape-for-transpose-c_attn",
+        "square-proj-untransposed",
+        "reshape-for-transpose-c_fc",
+        "reshape-for-transpose-c_proj",
+    ],
+)
+def test_a_matrix_in_the_wrong_orientation_explains_what_it_spoils(defect: str) -> None:
     probe = experiment(ALL)
-    wrong = probe.forward(dtype=torch.float32, mistakes={"transposed": matrix}).double()
-    assert probe.explained_by(wrong, known_mistakes()) == [f"{matrix} not transposed"]
+    wrong = probe.forward(DEFECTS[defect].kind, dtype=torch.float32).double()
+    found = probe.explained_by(wrong, defects_of_facts())
+    assert defect in found
+    assert all(str(DEFECTS[name].requirement).startswith("transpose.") for name in found)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
 @pytest.mark.parametrize(
-    "design", sorted({design for _, design in FACT_PROBES.values()}, key=str), ids=lambda d: d.name
+    "design",
+    sorted({probe.design for probe in FACT_PROBES.values()}, key=str),
+    ids=lambda design: design.name,
 )
 def test_a_right_implementation_is_within_what_is_allowed(
     design: Design, dtype: torch.dtype
@@ -78,50 +98,61 @@ def test_a_right_implementation_is_within_what_is_allowed(
 
 
 @pytest.mark.parametrize("factor", [1e-3, 0.1, 0.98, 1.0, 1.02, 8.0, 100.0])
-@pytest.mark.parametrize(("name", "design"), CONSTANT_PROBES.values(), ids=CONSTANT_PROBES)
-def test_a_constant_is_read_to_one_per_cent(name: str, design: Design, factor: float) -> None:
+@pytest.mark.parametrize("requirement", CONSTANT_PROBES)
+def test_a_constant_is_read_to_one_per_cent(requirement: str, factor: float) -> None:
+    design, name = CONSTANT_PROBES[requirement]
     probe = experiment(design)
     value = probe.constant(name) * factor
-    logits = probe.forward(dtype=torch.float32, constants={name: value}).double()
+    logits = probe.forward(with_constant(name, value), dtype=torch.float32).double()
     read = probe.read(name, logits)
-    assert probe.distance(logits, constants={name: read}) <= probe.allowed_in(
-        torch.float32, {name: read}
-    )
-    # An epsilon far below the variance of the input has next to no effect, and is told from zero, no more.
+    kind = with_constant(name, read)
+    assert probe.distance(logits, kind) <= probe.allowed_in(torch.float32, kind)
+    # An epsilon far below the variance of the input has next to no effect: it is only told from 0.
     assert read == pytest.approx(
         value, rel=0.01 if factor > 0.01 or name == "attention scale" else 0.5
     )
 
 
 def test_the_attention_scale_is_read_to_a_part_in_ten_thousand() -> None:
-    name, design = CONSTANT_PROBES["attention.scale"]
+    design, name = CONSTANT_PROBES["attention.scale"]
     probe = experiment(design)
     read = probe.read(name, probe.forward(dtype=torch.float32).double())
     assert read == pytest.approx(PROBE.head_width**-0.5, rel=1e-4)
 
 
-@pytest.mark.parametrize("name", ACTIVATIONS)
+@pytest.mark.parametrize("name", ["right", *defects_of("activation.curve")])
 def test_the_activation_curve_is_read_and_named(name: str) -> None:
-    token_ids = torch.tensor([[curve.TOKEN]])
-    logits = forward(
-        curve.tensors(), curve.CURVE, token_ids, dtype=torch.float32, mistakes={"activation": name}
-    )
-    values = curve.read(logits[0, 0])
-    assert (values - curve.expected(name)).abs().le(curve.allowed(torch.float32)).all()
-    assert curve.nearest(values) == name
-    if name != "tanh-GELU":
-        assert (values - curve.expected()).abs().gt(10 * curve.allowed(torch.float32)).any()
+    own = defects_of("activation.curve")
+    curve = ActivationCurve(kinds=own)
+    kind = own.get(name, PlainGPT2)
+    values = curve.numbers_of(kind, torch.float32)
+    assert curve.right(values, curve.numbers_of(kind))
+    assert curve.explained_by(values) == [name] * (name in own)
+    if name in own:
+        assert (curve.errors(values) > 10).any()
+        assert curve.nearest(values) == name
+
+
+def test_the_activation_curve_is_that_of_torch() -> None:
+    points = torch.tensor(GRID, dtype=torch.float32).double()
+    curve = ActivationCurve()
+    read = {name: curve.numbers_of(kind) for name, kind in defects_of("activation.curve").items()}
+    for name, expected in {
+        "gelu-erf": F.gelu(points),
+        "relu": F.relu(points),
+        "silu": F.silu(points),
+    }.items():
+        torch.testing.assert_close(read[name], expected, rtol=0, atol=1e-9)
 
 
 def test_the_curve_has_sixty_points_and_the_tails() -> None:
-    inside = [x for x in curve.GRID if -6.001 < x < 6.001]
+    inside = [x for x in GRID if -6.001 < x < 6.001]
     assert len(inside) >= 60
-    assert (min(curve.GRID), max(curve.GRID)) == (-20, 20)
+    assert (min(GRID), max(GRID)) == (-20, 20)
 
 
 def test_the_probes_run_in_the_published_shape() -> None:
-    shape = GPT2Config()
-    probe = Experiment(FACT_PROBES["attention.heads"][1], shape, torch.float32)
+    probe = Experiment(FACT_PROBES["attention.heads"].design, GPT2Config(), torch.float32)
     assert probe.config.n_embd == 768
-    wrong = probe.forward(dtype=torch.float32, mistakes={"heads": "half of n_head"}).double()
+    wrong = probe.forward(DEFECTS["n-head-wrong"].kind, dtype=torch.float32).double()
     assert probe.distance(wrong) > 10 * probe.allowed

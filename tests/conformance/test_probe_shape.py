@@ -1,4 +1,4 @@
-"""`--probe-shape`: a GPT-2 that has a published shape built in is asked for that shape, and for nothing else."""
+"""`--probe-shape`: a GPT-2 with a published shape built in is asked for that shape alone."""
 
 from __future__ import annotations
 
@@ -12,34 +12,24 @@ from typing import Any
 import pytest
 import torch
 
-from conformance.adapters.gpt2ref import Reference
 from conformance.adapters.gpt2ref import load as load_reference
 from conformance.checkpoints.tensors import blank
-from conformance.probes import activation_curve as curve
-from conformance.probes import experiment as probes
-from conformance.probes.experiment import (
-    ALL,
-    FACT_PROBES,
-    PROBE,
-    Design,
-    Experiment,
-    known_mistakes,
-    told,
-)
-from conformance.probes.forward import FACTS, forward
+from conformance.defects import DEFECTS, defects_of, defects_of_facts
+from conformance.probes.activation_curve import ActivationCurve
+from conformance.probes.designs import ALL, DESIGNS, FACT_PROBES, PROBE, Design
+from conformance.probes.experiment import Experiment
+from conformance.probes.gpt2 import PlainGPT2
 from gpt2ref import PUBLISHED_CONFIGS, GPT2Config
-from tests.shared.defective_adapters import gelu_erf
 from tests.shared.judging import judge, section
 
 ADAPTERS = "tests/conformance/test_probe_shape.py"  # this file
-DESIGNS = [design for design in vars(probes).values() if isinstance(design, Design)]
 SHALLOW = GPT2Config(
     vocab_size=97, n_positions=11, n_embd=32, n_layer=5, n_head=4
 )  # for what is slow in a published one
 
 
-def for_124m(load: Callable[..., Reference]) -> Callable[..., Reference]:
-    def load_124m(checkpoint: str, **options: Any) -> Reference:
+def for_124m(load: Callable[..., Any]) -> Callable[..., Any]:
+    def load_124m(checkpoint: str, **options: Any) -> Any:
         if (
             json.loads((Path(checkpoint) / "config.json").read_text())
             != PUBLISHED_CONFIGS["gpt2"].to_dict()
@@ -50,12 +40,12 @@ def for_124m(load: Callable[..., Reference]) -> Callable[..., Reference]:
     return load_124m
 
 
-right, erf = for_124m(load_reference), for_124m(gelu_erf)
+right, erf = for_124m(load_reference), for_124m(DEFECTS["gelu-erf"].kind.load)
 
 
 def test_what_has_the_shape_built_in_is_judged_in_it() -> None:
     adapters = [f"{ADAPTERS}:right", f"{ADAPTERS}:erf"]
-    chosen = "curve or test_fact and (activation or heads) or n_inner or test_missing"
+    chosen = "test_activation_curve or test_fact and (curve or heads or n-inner) or test_missing"
     options = ["--probe-shape=gpt2", *(f"--implementation={adapter}" for adapter in adapters)]
     run = judge("conformance/test_probes.py", "conformance/test_keys.py", "-k", chosen, *options)
     verdicts = [" ".join(section(run.stdout, adapter).split()) for adapter in adapters]
@@ -64,7 +54,10 @@ def test_what_has_the_shape_built_in_is_judged_in_it() -> None:
         assert "keys.missing: not applicable has the 124M shape built in" in verdict
         assert "blocks.n-inner: not applicable the published shapes have" in verdict
     assert f"{adapters[0]}: no deviation from GPT-2 found." in verdicts[0]
-    found = "activation.curve: FAILED asked: The MLP's activation is GELU in its tanh form. found: reads activation: erf-GELU;"
+    found = (
+        "activation.curve: FAILED asked: The MLP's activation is GELU in its tanh form. "
+        "found: reads gelu-erf;"
+    )
     assert found in verdicts[1]
     assert f"FAILED conformance/test_probes.py::test_activation_curve[{adapters[1]}]" in run.stdout
     assert f"{adapters[1]}: NOT a right GPT-2." in verdicts[1]
@@ -112,33 +105,29 @@ def test_the_layers_beyond_the_designs_are_blank(design: Design) -> None:
 
 @pytest.mark.parametrize("design", DESIGNS, ids=lambda design: design.name)
 def test_the_truth_may_leave_blank_layers_out(design: Design) -> None:
-    """For no mistake, and for each that is known."""
+    """The right one, and every defect of the forward pass."""
     experiment = Experiment(design, SHALLOW, torch.float32)
-    tensors = experiment.tensors
-    for mistake in ({}, *known_mistakes()):
-        whole = forward(tensors, experiment.config, experiment.token_ids, mistakes=mistake)
-        torch.testing.assert_close(
-            experiment.forward(mistakes=mistake), whole, rtol=0, atol=0, equal_nan=True
-        )
+    tensors, config = experiment.tensors, experiment.config
+    for kind in (PlainGPT2, *defects_of_facts().values()):
+        whole = kind(tensors, config, dtype=torch.float64).logits(experiment.token_ids)
+        torch.testing.assert_close(experiment.forward(kind), whole, rtol=0, atol=0, equal_nan=True)
 
 
 def test_mistakes_in_the_layers_are_named_in_a_shape_of_more_of_them() -> None:
-    experiment = Experiment(
-        FACT_PROBES["blocks.layers"][1], replace(PROBE, n_layer=24), torch.float32
-    )
-    mistakes = [{"layers": choice} for choice in FACTS["layers"][1:]]
-    for mistake in mistakes:
-        wrong = experiment.forward(dtype=torch.float32, mistakes=mistake).double()
-        assert experiment.explained_by(wrong, mistakes) == [told(mistake)]
+    design, own = FACT_PROBES["blocks.layers"].design, defects_of("blocks.layers")
+    experiment = Experiment(design, replace(PROBE, n_layer=24), torch.float32)
+    for name, kind in own.items():
+        wrong = experiment.forward(kind, dtype=torch.float32).double()
+        assert experiment.explained_by(wrong, own) == [name]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("size", PUBLISHED_CONFIGS)
 def test_the_curve_is_read_in_the_published_widths(size: str, dtype: torch.dtype) -> None:
     config = replace(PUBLISHED_CONFIGS[size], n_layer=1)  # the others are blank
-    logits = forward(curve.tensors(config), config, torch.tensor([[curve.TOKEN]]), dtype=dtype)
-    error = (curve.read(logits[0, 0], config) - curve.expected()).abs()
-    assert error.le(curve.allowed(dtype)).all()
+    curve = ActivationCurve(config, dtype)
+    logits = PlainGPT2(curve.tensors(), config, dtype=dtype).logits(curve.token_ids)
+    assert curve.right(curve.read(logits))
 
 
 def test_the_small_shape_is_cut_to_the_layers_of_the_design() -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 from conformance import test_parity, test_sampling
 from conformance.adapters.adapter import Adapter
 from conformance.checkpoints.tensors import SMALL, far_below_zero, trained_like, write_checkpoint
-from conformance.defects.parts import Parts
+from conformance.defects import CompleteGPT2
 from conformance.judging import published
 from conformance.outcomes import Failure, NotApplicable
 from gpt2ref import PUBLISHED_CONFIGS, GPT2Config, decode, encode, load_checkpoint, sample
@@ -108,7 +108,7 @@ def test_other_weights_are_not_held_against_them(tmp_path: Path) -> None:
         test_parity.test_published_outputs(Adapter("gpt2ref", "cpu", torch.float32), request)
 
 
-class Unshifted(Parts):
+class Unshifted(CompleteGPT2):
     """Softmax without taking the largest logit away first: right near zero."""
 
     def probabilities(self, logits: Tensor, temperature: float, top_k: int | None) -> Tensor:
@@ -121,8 +121,8 @@ def test_a_softmax_that_underflows_at_logits_of_that_size_is_caught(tmp_path: Pa
     def write(name: str, config: GPT2Config, make: Any) -> Path:
         return write_checkpoint(tmp_path / name, config, make())
 
-    adapter = Adapter("conformance.defects.parts:Parts", "cpu", torch.float32)
+    adapter = Adapter("conformance.defects.complete", "cpu", torch.float32)
     test_sampling.test_distribution_far_below_zero(adapter, write)
-    adapter._load = Unshifted  # type: ignore[assignment]
+    adapter._load = Unshifted.load  # type: ignore[assignment]
     with pytest.raises((IndexError, Failure)):
         test_sampling.test_distribution_far_below_zero(adapter, write)

@@ -26,7 +26,7 @@ from gpt2ref import __version__
 from tests.shared.judging import ADAPTERS, ROOT, Run, judge, section
 
 SCHEMA = json.loads((ROOT / "conformance/verdict/report.schema.json").read_text(encoding="utf-8"))
-ERF, RIGHT = f"{ADAPTERS}:gelu_erf", f"{ADAPTERS}:logits_only"
+ERF, RIGHT = "conformance.defects:gelu-erf", f"{ADAPTERS}:logits_only"
 SELECTION = "activation or c_fc-bias or epsilon-ln_1 or prefix or test_middle"
 
 
@@ -86,7 +86,7 @@ def test_the_report_says_what_was_judged_where_and_what_came_of_it(
 def test_a_failure_has_its_finding_its_reading_and_its_command(report: dict[str, Any]) -> None:
     row = rows(report, ERF)["activation.curve"]
     assert row["outcome"] == "failed"
-    assert any("erf-GELU" in finding["read"] for finding in row["findings"])
+    assert any("gelu-erf" in finding["read"] for finding in row["findings"])
     options = f"--implementation {ERF} --dtype float32"
     assert all(options in finding["again"] for finding in row["findings"])
     (reading,) = [each for each in row["readings"] if each["quantity"] == "activation"]

@@ -8,16 +8,16 @@ import pytest
 import torch
 
 from conformance.checkpoints.tensors import SMALL, random_token_ids, trained_like, write_checkpoint
+from conformance.defects import DEFECTS
 from conformance.judging.oracle import (
     FACTOR,
     FLOOR_ULPS,
     allowed_error,
     check_logits,
     expected,
-    hugging_face_logits,
 )
 from conformance.outcomes import Failure
-from conformance.studies.tolerance import DEFECTS, defective_copy
+from conformance.studies.tolerance import SMALLEST
 
 TOKEN_IDS = random_token_ids(SMALL, batch=2, time=11)
 
@@ -36,12 +36,10 @@ def test_one_ulp_on_every_logit_passes(checkpoint: Path) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-@pytest.mark.parametrize("defect", DEFECTS)
+@pytest.mark.parametrize("defect", SMALLEST)
 def test_the_smallest_known_defects_fail(checkpoint: Path, defect: str, dtype: torch.dtype) -> None:
     truth, allowed = expected(str(checkpoint), TOKEN_IDS, dtype)
-    logits = hugging_face_logits(
-        str(defective_copy(checkpoint, DEFECTS[defect])), TOKEN_IDS, dtype, "eager"
-    )
+    logits = DEFECTS[defect].kind.load(str(checkpoint), dtype=dtype).logits(TOKEN_IDS).double()
     with pytest.raises(Failure, match="times the allowed"):
         check_logits(logits, truth, allowed, defect)
 

@@ -1,0 +1,189 @@
+"""The blocks: the place of the norms, what a branch adds to, the order of the layers, the head."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gpt2ref import GPT2Config
+
+from ..probes.gpt2 import Weights
+from .catalogue import KNOWLEDGE, defect
+from .complete import CompleteGPT2
+
+
+@defect("post-ln", "blocks.norms", "karpathy/minGPT #33, #52; karpathy/ng-video-lecture #22")
+class PostNorm(CompleteGPT2):
+    """Each norm comes after its branch, on the sum, as in the original Transformer."""
+
+    def block(self, layer: int, x: Tensor, mask: Tensor) -> Tensor:
+        x = self.norm(x + self.attention(layer, x, mask), f"h.{layer}.ln_1")
+        return self.norm(x + self.mlp(layer, x), f"h.{layer}.ln_2")
+
+
+@defect("residual-from-normalised", "blocks.residual", "Howuhh/faster-trajectory-transformer #3")
+class ResidualFromNormalised(CompleteGPT2):
+    """The branch is added to what was normalised: h = ln(x); x = h + attention(h)."""
+
+    def block(self, layer: int, x: Tensor, mask: Tensor) -> Tensor:
+        normed = self.norm(x, f"h.{layer}.ln_1")
+        normed = self.norm(normed + self.attention(layer, normed, mask), f"h.{layer}.ln_2")
+        return normed + self.mlp(layer, normed)
+
+
+@defect("residual-missing", "blocks.residual")
+class ResidualMissing(CompleteGPT2):
+    """The branches follow one another: there is no residual connection."""
+
+    def block(self, layer: int, x: Tensor, mask: Tensor) -> Tensor:
+        x = self.attention(layer, self.norm(x, f"h.{layer}.ln_1"), mask)
+        return self.mlp(layer, self.norm(x, f"h.{layer}.ln_2"))
+
+
+@defect("parallel-residual", "blocks.order")
+class ParallelResidual(CompleteGPT2):
+    """The MLP reads the block's input beside attention, as in GPT-J."""
+
+    def block(self, layer: int, x: Tensor, mask: Tensor) -> Tensor:
+        attended = self.attention(layer, self.norm(x, f"h.{layer}.ln_1"), mask)
+        return x + attended + self.mlp(layer, self.norm(x, f"h.{layer}.ln_2"))
+
+
+class BranchesDivided(CompleteGPT2):
+    """What each branch adds is divided by the root of the depth, times a factor."""
+
+    factor: int
+
+    def block(self, layer: int, x: Tensor, mask: Tensor) -> Tensor:
+        root = math.sqrt(self.factor * self.config.n_layer)
+        x = x + self.attention(layer, self.norm(x, f"h.{layer}.ln_1"), mask) / root
+        return x + self.mlp(layer, self.norm(x, f"h.{layer}.ln_2")) / root
+
+
+@defect(
+    "branches-scaled",
+    "blocks.branches",
+    "what the paper says of the initial weights: openai/gpt-2 #334; Biohub/esm #338",
+)
+class BranchesScaled(BranchesDivided):
+    """Each branch is divided by sqrt(2 n_layer) in the forward pass.
+
+    The factor belongs to the initial weights, once.
+    """
+
+    factor = 2
+
+
+@defect(
+    "branches-scaled-by-n_layer",
+    "blocks.branches",
+    "what the paper says of the initial weights, read as openai/gpt-2 #334 reads it",
+)
+class BranchesScaledByLayers(BranchesDivided):
+    """Each branch is divided by sqrt(n_layer) in the forward pass.
+
+    The factor belongs to the initial weights, once.
+    """
+
+    factor = 1
+
+
+@defect("ln1-ln2-swapped", "blocks.norms")
+class NormsExchanged(CompleteGPT2):
+    """ln_1 and ln_2 are exchanged in the table of names."""
+
+    def norm(self, x: Tensor, name: str) -> Tensor:
+        other = {"ln_1": "ln_2", "ln_2": "ln_1"}
+        block, _, norm = name.rpartition(".")
+        return super().norm(x, f"{block}.{other[norm]}" if norm in other else name)
+
+
+@defect("n-inner-ignored", "blocks.n-inner")
+class InnerWidthIgnored(CompleteGPT2):
+    """The MLP is always built 4 n_embd wide, and what does not fit keeps its initial values."""
+
+    def convert(self, tensors: Weights) -> Weights:
+        weights = super().convert(tensors)
+        generator = torch.Generator().manual_seed(0)
+        if self.config.mlp_width != 4 * self.config.n_embd:
+            for key, tensor in weights.items():
+                if key.endswith(("mlp.c_fc.weight", "mlp.c_fc.bias", "mlp.c_proj.weight")):
+                    initial = torch.empty(tensor.shape).normal_(0, 0.02, generator=generator)
+                    weights[key] = initial.to(self.dtype)
+        return weights
+
+
+@defect(
+    "layer-order-lexicographic",
+    "blocks.layers",
+    f"aramis-lab/clinica #542 (same cause elsewhere); {KNOWLEDGE}",
+)
+class LayersByName(CompleteGPT2):
+    """Blocks are filled in the order of their names as text: h.0, h.1, h.10, h.11, h.2."""
+
+    def layers(self) -> list[int]:
+        return sorted(super().layers(), key=str)
+
+
+@defect("layers-reversed", "blocks.layers")
+class LayersReversed(CompleteGPT2):
+    """The blocks run from the last to the first."""
+
+    def layers(self) -> list[int]:
+        return list(super().layers())[::-1]
+
+
+@defect("last-layer-missing", "blocks.layers")
+class LastLayerMissing(CompleteGPT2):
+    """The loop over the blocks ends one too early."""
+
+    def layers(self) -> range:
+        return range(max(1, self.config.n_layer - 1))
+
+
+@defect("first-layer-shared", "blocks.layers")
+class FirstLayerShared(CompleteGPT2):
+    """Every block is the same object, as in [Block()] * n_layer."""
+
+    def layers(self) -> list[int]:
+        return [0] * self.config.n_layer
+
+
+@defect("logits-soft-capped", "head.raw", f"Gemma 2's soft cap, left on; {KNOWLEDGE}")
+class LogitsCapped(CompleteGPT2):
+    """Logits are capped softly: 30 tanh(logits / 30)."""
+
+    def head(self, x: Tensor) -> Tensor:
+        return 30 * torch.tanh(super().head(x) / 30)
+
+
+@defect(
+    "config-scale-option-ignored",
+    "config.attention-scaling",
+    "huggingface/transformers #44380, #44397; mlc-ai/mlc-llm #1389",
+)
+class ScaleOptionIgnored(CompleteGPT2):
+    """The config's scale_attn_by_inverse_layer_idx is not read: 1/sqrt(head width) is fixed."""
+
+    @classmethod
+    def configure(cls, fields: dict[str, Any]) -> GPT2Config:
+        return super().configure(fields | {"scale_attn_by_inverse_layer_idx": False})
+
+
+@defect(
+    "scale-kwarg-dropped",
+    "config.attention-scaling",
+    "huggingface/pytorch-image-models #2280; huggingface/transformers #44380",
+)
+class ScaleArgumentDropped(CompleteGPT2):
+    """The config's scale_attn_weights=False reaches the manual attention alone.
+
+    The fused attention keeps its default scale.
+    """
+
+    @classmethod
+    def configure(cls, fields: dict[str, Any]) -> GPT2Config:
+        return super().configure(fields | {"scale_attn_weights": True})

@@ -1,0 +1,100 @@
+"""The embeddings: which row of wte and wpe is taken, and how it is scaled."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from ..probes.gpt2 import Weights
+from .catalogue import defect
+from .complete import CompleteGPT2
+
+
+@defect("wpe-missing", "embedding.positions", "ml-explore/mlx-lm #93")
+class PositionsMissing(CompleteGPT2):
+    """No position embedding is added, which large models hide better than small ones."""
+
+    def embed_positions(self, positions: Tensor) -> Tensor:
+        return torch.zeros_like(super().embed_positions(positions))
+
+
+class Offset(CompleteGPT2):
+    """Positions are counted from another number. The last ones wrap round."""
+
+    offset: int
+
+    def positions(self, real: Tensor, past: int) -> Tensor:
+        return (super().positions(real, past) + self.offset) % self.config.n_positions
+
+
+@defect("wpe-shifted", "embedding.positions")
+class PositionsFromOne(Offset):
+    """Positions are counted from 1. A table with a row more would hide it."""
+
+    offset = 1
+
+
+@defect("wpe-offset-2", "embedding.positions")
+class PositionsFromTwo(Offset):
+    """Positions are counted from 2, as in OPT."""
+
+    offset = 2
+
+
+@defect("wpe-row-0", "embedding.positions")
+class PositionsZero(CompleteGPT2):
+    """Every token has position 0."""
+
+    def positions(self, real: Tensor, past: int) -> Tensor:
+        return torch.zeros_like(super().positions(real, past))
+
+
+@defect("wpe-scaled", "embedding.positions")
+class PositionsScaled(CompleteGPT2):
+    """Position embeddings are multiplied by sqrt(n_embd), like the original's token embeddings."""
+
+    def embed_positions(self, positions: Tensor) -> Tensor:
+        return super().embed_positions(positions) * math.sqrt(self.config.n_embd)
+
+
+@defect("wpe-table-size", "context.too-long", "rasbt/LLMs-from-scratch@f26aa70")
+class PositionTableTooLong(CompleteGPT2):
+    """The position table is longer than the context, so a token too many is accepted."""
+
+    def check_length(self, seen: int) -> None:
+        super().check_length((seen + 1) // 2)
+
+    def convert(self, tensors: Weights) -> Weights:
+        weights = super().convert(tensors)
+        rest = torch.zeros_like(weights["wpe.weight"])
+        return weights | {"wpe.weight": torch.cat([weights["wpe.weight"], rest])}
+
+
+@defect(
+    "embedding-scaled",
+    "embedding.tokens",
+    "JaHeRoth/gpt2-from-scratch@7f1d7306d:utilities/models.py",
+)
+class EmbeddingScaled(CompleteGPT2):
+    """Token embeddings are multiplied by sqrt(n_embd), as in the original Transformer."""
+
+    def embed_tokens(self, token_ids: Tensor) -> Tensor:
+        return super().embed_tokens(token_ids) * math.sqrt(self.config.n_embd)
+
+
+@defect("wte-row-after", "embedding.tokens")
+class RowAfter(CompleteGPT2):
+    """Each token has the embedding of the next id, as where a row was put before the others."""
+
+    def embed_tokens(self, token_ids: Tensor) -> Tensor:
+        return super().embed_tokens((token_ids + 1) % self.config.vocab_size)
+
+
+@defect("wte-row-before", "embedding.tokens")
+class RowBefore(CompleteGPT2):
+    """Each token has the embedding of the id before, as where ids are counted from 1."""
+
+    def embed_tokens(self, token_ids: Tensor) -> Tensor:
+        return super().embed_tokens((token_ids - 1) % self.config.vocab_size)

@@ -1,0 +1,156 @@
+"""The heads: their number, how c_attn is split into them, how they are put together."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from ..probes.gpt2 import Weights
+from .catalogue import defect
+from .complete import CompleteGPT2, changed
+
+
+@defect("n-head-wrong", "attention.heads", "SKT-AI/KoGPT2 #20; rasbt/LLMs-from-scratch #444")
+class HalfTheHeads(CompleteGPT2):
+    """There are half as many heads as the config says, which no tensor's shape tells."""
+
+    @property
+    def n_head(self) -> int:
+        return self.config.n_head // 2 if self.config.n_head % 2 == 0 else 1
+
+
+@defect("n-head-twice", "attention.heads")
+class TwiceTheHeads(CompleteGPT2):
+    """There are twice as many heads as the config says."""
+
+    @property
+    def n_head(self) -> int:
+        return 2 * self.config.n_head
+
+
+@defect("n-head-one", "attention.heads")
+class OneHead(CompleteGPT2):
+    """There is a single head over the whole width."""
+
+    @property
+    def n_head(self) -> int:
+        return 1
+
+
+@defect(
+    "heads-split-by-view", "attention.head-split", "reczoo/FuxiCTR #30; hyunwoongko/transformer #15"
+)
+class HeadsByView(CompleteGPT2):
+    """A view splits the heads without a transpose, so tokens are mixed into them."""
+
+    def heads(self, x: Tensor) -> Tensor:
+        return x.reshape(len(x), self.n_head, x.size(1), -1)
+
+
+@defect("head-dims-interleaved", "attention.head-split")
+class HeadsInterleaved(CompleteGPT2):
+    """Channel c belongs to head c mod n_head instead of c div head width."""
+
+    def heads(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (-1, self.n_head)).permute(0, 3, 1, 2)
+
+
+@defect(
+    "head-merge-by-view",
+    "attention.head-merge",
+    "jsbaan/transformer-from-scratch #6; hackiey/QAnet-pytorch #2",
+)
+class MergeByView(CompleteGPT2):
+    """A view puts the heads together without the transpose back."""
+
+    def merge(self, attended: Tensor) -> Tensor:
+        return attended.reshape(len(attended), attended.size(2), -1)
+
+
+@defect("head-merge-interleaved", "attention.head-merge")
+class MergeInterleaved(CompleteGPT2):
+    """The heads' channels are merged in turn, not head after head."""
+
+    def merge(self, attended: Tensor) -> Tensor:
+        return attended.permute(0, 2, 3, 1).flatten(2)
+
+
+class Ordered(CompleteGPT2):
+    """The thirds of c_attn are taken for something else than q, k, v."""
+
+    order: str
+
+    def split(self, qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        named = dict(zip(self.order, super().split(qkv), strict=True))
+        return named["q"], named["k"], named["v"]
+
+
+@defect("qkv-order", "attention.qkv-order")
+class KeysFirst(Ordered):
+    """The fused projection is read as k, q, v: scores are transposed before the mask."""
+
+    order = "kqv"
+
+
+@defect("qkv-order-vkq", "attention.qkv-order")
+class ValuesFirst(Ordered):
+    """The fused projection is read as v, k, q."""
+
+    order = "vkq"
+
+
+@defect("qkv-order-qvk", "attention.qkv-order")
+class ValuesSecond(Ordered):
+    """The fused projection is read as q, v, k."""
+
+    order = "qvk"
+
+
+@defect("qkv-order-kvq", "attention.qkv-order")
+class QueriesLast(Ordered):
+    """The fused projection is read as k, v, q."""
+
+    order = "kvq"
+
+
+@defect("qkv-order-vqk", "attention.qkv-order")
+class KeysLast(Ordered):
+    """The fused projection is read as v, q, k."""
+
+    order = "vqk"
+
+
+@defect(
+    "qkv-interleaved",
+    "attention.qkv-layout",
+    "tensorflow/swift-models #564; NVIDIA/TransformerEngine #413; Lightning-AI/litgpt #1013",
+)
+class Interleaved(CompleteGPT2):
+    """The fused matrix is read as q, k, v of each head (Megatron's layout), not as three blocks."""
+
+    def split(self, qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        q, k, v = (
+            part.transpose(1, 2) for part in qkv.unflatten(-1, (self.n_head, 3, -1)).unbind(-2)
+        )
+        return q, k, v
+
+
+@defect("qkv-read-as-shards", "attention.qkv-layout")
+class ReadAsShards(CompleteGPT2):
+    """The fused matrix is read as q, k, v of one half of the heads, then of the other."""
+
+    def split(self, qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        q, k, v = (self.heads(part.flatten(2)) for part in qkv.unflatten(-1, (2, 3, -1)).unbind(-2))
+        return q, k, v
+
+
+@defect("qkv-shard-merge", "attention.qkv-layout", "microsoft/LMOps #106; TabbyML/tabby #107")
+class ShardsMergedWhole(CompleteGPT2):
+    """Two tensor-parallel shards, each with its part of q, k and v, are joined as they are."""
+
+    def convert(self, tensors: Weights) -> Weights:
+        def merged(third: Tensor) -> Tensor:
+            # [..., q0 q1 k0 k1 v0 v1] -> [..., q0 k0 v0 q1 k1 v1]
+            return third.unflatten(-1, (3, 2, -1)).transpose(-3, -2).flatten(-3)
+
+        names = ("attn.c_attn.weight", "attn.c_attn.bias")
+        return changed(super().convert(tensors), names, merged)

@@ -1,0 +1,123 @@
+"""The ways to ask an implementation that has loaded a checkpoint: logits, pieces, tokens, text."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gpt2ref import EOS
+
+from ..adapters.protocol import Judged
+from ..checkpoints.tensors import SMALL, random_token_ids
+
+SMALLEST = replace(SMALL, n_layer=2, n_positions=13)
+IDS = random_token_ids(SMALLEST, batch=3, time=7, seed=5)
+DRAWS = 16, 32  # rows and steps of one draw
+# The tokens whose logits are compared, as all logits would be too many.
+SHOWN = torch.cat([torch.arange(0, EOS, 523), torch.tensor([EOS])])
+
+
+class Frequencies(Counter[int]):
+    """How often each token was drawn."""
+
+
+def logits(token_ids: Tensor, judged: Judged) -> Tensor:
+    return judged.logits(token_ids)[..., SHOWN]
+
+
+def pieces(sizes: tuple[int, ...], judged: Judged) -> list[Tensor]:
+    first, *rest = IDS[:, : sum(sizes)].split(list(sizes), dim=1)
+    logits, cache = judged.prefill(first)
+    answers = [logits[..., SHOWN]]
+    for piece in rest:
+        logits, cache = judged.step(piece, cache)
+        answers.append(logits[..., SHOWN])
+    return answers
+
+
+def branches(judged: Judged) -> list[Tensor]:
+    _, cache = judged.prefill(IDS[:, :2])
+    return [
+        judged.step(ids, cache)[0][..., SHOWN] for ids in (IDS[:, 2:4], IDS[:, 4:6], IDS[:, 2:4])
+    ]
+
+
+def prompts_in_turn(judged: Judged) -> list[Tensor]:
+    answers = []
+    for turn, batch in enumerate((1, 1, 3, 1)):
+        first, second = IDS[:batch, 2 * turn : 2 * turn + 1], IDS[:batch, turn : turn + 1]
+        logits, cache = judged.prefill(first)
+        answers += [logits[..., SHOWN], judged.step(second, cache)[0][..., SHOWN]]
+    return answers
+
+
+def weights(judged: Judged) -> list[Any]:
+    return [
+        shapes(judged),
+        *(t.flatten()[::97].double() for _, t in sorted(judged.state_dict().items())),
+    ]
+
+
+def shapes(judged: Judged) -> list[Any]:
+    return [
+        (key.removeprefix("transformer."), list(t.shape))
+        for key, t in sorted(judged.state_dict().items())
+    ]
+
+
+def new(prompts: Tensor, n: int, judged: Judged, **options: Any) -> list[list[int]]:
+    return judged.generate(prompts, max_new_tokens=n, **{"temperature": 0.0, "seed": 7} | options)
+
+
+def ragged(prompts: list[list[int]], judged: Judged) -> list[list[int]]:
+    return judged.generate_ragged(prompts, max_new_tokens=4, temperature=0.0)
+
+
+def draws(judged: Judged, top_k: int | None) -> bool:
+    """Return whether anything is drawn."""
+    return bool(
+        judged.generate(torch.full((2, 1), 5), max_new_tokens=2, temperature=5.0, top_k=top_k)
+    )
+
+
+def drawn(judged: Judged, **options: Any) -> Frequencies:
+    rows = judged.generate(torch.full((DRAWS[0], 1), 5), max_new_tokens=DRAWS[1], **options)
+    return Frequencies(token for row in rows for token in row)
+
+
+def seeds(judged: Judged) -> list[bool]:
+    def draw(seed: int) -> list[list[int]]:
+        return judged.generate(torch.full((4, 1), 5), max_new_tokens=16, temperature=1.0, seed=seed)
+
+    before = torch.get_rng_state()
+    first = draw(11)
+    moved = not torch.equal(before, torch.get_rng_state())
+    torch.rand(3)
+    rows_alike, steps_alike = (
+        all(row == first[0] for row in first),
+        all(len(set(row)) == 1 for row in first),
+    )
+    return [moved, draw(11) == first, draw(12) == first, rows_alike, steps_alike]
+
+
+def trace(judged: Judged) -> bool:
+    """Return whether logits are bit by bit the same after a call of generate."""
+    before = judged.logits(IDS)
+    judged.generate(IDS, max_new_tokens=3, temperature=1.0)
+    return torch.equal(judged.logits(IDS), before)
+
+
+def twice(judged: Judged) -> bool:
+    return torch.equal(judged.logits(IDS), judged.logits(IDS))
+
+
+def encoded(text: str, judged: Judged) -> list[int]:
+    return judged.encode(text)
+
+
+def decoded(token_ids: list[int], judged: Judged) -> str:
+    return judged.decode(token_ids)

@@ -1,0 +1,129 @@
+"""Compares the answers of implementations: asked the same questions, do two say the same?"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from ..adapters.protocol import Judged
+from ..defects import VARIANTS, CompleteGPT2, combined
+from ..judging.oracle import FACTOR, FLOOR_ULPS
+from .asking import Frequencies
+from .questions import Question, answer, questions
+
+Load = Callable[..., Judged]
+
+
+@dataclass
+class Answers:
+    """The answers of an implementation. Each is asked for when it is first needed."""
+
+    load: Load
+    comparison: Comparison
+    dtype: torch.dtype
+    given: dict[str, Any] = field(default_factory=dict)
+
+    def __getitem__(self, question: Question) -> Any:
+        if question.name not in self.given:
+            checkpoint = self.comparison.checkpoint(question)
+            self.given[question.name] = answer(question, self.load, checkpoint, self.dtype)
+        return self.given[question.name]
+
+
+class Comparison:
+    """The questions, their checkpoints, and how far rounding may move an answer.
+
+    `right` has the answers of a right GPT-2 in the dtype, `variants` those of each variant.
+    """
+
+    def __init__(self, folder: Path, dtype: torch.dtype) -> None:
+        self.folder, self.dtype = folder, dtype
+        self.questions = list(questions())
+        self.right = self.answers(defective())
+        self.variants = [self.answers(defective(name)) for name in VARIANTS]
+        self._exact = Answers(defective(), self, torch.float64)
+        self._of_defects: dict[tuple[str, ...], Answers] = {}
+        self._checkpoints: dict[str, Path] = {}
+        self._rounding: dict[str, float] = {}
+
+    def answers(self, load: Load) -> Answers:
+        return Answers(load, self, self.dtype)
+
+    def of_defects(self, *names: str) -> Answers:
+        """Return the answers of a GPT-2 with these entries of the catalogue; they are kept."""
+        return self._of_defects.setdefault(names, self.answers(defective(*names)))
+
+    def checkpoint(self, question: Question) -> Path:
+        """Write the checkpoint of a question, unless it is there."""
+        key = repr(question.write)
+        if key not in self._checkpoints:
+            self._checkpoints[key] = question.write(self.folder / str(len(self._checkpoints)))
+        return self._checkpoints[key]
+
+    def alike(self, a: Answers, b: Answers, question: Question) -> bool:
+        """Return whether two answers are the same, or one cannot be had."""
+        first, second = a[question], b[question]
+        return first is None or second is None or same(first, second, self.rounding(question))
+
+    def rounding(self, question: Question) -> float:
+        """Return by how much two right answers may differ, relative to the largest number in them.
+
+        It is a multiple of the error that a sound implementation makes in the dtype, as for parity
+        (see `oracle`).
+        """
+        if question.name not in self._rounding:
+            eps = torch.finfo(question.dtype or self.dtype).eps
+            differences = _relative_differences(self.right[question], self._exact[question])
+            measured = max(differences, default=0.0)
+            self._rounding[question.name] = 2 * FACTOR * max(measured, FLOOR_ULPS * eps)
+        return self._rounding[question.name]
+
+
+def defective(*names: str) -> Load:
+    """Return what loads a GPT-2 with these entries of the catalogue; a right one without any."""
+    kind = combined(*names) if names else CompleteGPT2
+    return lambda folder, dtype: Judged(cast("Any", kind.load(str(folder), dtype=dtype)), "cpu")
+
+
+def same(a: Any, b: Any, rounding: float) -> bool:
+    """Return whether two answers are the same: logits to rounding, drawn tokens to chance."""
+    if isinstance(a, Frequencies) and isinstance(b, Frequencies):
+        n = sum(a.values())
+        return n == sum(b.values()) and all(
+            _frequency_same(a[token], b[token], n) for token in a | b
+        )
+    if isinstance(a, Tensor) and isinstance(b, Tensor):
+        if a.shape != b.shape or not torch.equal(a.isfinite(), b.isfinite()):
+            return False
+        a, b = (each.nan_to_num(posinf=0, neginf=0) for each in (a, b))
+        return bool(((a - b).abs() <= rounding * max(_largest(a), _largest(b))).all())
+    if isinstance(a, (list, tuple)) and isinstance(b, (list, tuple)):
+        return len(a) == len(b) and all(same(x, y, rounding) for x, y in zip(a, b, strict=True))
+    return type(a) is type(b) and bool(a == b)
+
+
+def _largest(numbers: Tensor) -> float:
+    return float(numbers.abs().max()) if numbers.numel() else 0.0
+
+
+def _frequency_same(a: int, b: int, n: int) -> bool:
+    """Compare two binomials of n draws.
+
+    A difference beyond five standard deviations has a chance below 1e-6.
+    """
+    p = (a + b) / (2 * n)
+    return abs(a - b) <= 5 * math.sqrt(2 * n * p * (1 - p)) + 1
+
+
+def _relative_differences(a: Any, b: Any) -> Iterator[float]:
+    if isinstance(a, torch.Tensor):
+        yield _largest(a - b) / max(_largest(b), 1e-300)
+    elif isinstance(a, list):
+        for x, y in zip(a, b, strict=False):  # tokens: a near tie may make more or fewer of them
+            yield from _relative_differences(x, y)

@@ -1,0 +1,91 @@
+"""A probe that reads many numbers, each with an allowed error of its own."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gpt2ref import GPT2Config
+
+from ..checkpoints.tensors import Tensors
+from .experiment import Kind
+
+
+class NumberProbe(ABC):
+    """A checkpoint out of whose logits numbers can be read, and what they must be.
+
+    `dtype` is the precision that is judged, `kinds` are the mistakes that may explain wrong
+    numbers. `quantity` names the numbers in a report, `right_words` says what GPT-2 has.
+    """
+
+    quantity: str
+    right_words: str
+
+    def __init__(self, config: GPT2Config, dtype: torch.dtype, kinds: Mapping[str, Kind]) -> None:
+        self.config = config
+        self.dtype = dtype
+        self.kinds = kinds
+
+    @abstractmethod
+    def tensors(self) -> Tensors:
+        """Return the checkpoint."""
+
+    @property
+    @abstractmethod
+    def token_ids(self) -> Tensor:
+        """The input, int64 [1, time]."""
+
+    @abstractmethod
+    def read(self, logits: Tensor) -> Tensor:
+        """Return the numbers, float64, that the logits [1, time, vocab] contain."""
+
+    @property
+    @abstractmethod
+    def expected(self) -> Tensor:
+        """What GPT-2 has, float64, of the shape that `read` returns."""
+
+    @abstractmethod
+    def allowed(self, expected: Tensor, dtype: torch.dtype) -> Tensor:
+        """Return by how much each number may be off in a dtype."""
+
+    @abstractmethod
+    def cut(self) -> NumberProbe:
+        """Return a probe of the same numbers, without blank layers and unused tokens."""
+
+    @abstractmethod
+    def reading(self, numbers: Tensor) -> tuple[Any, Any]:
+        """Return what a report shows: what was read, and what GPT-2 has."""
+
+    @abstractmethod
+    def describe(self, numbers: Tensor) -> str:
+        """Say what is wrong with numbers that no known mistake explains."""
+
+    def errors(
+        self, numbers: Tensor, expected: Tensor | None = None, dtype: torch.dtype | None = None
+    ) -> Tensor:
+        """Return each error in multiples of what is allowed; infinite for NaN."""
+        expected = self.expected if expected is None else expected
+        difference = (numbers - expected).abs().nan_to_num(nan=math.inf)
+        return difference / self.allowed(expected, dtype or self.dtype)
+
+    def right(
+        self, numbers: Tensor, expected: Tensor | None = None, dtype: torch.dtype | None = None
+    ) -> bool:
+        return bool((self.errors(numbers, expected, dtype) <= 1).all())
+
+    def numbers_of(self, kind: Kind, dtype: torch.dtype = torch.float64) -> Tensor:
+        """Return the numbers that a GPT-2 with a mistake gives."""
+        probe = self.cut()
+        model = kind(probe.tensors(), probe.config, dtype=dtype)
+        return probe.read(model.logits(probe.token_ids))
+
+    def explained_by(self, numbers: Tensor) -> list[str]:
+        """Return the ids of the mistakes that give just these numbers."""
+        return [
+            name for name, kind in self.kinds.items() if self.right(numbers, self.numbers_of(kind))
+        ]
