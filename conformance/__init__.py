@@ -1,1 +1,1 @@
-"""What a correct GPT-2 is, and the checks that tell whether one is. `pytest conformance/` runs them."""
+"""Judge whether an implementation is a right GPT-2. `pytest conformance/` runs the suite."""

@@ -13,20 +13,21 @@ from conformance.checkpoints.tensors import Tensors, blank, trained_like, write_
 from gpt2ref import GPT2, GPT2Config, load_checkpoint
 from tests.shared.smallest import CONFIG, TENSORS
 
-# No deadline: the machines are shared. Always the same examples: a failure seen once can be seen again.
+# There is no deadline, since machines are shared. Examples are the same in every run, so that a
+# failure can be repeated.
 settings.register_profile("tests", deadline=None, derandomize=True, max_examples=60)
 settings.load_profile("tests")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """For tests of the suite's own tests, where the suite is not run besides."""
+    """Register the suite's markers, for a run that does not collect the suite itself."""
     for marker in options.MARKERS:
         config.addinivalue_line("markers", marker)
 
 
 @pytest.fixture(scope="module", autouse=True)
 def one_thread() -> Iterator[None]:
-    """Matrices this small gain nothing from a second thread, and on a busy machine waiting for it takes ten times longer."""
+    """Use one thread: small matrices gain nothing from a second one, and may wait long for it."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -70,20 +71,23 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny(tiny_folder: Path) -> GPT2:
-    """97 tokens and 13 positions, in float64, where the order of a sum can't change which token is drawn."""
+    """Load a model of 97 tokens and 13 positions.
+
+    In float64 the order of a sum can't change which token is drawn.
+    """
     return load_checkpoint(tiny_folder, dtype=torch.float64)
 
 
 @pytest.fixture
 def reads_pickles(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Lets a torch before 2.6 read a .bin file, as later ones do: the tests wrote it themselves."""
+    """Let a torch before 2.6 read a .bin file that the tests wrote, as later versions do."""
     if tuple(map(int, torch.__version__.split(".")[:2])) < (2, 6):
         monkeypatch.setattr(torch, "__version__", "2.6.0")
 
 
 @pytest.fixture
 def scripted(tmp_path: Path) -> Callable[[Sequence[int]], Path]:
-    """Writes a checkpoint that says, after a text of n tokens, the n-th of the given ids, whatever the text."""
+    """Write a checkpoint that answers any text of n tokens with the n-th of the given ids."""
 
     def write(script: Sequence[int]) -> Path:
         said = sorted(set(script))

@@ -1,6 +1,7 @@
 """Run the suite on an implementation as a user runs it, within the process of the tests.
 
-A process of its own would import torch and transformers again, which takes longer than most verdicts.
+A process of its own would import torch and transformers again. That takes longer than most
+verdicts.
 """
 
 from __future__ import annotations
