@@ -47,7 +47,7 @@ class Requirement:
 
     @property
     def profile(self) -> str:
-        """What an implementation must offer: logits, cache, generation, text or weights."""
+        """Return what an implementation must offer: logits, cache, generation, text or weights."""
         if self.id in ("keys.published-sizes", "keys.round-trip"):
             return "weights"
         return _PROFILES.get(self.family, "logits")

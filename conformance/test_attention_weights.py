@@ -1,4 +1,4 @@
-"""What each position sees, read as numbers (see `probes.attention_weights`)."""
+"""Reads as numbers what each position sees (see `probes.attention_weights`)."""
 
 from __future__ import annotations
 

@@ -53,7 +53,7 @@ class ParallelResidual(CompleteGPT2):
 
 
 class BranchesDivided(CompleteGPT2):
-    """What each branch adds is divided by the root of the depth, times a factor."""
+    """Each branch adds its output divided by the root of the depth, times a factor."""
 
     factor: int
 

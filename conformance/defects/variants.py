@@ -18,7 +18,7 @@ from .weights import OwnHead
 
 @variant("topk-exactly-k", "sampling.top-k-ties", "Lightning-AI/litgpt #729; karpathy/nanochat")
 class ExactlyK(CompleteGPT2):
-    """Of the tokens tied at the k-th place, only as many stay as make k.
+    """Only k tokens stay, although others are tied with the k-th.
 
     OpenAI's sample.py keeps them all, and so do we.
     """

@@ -18,7 +18,7 @@ from .questions import Question
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What is known of a wrong implementation.
+    """The known defects that a wrong implementation behaves like.
 
     `alike`: the ids of the defects that answer as it does, each one id or two together. `departs`:
     the first stage of the model that is wrong, if there is no such defect.

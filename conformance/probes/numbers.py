@@ -47,7 +47,7 @@ class NumberProbe(ABC):
     @property
     @abstractmethod
     def expected(self) -> Tensor:
-        """What GPT-2 has, float64, of the shape that `read` returns."""
+        """Return GPT-2's numbers, float64, in the shape that `read` returns."""
 
     @abstractmethod
     def allowed(self, expected: Tensor, dtype: torch.dtype) -> Tensor:

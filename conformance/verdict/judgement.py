@@ -32,7 +32,7 @@ _WORST_FIRST = (FAILED, ERRORED, KNOWN, VARIANT, PASSED, NOT_APPLICABLE)
 
 @dataclass(frozen=True)
 class Finding:
-    """What one test found. The fields that a Failure has mean the same here."""
+    """The finding of one test. The fields that a Failure has mean the same here."""
 
     outcome: str
     read: str = ""

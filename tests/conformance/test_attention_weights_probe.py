@@ -61,7 +61,7 @@ class Mistaken:
 
 
 def judged(adapter: Any, layer: int = -1) -> tuple[str, list[tuple[str, str, str]]]:
-    """What the suite says is wrong, if anything, and the readings."""
+    """Return what the suite says is wrong, if anything, and the readings."""
     readings: list[tuple[str, str, str]] = []
     try:
         suite.test_visibility(adapter, PROBE, lambda *reading: readings.append(reading), layer)
