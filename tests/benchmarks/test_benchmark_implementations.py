@@ -19,11 +19,12 @@ from benchmarks.implementations import (
     missing_package,
 )
 from benchmarks.implementations.gpt2ref import Reference
+from benchmarks.implementations.huggingface import HuggingFace
 from benchmarks.plan import SEED, random_prompts
 from benchmarks.sampling import Sampling
 from benchmarks.weights import Weights
 from conformance.checkpoints.tensors import Tensors, blank, trained_like, write_checkpoint
-from gpt2ref import EOS, GPT2, GPT2Config, sample
+from gpt2ref import EOS, GPT2, GPT2Config, KVCache, sample
 from gpt2ref.fast import cpu_steps
 from gpt2ref.fast.compiled_step import CompiledStep, compiled_step
 from tests.shared.benchmark_fakes import (
@@ -148,10 +149,13 @@ def test_the_reference_is_timed_in_the_loop_that_sample_runs(weights: Weights) -
 def test_only_the_step_of_the_compiled_implementation_is_compiled(
     weights: Weights, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    steps: list[object] = []
-    monkeypatch.setattr(
-        cpu_steps, "compiled_step", lambda *given: steps.append(compiled_step(*given)) or steps[-1]
-    )
+    steps: list[CompiledStep | None] = []
+
+    def recorded(model: GPT2, cache: KVCache) -> CompiledStep | None:
+        steps.append(compiled_step(model, cache))
+        return steps[-1]
+
+    monkeypatch.setattr(cpu_steps, "compiled_step", recorded)
     for name in ("gpt2ref-compiled", "gpt2ref", "gpt2ref-compiled"):
         steps.clear()
         implementation = weights.peer(name).implementation
@@ -209,7 +213,8 @@ def test_weights_are_loaded_once_and_given_back() -> None:
         synchronise=clock.synchronise,
     )
     clock.log.clear()
-    peer: Any = weights.peer("huggingface")
+    peer = weights.peer("huggingface")
+    assert isinstance(peer.implementation, HuggingFace)
     assert clock.log == ["read", "synchronise", "read"]
     assert weights.peer("huggingface") is peer
     assert peer.load_seconds == 0.0

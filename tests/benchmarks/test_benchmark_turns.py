@@ -32,6 +32,7 @@ from tests.shared.benchmark_fakes import (
     measurement,
     plan,
 )
+from tests.shared.calls import recorded
 
 
 @pytest.fixture(scope="module")
@@ -221,11 +222,8 @@ def benchmark_of(run: Run, where: Cell, name: str) -> Any:
 def test_a_cell_is_measured_once_for_all_its_rows(
     run_of: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    log: list[str] = []
-    generate = Measurement.generate
-    monkeypatch.setattr(
-        Measurement, "generate", lambda self: (log.append(self.peer.name), generate(self))
-    )
+    calls: list[tuple[Measurement]] = []
+    monkeypatch.setattr(Measurement, "generate", recorded(Measurement.generate, calls))
     printed: list[str] = []
     run = run_of(printed, batch=["1,2"], implementation=["gpt2ref,huggingface"])
     first, second = run.plan.cells
@@ -237,7 +235,8 @@ def test_a_cell_is_measured_once_for_all_its_rows(
             ]
             assert benchmark.extra_info["implementation"] == name
             assert benchmark.extra_info["batch"] == where.batch
-    assert log == 2 * ["gpt2ref", "huggingface", "huggingface", "gpt2ref", "gpt2ref", "huggingface"]
+    order = ["gpt2ref", "huggingface", "huggingface", "gpt2ref", "gpt2ref", "huggingface"]
+    assert [measured.peer.name for (measured,) in calls] == 2 * order
     assert [line[:5] for line in printed if line.startswith("[")] == ["[1/2]", "[2/2]"]
 
 

@@ -23,6 +23,8 @@ from conformance.probes.designs import PROBE
 from conformance.probes.experiment import Kind
 from conformance.probes.gpt2 import PlainGPT2
 from gpt2ref import GPT2, PUBLISHED_CONFIGS, GPT2Config, from_tensors, load_checkpoint
+from tests.shared.blocks import block
+from tests.shared.judged import judged_on_cpu
 
 RIGHT = AttentionWeights.right_words
 FIRST_POSITION = (
@@ -41,7 +43,7 @@ class Wrong:
     def load(self, checkpoint: str) -> Judged:
         model = load_checkpoint(checkpoint, dtype=self.computes_in)
         self.change(model)
-        return Judged(Logits(model), "cpu")  # type: ignore[arg-type]
+        return judged_on_cpu(Logits(model))
 
 
 class Logits:
@@ -57,7 +59,7 @@ class Mistaken:
 
     def load(self, checkpoint: str) -> Judged:
         tensors = load_file(Path(checkpoint) / "model.safetensors")
-        return Judged(Logits(self.kind(tensors, SMALL_SHAPE, dtype=self.precision).logits), "cpu")  # type: ignore[arg-type]
+        return judged_on_cpu(Logits(self.kind(tensors, SMALL_SHAPE, dtype=self.precision).logits))
 
 
 def judged(adapter: Any, layer: int = -1) -> tuple[str, list[tuple[str, str, str]]]:
@@ -71,15 +73,14 @@ def judged(adapter: Any, layer: int = -1) -> tuple[str, list[tuple[str, str, str
 
 
 def masked_by(layer: int, change: Callable[[Tensor], Tensor]) -> Callable[[GPT2], None]:
-    """With another mask, of [1, head or 1, query, key], in one layer."""
+    """Give one layer another mask, bool [batch, head or 1, query, key]."""
 
     def changed(_module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        x, place, past = args
-        return x, replace(place, mask=change(place.mask.clone())), past
+        x, positions, mask, past = args
+        return x, positions, change(mask.clone()), past
 
     def register(model: GPT2) -> None:
-        attention = model.transformer.h[layer].attn
-        attention.register_forward_pre_hook(changed)
+        block(model, layer).attn.register_forward_pre_hook(changed)
 
     return register
 
@@ -127,8 +128,10 @@ def test_rotary_positions_are_seen() -> None:
         pairs = torch.view_as_complex(qkv[..., :n].unflatten(-1, (-1, 2))) * turn[:, None]
         return torch.cat([torch.view_as_real(pairs).flatten(2), qkv[..., n:]], dim=-1)
 
-    adapter = Wrong(lambda model: model.transformer.h[0].attn.c_attn.register_forward_hook(rotated))
-    found, _ = judged(adapter, layer=0)
+    def rotate(model: GPT2) -> None:
+        block(model, 0).attn.c_attn.register_forward_hook(rotated)
+
+    found, _ = judged(Wrong(rotate), layer=0)
     assert found.startswith(
         "layer 0, head 0: position 1 sees 0..1 with weights 0.4978, 0.5022; "
         "GPT-2's sees 0..1 with 0.5"
@@ -190,7 +193,7 @@ def test_gaps_and_nothing_at_all_are_told() -> None:
     assert "position 4 sees 0, 3..4 with 0.3333 each; GPT-2's sees 0..4 with 0.2 each." in found
 
     def no_attention(model: GPT2) -> None:
-        model.transformer.h[0].attn.c_proj.weight.data.zero_()
+        block(model, 0).attn.c_proj.weight.data.zero_()
 
     found, _ = judged(Wrong(no_attention), layer=0)
     assert "position 0 sees none of those that are read; GPT-2's sees 0 with 1." in found

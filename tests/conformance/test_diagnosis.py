@@ -109,7 +109,7 @@ def test_the_first_stage_that_departs_is_named(kind: type[CompleteGPT2], stage: 
 
 
 def test_what_no_known_defect_is_like_is_said_to_be_so(comparison: Comparison) -> None:
-    class Both(SecondHeadLost, DEFECTS["bos-prepended"].kind):  # type: ignore[name-defined, misc]
+    class Both(SecondHeadLost, DEFECTS["bos-prepended"].kind):  # type: ignore[misc]
         pass
 
     subject = adapter(Both.load)

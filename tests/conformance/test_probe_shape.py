@@ -108,7 +108,8 @@ def test_the_truth_may_leave_blank_layers_out(design: Design) -> None:
     """The right one, and every defect of the forward pass."""
     experiment = Experiment(design, SHALLOW, torch.float32)
     tensors, config = experiment.tensors, experiment.config
-    for kind in (PlainGPT2, *defects_of_facts().values()):
+    kinds: list[type[PlainGPT2]] = [PlainGPT2, *defects_of_facts().values()]
+    for kind in kinds:
         whole = kind(tensors, config, dtype=torch.float64).logits(experiment.token_ids)
         torch.testing.assert_close(experiment.forward(kind), whole, rtol=0, atol=0, equal_nan=True)
 

@@ -2,7 +2,9 @@
 
 import copy
 import gc
+from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 import torch
@@ -11,6 +13,7 @@ from gpt2ref import generation, sample
 from gpt2ref.fast import captured_step
 from gpt2ref.fast.captured_step import CapturedDecodeSteps, StepBuffers
 from gpt2ref.generation import DecodeSteps, sample_steps
+from tests.shared.calls import recorded
 
 DEVICES = [
     "cpu",
@@ -47,7 +50,7 @@ def plainly(model, prompts, **options):
 def test_tokens_are_those_of_plain_steps_also_past_the_context(model, temperature, top_k):
     prompts = [[1, 2, 3], [5], list(range(12)), list(range(13)), list(range(20, 40))]
     for number in range(1, len(prompts) + 1):  # the last of them does not fit from the start
-        options = {
+        options: dict[str, Any] = {
             "max_new_tokens": 20,
             "temperature": temperature,
             "top_k": top_k,
@@ -63,7 +66,7 @@ def test_each_row_stops_by_itself_wherever_the_host_is(model):
     prompts = [list(range(start, start + length)) for start, length in enumerate([1, 4, 9, 2])]
     lengths = set()
     for eos_token_id in range(0, 97, 3):
-        options = {
+        options: dict[str, Any] = {
             "max_new_tokens": 12,
             "temperature": 2.0,
             "top_k": 20,
@@ -78,7 +81,7 @@ def test_each_row_stops_by_itself_wherever_the_host_is(model):
 
 @pytest.mark.parametrize("max_new_tokens", [0, 1, 2])
 def test_as_few_tokens_as_are_asked_for(model, max_new_tokens):
-    options = {"max_new_tokens": max_new_tokens, "seed": 1, "eos_token_id": None}
+    options: dict[str, Any] = {"max_new_tokens": max_new_tokens, "seed": 1, "eos_token_id": None}
     assert sample(model, [[1, 2], [3]], **options) == plainly(model, [[1, 2], [3]], **options)
     assert sample(model, [], **options) == []
 
@@ -109,7 +112,7 @@ def made(monkeypatch):
 
 def test_buffers_serve_again_with_other_prompts_temperatures_and_seeds(model, made):
     for seed in range(3):
-        options = {
+        options: dict[str, Any] = {
             "max_new_tokens": 6,
             "temperature": 0.5 + seed,
             "top_k": 9,
@@ -123,7 +126,7 @@ def test_buffers_serve_again_with_other_prompts_temperatures_and_seeds(model, ma
 
 
 def test_weights_at_other_addresses_need_other_buffers(model, made):
-    options = {"max_new_tokens": 6, "temperature": 0, "eos_token_id": None}
+    options: dict[str, Any] = {"max_new_tokens": 6, "temperature": 0, "eos_token_id": None}
     before = sample(model, [[1]], **options)
     model.load_state_dict({key: -tensor for key, tensor in model.state_dict().items()}, assign=True)
     after = sample(model, [[1]], **options)
@@ -144,7 +147,7 @@ def test_two_at_once_do_not_share_buffers(model):
 
 
 def test_threads_get_what_they_get_alone(model):
-    options = [
+    options: list[dict[str, Any]] = [
         {"max_new_tokens": 8, "seed": seed, "eos_token_id": None, "top_k": 10} for seed in range(12)
     ]
     with ThreadPoolExecutor(4) as pool:
@@ -156,6 +159,7 @@ def test_abandoned_steps_give_their_buffers_back_and_few_are_kept(model, made):
     for _ in range(3):
         steps = sample_steps(model, [[1, 2]], 8, 1.0, None, 0, None)
         next(steps)
+        assert isinstance(steps, Generator)
         steps.close()
     assert len(made) == 1
     for batch in range(1, 12):
@@ -175,9 +179,7 @@ def test_buffers_go_with_their_model(tiny):
 
 
 def test_the_cache_is_read_in_buckets(monkeypatch, tiny):
-    seen, run = [], StepBuffers._run
-    monkeypatch.setattr(
-        StepBuffers, "_run", lambda self, model, n: seen.append(n) or run(self, model, n)
-    )
+    calls: list[tuple[Any, ...]] = []
+    monkeypatch.setattr(StepBuffers, "_run", recorded(StepBuffers._run, calls))
     sample(tiny, [[1, 2]], max_new_tokens=12, seed=0, eos_token_id=None)
-    assert seen == [4, 4, 8, 8, 8, 8, 12, 12, 12, 12, 13]
+    assert [seen for _buffers, _model, seen in calls] == [4, 4, 8, 8, 8, 8, 12, 12, 12, 12, 13]

@@ -3,6 +3,7 @@ import os
 import shutil
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ import torch
 from gpt2ref import EOS, cli, encode, generate, load_checkpoint, save_checkpoint
 from gpt2ref.cli import main
 from gpt2ref.fast.compiled_step import CompiledStep, _library
+from tests.shared.calls import recorded
 
 PROMPT = "Once upon a time"
 COMMAND = [sys.executable, "-m", "gpt2ref"]
@@ -125,8 +127,8 @@ def test_a_device_that_is_not_there_is_bad_usage(folder, capsys):
 def test_compile_is_an_option_of_one_call(folder, monkeypatch, capsys):
     options = [PROMPT, "--model", str(folder), "--device", "cpu"]
     options += ["--max-new-tokens", "8", "--temperature", "0"]
-    steps, calls = [], CompiledStep.__call__
-    monkeypatch.setattr(CompiledStep, "__call__", lambda *given: steps.append(1) or calls(*given))
+    steps: list[tuple[Any, ...]] = []
+    monkeypatch.setattr(CompiledStep, "__call__", recorded(CompiledStep.__call__, steps))
     _library.cache_clear()
     monkeypatch.setenv("CC", "no-such-compiler")
     assert main([*options, "--compile"]) == 1

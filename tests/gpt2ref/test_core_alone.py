@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 from safetensors.torch import save_file
 
@@ -13,7 +14,13 @@ from conformance.checkpoints.tensors import trained_like
 from gpt2ref import GPT2Config, from_tensors, sample
 
 PROMPTS = [[1, 2, 3], [5], list(range(20, 40))]  # the last one is longer than the context
-OPTIONS = {"max_new_tokens": 15, "temperature": 0.9, "top_k": 20, "seed": 4, "eos_token_id": 7}
+OPTIONS: dict[str, Any] = {
+    "max_new_tokens": 15,
+    "temperature": 0.9,
+    "top_k": 20,
+    "seed": 4,
+    "eos_token_id": 7,
+}
 SHAPE = {"vocab_size": 97, "n_positions": 13, "n_embd": 24, "n_layer": 2, "n_head": 3}
 
 CODE = f"""

@@ -3,6 +3,7 @@
 import copy
 import random
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import pytest
@@ -37,7 +38,7 @@ def test_tokens_are_those_of_the_textbooks_loop_also_past_the_context(tiny, temp
     for seed, prompt in enumerate(
         [[1, 2, 3], list(range(12)), list(range(13)), list(range(20, 40))]
     ):
-        options = {
+        options: dict[str, Any] = {
             "max_new_tokens": 20,
             "temperature": temperature,
             "top_k": top_k,
@@ -50,12 +51,12 @@ def test_tokens_are_those_of_the_textbooks_loop_also_past_the_context(tiny, temp
 @pytest.mark.parametrize("seed", range(8))
 def test_tokens_are_those_of_the_textbooks_loop_in_float32(tiny_folder, seed):
     model = load_checkpoint(tiny_folder)
-    options = {"max_new_tokens": 16, "seed": seed, "eos_token_id": None}
+    options: dict[str, Any] = {"max_new_tokens": 16, "seed": seed, "eos_token_id": None}
     assert sample(model, [[5, 4, 3]], **options) == [by_the_book(model, [5, 4, 3], **options)]
 
 
 def test_tokens_are_those_of_the_textbooks_loop_with_gpt2s_vocabulary(model):
-    options = {"max_new_tokens": 24, "temperature": 0.9, "top_k": 200, "seed": 3}
+    options: dict[str, Any] = {"max_new_tokens": 24, "temperature": 0.9, "top_k": 200, "seed": 3}
     assert sample(model, [[15496, 995]], **options) == [by_the_book(model, [15496, 995], **options)]
 
 
@@ -63,7 +64,11 @@ def test_tokens_are_those_of_the_textbooks_loop_with_gpt2s_vocabulary(model):
 @pytest.mark.parametrize("eos_token_id", [None, *range(0, 97, 12)])
 def test_a_row_gets_what_it_gets_alone_whatever_its_neighbours_do(tiny, temperature, eos_token_id):
     prompts = [prompt or [0] for prompt in PROMPTS]
-    options = {"max_new_tokens": 18, "temperature": temperature, "eos_token_id": eos_token_id}
+    options: dict[str, Any] = {
+        "max_new_tokens": 18,
+        "temperature": temperature,
+        "eos_token_id": eos_token_id,
+    }
     together = sample(tiny, prompts, seed=100, **options)
     for row, prompt in enumerate(prompts):
         assert together[row] == sample(tiny, [prompt], seed=100 + row, **options)[0]
@@ -78,7 +83,7 @@ def test_rows_that_end_early_past_the_context_leave_the_others_alone(tiny):
     ]
     ended = 0
     for eos_token_id in range(97):
-        options = {
+        options: dict[str, Any] = {
             "max_new_tokens": 12,
             "temperature": 2.0,
             "top_k": 30,
@@ -214,7 +219,7 @@ def test_no_new_tokens_are_no_tokens_and_no_work(tiny):
 
 
 def test_an_empty_row_starts_from_the_end_of_text(model):
-    options = {"max_new_tokens": 8, "seed": 5}
+    options: dict[str, Any] = {"max_new_tokens": 8, "seed": 5}
     assert sample(model, [[]], **options) == sample(model, [[EOS]], **options)
     assert len(sample(model, [[]], **options)[0]) == 8
 
@@ -264,7 +269,7 @@ def test_the_global_random_state_is_neither_changed_nor_read(tiny):
 
 
 def test_without_a_seed_each_call_is_another_text_and_each_row_too(tiny):
-    options = {"max_new_tokens": 40, "temperature": 5.0, "eos_token_id": None}
+    options: dict[str, Any] = {"max_new_tokens": 40, "temperature": 5.0, "eos_token_id": None}
     first, second = sample(tiny, [[1], [1]], **options)
     assert first != second
     torch.manual_seed(0)

@@ -1,12 +1,15 @@
 """`generate` and `stream`: text in, text out."""
 
+from collections.abc import Generator
+from typing import Any
+
 import pytest
 import torch
 
 from gpt2ref import EOS, decode, encode, generate, load_checkpoint, sample, stream
 
 PROMPT = "Once upon a time"
-OPTIONS = {"max_new_tokens": 12, "temperature": 0.9, "top_k": 1000, "seed": 4}
+OPTIONS: dict[str, Any] = {"max_new_tokens": 12, "temperature": 0.9, "top_k": 1000, "seed": 4}
 
 
 def test_a_text_is_the_prompt_followed_by_its_continuation(model):
@@ -96,6 +99,7 @@ def test_a_piece_comes_as_soon_as_its_token_is_chosen_and_dropping_the_stream_en
     assert len(passes) == 1
     assert next(pieces) == " two"
     assert len(passes) == 2
+    assert isinstance(pieces, Generator)
     pieces.close()
     assert list(pieces) == []
     assert len(passes) == 2
@@ -107,6 +111,7 @@ def test_between_two_pieces_the_caller_is_not_in_inference_mode(model):
     for _ in pieces:
         assert not torch.is_inference_mode_enabled()
         (weight * 2).backward()
+    assert weight.grad is not None
     assert weight.grad.item() > 2
     half = stream(PROMPT, model, **OPTIONS)
     next(half)
@@ -117,7 +122,7 @@ def test_between_two_pieces_the_caller_is_not_in_inference_mode(model):
 def test_two_streams_of_one_model_do_not_disturb_each_other(model):
     alone = [list(stream(PROMPT, model, **OPTIONS | {"seed": seed})) for seed in (0, 1)]
     one, other = (stream(PROMPT, model, **OPTIONS | {"seed": seed}) for seed in (0, 1))
-    together = [[], []]
+    together: list[list[str]] = [[], []]
     for n in range(20):
         together[n % 2].extend(piece for piece in [next((one, other)[n % 2], "")] if piece)
     assert ["".join(pieces) for pieces in together] == ["".join(pieces[:10]) for pieces in alone]

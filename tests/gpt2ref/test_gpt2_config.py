@@ -1,4 +1,5 @@
 import re
+from typing import Any
 
 import pytest
 import torch
@@ -21,8 +22,9 @@ def test_a_size_that_is_no_positive_integer_is_refused_by_name_and_value(name, v
 @pytest.mark.parametrize("name", [name for name in SIZES if name != "n_inner"])
 def test_only_n_inner_may_be_none(name):
     assert GPT2Config(n_inner=None).mlp_width == 4 * 768
+    fields: dict[str, Any] = {name: None}
     with pytest.raises(ValueError, match=f"^{name}=None: "):
-        GPT2Config(**{name: None})
+        GPT2Config(**fields)
 
 
 def test_heads_must_divide_the_width():

@@ -5,16 +5,19 @@ import json
 import os
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from safetensors import safe_open
 
 from conformance.checkpoints.tensors import trained_like, write_checkpoint
 from gpt2ref import CheckpointError, GPT2Config, load_checkpoint, sample
-from gpt2ref.checkpoint import config_file, hugging_face
+from gpt2ref.checkpoint import config_file
 from tests.shared.smallest import CONFIG, TENSORS, named, same, state
 
 
@@ -251,6 +254,7 @@ def test_a_file_that_cannot_be_read_or_is_gone_when_it_is_opened_is_named(
     elif "index" in name:
         path.write_text('{"weight_map": {}}')
     is_file = Path.is_file
+    opens: Callable[..., Any]
 
     def unreadable(self):
         found = is_file(self)
@@ -265,8 +269,8 @@ def test_a_file_that_cannot_be_read_or_is_gone_when_it_is_opened_is_named(
 
     monkeypatch.setattr(Path, "is_file", unreadable)
     if name == "model.safetensors":
-        opens = hugging_face.safe_open
-        monkeypatch.setattr(hugging_face, "safe_open", fails)
+        opens = safe_open
+        monkeypatch.setattr("gpt2ref.checkpoint.hugging_face.safe_open", fails)
     elif name == "pytorch_model.bin":
         opens = torch.load
         monkeypatch.setattr(torch, "load", fails)

@@ -15,6 +15,7 @@ import torch
 from conformance.checkpoints.tensors import trained_like, write_checkpoint
 from gpt2ref import GPT2Config, load_checkpoint, save_checkpoint
 from gpt2ref.checkpoint import save as saving
+from tests.shared.calls import recorded
 
 # One shape, two meanings: each config loads with the other's weights, and gives another model.
 FIRST = GPT2Config(vocab_size=5, n_positions=3, n_embd=4, n_layer=1, n_head=1)
@@ -140,9 +141,8 @@ def test_with_the_same_config_a_single_rename_makes_the_new_checkpoint(old, new,
     other = trained_like(SECOND, seed=7)
     write_checkpoint(old, SECOND, other)
     (old / "config.json").write_text(json.dumps(SECOND.to_dict(), indent=2) + "\n")
-    replaced = []
-    replace = os.replace
-    monkeypatch.setattr(os, "replace", lambda *paths: replaced.append(replace(*paths)))
+    replaced: list[tuple[Path, Path]] = []
+    monkeypatch.setattr(os, "replace", recorded(os.replace, replaced))
     save_checkpoint(new, old)
     assert len(replaced) == 1
     assert which(old) == 2
@@ -222,8 +222,13 @@ def test_two_that_save_models_of_one_config_at_once_leave_the_checkpoint_of_one(
         load_checkpoint(write_checkpoint(tmp_path / "b", FIRST, trained_like(FIRST, seed=3)))
     ]
     save_checkpoint(models[0], old)
+
+    def save_often(model):
+        for _ in range(20):
+            save_checkpoint(model, old)
+
     with ThreadPoolExecutor(2) as pool:
-        list(pool.map(lambda model: [save_checkpoint(model, old) for _ in range(20)], models))
+        list(pool.map(save_often, models))
     assert sorted(path.name for path in old.iterdir()) == ["config.json", "model.safetensors"]
     saved = load_checkpoint(old).transformer.wte.weight
     assert any(torch.equal(saved, model.transformer.wte.weight) for model in models)

@@ -161,6 +161,7 @@ def test_what_is_not_as_announced_is_refused_and_the_next_try_starts_afresh(
     """A wrong hash is found by hub.py, a wrong size by huggingface_hub."""
     right = (tiny_folder / file).read_bytes()
     wrong = DAMAGES[damage](right)
+    error: type[Exception]
     if damage != "corrupted":
         error, reason = FileNotFoundError, rf"{len(right)} .*{len(wrong)} .*{re.escape(file)}"
     else:

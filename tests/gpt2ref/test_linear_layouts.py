@@ -2,6 +2,7 @@
 
 import json
 import re
+from typing import Any
 
 import pytest
 import torch
@@ -249,16 +250,16 @@ def test_a_file_with_any_other_name_may_have_either_layout(tmp_path, tensors, na
 def test_a_layout_that_is_given_is_not_guessed(tensors):
     assert_same_model(from_tensors(tensors, CONFIG, layout="in_out"), tensors)
     assert_same_model(from_tensors(as_linear(tensors), CONFIG, layout="out_in"), tensors)
-    for layout, other in (("in_out", as_linear(tensors)), ("out_in", tensors)):
-        with pytest.raises(
-            CheckpointError, match=rf"^matrices stored \w+, expected {layout}; .*c_attn"
-        ):
-            from_tensors(other, CONFIG, layout=layout)
+    with pytest.raises(CheckpointError, match=r"^matrices stored \w+, expected in_out; .*c_attn"):
+        from_tensors(as_linear(tensors), CONFIG, layout="in_out")
+    with pytest.raises(CheckpointError, match=r"^matrices stored \w+, expected out_in; .*c_attn"):
+        from_tensors(tensors, CONFIG, layout="out_in")
 
 
 def test_a_layout_that_does_not_exist_is_refused(tensors):
+    layout: Any = "Conv1D"
     with pytest.raises(ValueError, match=r"^layout='Conv1D': expected in_out, out_in or None$"):
-        from_tensors(tensors, CONFIG, layout="Conv1D")
+        from_tensors(tensors, CONFIG, layout=layout)
 
 
 @pytest.mark.usefixtures("reads_pickles")

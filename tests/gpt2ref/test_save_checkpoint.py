@@ -88,7 +88,7 @@ def test_a_full_disk_leaves_the_folder_as_it_was(model, tiny_folder, tmp_path, m
 
 
 def test_a_new_folder_that_could_not_be_filled_is_no_checkpoint(model, tmp_path, monkeypatch):
-    monkeypatch.setattr(saving.json, "dumps", no_space)
+    monkeypatch.setattr(json, "dumps", no_space)
     with pytest.raises(OSError, match="No space left on device"):
         save_checkpoint(model, tmp_path)
     assert contents(tmp_path) == {}

@@ -72,20 +72,20 @@ def test_known_texts_have_their_known_ids(text, token_ids):
 
 def naive(text):
     """Encode by the definition: merge the pair of lowest rank in each word until there is none."""
-    ranks, ids = RANKS, []
+    ids: list[int] = []
     for word in ORIGINAL_PATTERN.findall(text):
         parts = [bytes([byte]) for byte in word.encode()]
         while True:
             pairs = [
-                (ranks[a + b], i)
+                (RANKS[a + b], i)
                 for i, (a, b) in enumerate(itertools.pairwise(parts))
-                if a + b in ranks
+                if a + b in RANKS
             ]
             if not pairs:
                 break
             _, i = min(pairs)
             parts[i : i + 2] = [parts[i] + parts[i + 1]]
-        ids.extend(ranks[part] for part in parts)
+        ids.extend(RANKS[part] for part in parts)
     return ids
 
 

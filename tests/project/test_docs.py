@@ -108,9 +108,9 @@ def test_anchors_are_unique(page: str) -> None:
 
 
 def test_every_page_is_in_the_contents() -> None:
-    listed = set(re.search(r"```{toctree}(.*?)```", PAGES["docs/index.md"], re.S)[1].split()) - {
-        ":hidden:"
-    }  # type: ignore[index]
+    contents = re.search(r"```{toctree}(.*?)```", PAGES["docs/index.md"], re.S)
+    assert contents
+    listed = set(contents[1].split()) - {":hidden:"}
     assert listed == {Path(page).stem for page in PAGES if page.startswith("docs/")} - {"index"}
 
 

@@ -25,6 +25,7 @@ from typing import NamedTuple
 import pytest
 
 from tests.shared.pages import ROOT, blocks, inline
+from tests.shared.tox_environments import environments
 
 _PROGRAMS = (
     r"(?:PYTHONPATH=\S+ )?(?:\.venv/bin/)?"
@@ -183,8 +184,6 @@ def _pip(words: list[str]) -> bool:
 
 
 def _tox(words: list[str]) -> bool:
-    from tests.project.test_tox_matrix import environments
-
     if words[0] != "tox":
         return False
     asked = words[words.index("-e") + 1].split(",") if "-e" in words else []
