@@ -121,7 +121,9 @@ def test_activation_curve(adapter: Adapter, reading: Reading, probe_shape: GPT2C
 @requirement("head.raw")
 def test_raw_logits(observe: Observe) -> None:
     observation = observe(EMBEDDING)
-    observation.check(defects_of("head.raw"), "ln_f's output times wte")
+    # Half precision rounds these logits by more than a soft cap changes them, but not a shift.
+    half = observation.experiment.dtype.itemsize < 4
+    observation.check({} if half else defects_of("head.raw"), "ln_f's output times wte")
     shift = (observation.logits - observation.experiment.truth).mean(-1)
     largest = float(shift.abs().max())
     if largest > observation.experiment.allowed:

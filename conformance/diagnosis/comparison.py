@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import math
+import shutil
+import tempfile
+import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, cast
 
@@ -83,6 +87,15 @@ class Comparison:
             measured = max(differences, default=0.0)
             self._rounding[question.name] = 2 * FACTOR * max(measured, FLOOR_ULPS * eps)
         return self._rounding[question.name]
+
+
+@lru_cache(maxsize=2)
+def comparison_in(dtype: torch.dtype) -> Comparison:
+    """Return the comparison in a dtype. The implementations of a run share its answers."""
+    folder = tempfile.mkdtemp()
+    comparison = Comparison(Path(folder), dtype)
+    weakref.finalize(comparison, shutil.rmtree, folder)  # at exit, too
+    return comparison
 
 
 def defective(*names: str) -> Load:

@@ -6,14 +6,12 @@ tried, of different families. If no two do, the stages of the model are compared
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from ..adapters.adapter import Adapter
 from ..defects import DEFECTS
-from .comparison import Answers, Comparison, defective
+from .comparison import Answers, Comparison, comparison_in, defective
 from .departure import first_departure
 from .questions import Question
 
@@ -41,9 +39,8 @@ class Diagnosis:
 
 def diagnose(adapter: Adapter) -> Diagnosis | None:
     """Return the diagnosis, or None if every question is answered rightly."""
-    with tempfile.TemporaryDirectory() as folder:
-        comparison = Comparison(Path(folder), adapter.precision)
-        diagnosis = diagnosed(comparison, comparison.answers(adapter.load))
+    comparison = comparison_in(adapter.precision)
+    diagnosis = diagnosed(comparison, comparison.answers(adapter.load))
     if diagnosis is None or diagnosis.alike:
         return diagnosis
     return Diagnosis((), first_departure(adapter))

@@ -103,7 +103,10 @@ def test_the_layers_beyond_the_designs_are_blank(design: Design) -> None:
     assert {int(key.split(".")[1]) for key in own} == set(range(design.n_layer or SHALLOW.n_layer))
 
 
-@pytest.mark.parametrize("design", DESIGNS, ids=lambda design: design.name)
+# A published shape, which has blank layers, is not asked for an MLP of another width.
+@pytest.mark.parametrize(
+    "design", [each for each in DESIGNS if each.n_inner is None], ids=lambda design: design.name
+)
 def test_the_truth_may_leave_blank_layers_out(design: Design) -> None:
     """The right one, and every defect of the forward pass."""
     experiment = Experiment(design, SHALLOW, torch.float32)
