@@ -106,7 +106,7 @@ def test_no_default_top_k_creeps_in(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", HERE)
 def test_a_step_is_told_while_the_generation_goes_on(weights: Weights, name: str) -> None:
-    """Not after it: the time stamps would all be those of its end."""
+    """If `on_step` were called afterwards, all time stamps would be those of the end."""
     seen: list[TokenIds] = []
     implementation = weights.peer(name).implementation
 

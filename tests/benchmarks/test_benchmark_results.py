@@ -198,7 +198,7 @@ BAD_FIELDS = [
 
 
 def refused(path: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -> str:
-    """The one line of the error."""
+    """Return the error, which must be one line."""
     outputs = [folder / "report.md", folder / "report.html"]
     assert main([str(path), "-o", str(outputs[0]), "--html", str(outputs[1])]) == 2
     captured = capsys.readouterr()

@@ -78,7 +78,7 @@ def ranks(*rates: tuple[float, ...], alone: tuple[float, ...]) -> list[dict[str,
 
 
 def torchrun(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    """Two ranks, on a port that is free."""
+    """Run two ranks, on a port that is free."""
     command = [
         sys.executable,
         "-m",

@@ -24,7 +24,7 @@ def timed(
 
 
 def rounds(*rates: float) -> list[Timing]:
-    """One decode step each, at so many tokens a second."""
+    """Make rounds of one decode step each, at these tokens per second."""
     return [Timing(1.0, (1 / rate,), 1.0 + 1 / rate) for rate in rates]
 
 

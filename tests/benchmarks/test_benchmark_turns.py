@@ -1,4 +1,4 @@
-"""Peers take turns, each is measured by itself, and pytest-benchmark gets these very times."""
+"""Peers take turns, each is measured separately, and pytest-benchmark gets the same times."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def reference() -> GPT2:
 
 
 class Named(Costly):
-    """Writes its name down when it generates; may fail at a given call."""
+    """Logs its name when it generates, and may fail at a given call."""
 
     def __init__(self, name: str, log: list[str], fails_at: int | None = None) -> None:
         super().__init__()
@@ -146,7 +146,9 @@ class Benchmark:
     """The part of pytest-benchmark's fixture that a test uses."""
 
     def __init__(self, timer: Callable[[], float]) -> None:
-        self.timer, self.data, self.extra_info, self.group = timer, [], {}, None  # type: ignore[var-annotated]
+        self.timer, self.group = timer, None
+        self.data: list[float] = []
+        self.extra_info: dict[str, Any] = {}
 
     def pedantic(self, target: Callable[[], None], setup: Callable[[], None], rounds: int) -> None:
         for _ in range(rounds):
@@ -241,7 +243,7 @@ def test_a_cell_is_measured_once_for_all_its_rows(
 
 
 def test_the_bandwidth_is_measured_before_every_round(run_of: Callable[..., Run]) -> None:
-    """The first is for the expectations, the next two for the warm-ups; then the two take turns."""
+    """The first is for the expectations, the next two for warm-ups; then the peers take turns."""
     run = run_of(implementation=["gpt2ref,huggingface"])
     own, base = (
         benchmark_of(run, run.plan.cells[0], name).extra_info for name in ("gpt2ref", "huggingface")

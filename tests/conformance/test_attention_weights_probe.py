@@ -1,4 +1,4 @@
-"""The attention weights read out of logits: a right matrix passes, a wrong one is described."""
+"""Attention weights are read from logits: a right matrix passes, a wrong one is described."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Wrong:
     """An adapter of the reference with something changed in it."""
 
     change: Callable[[GPT2], None]
-    precision: torch.dtype = torch.float32  # that it is judged in
+    precision: torch.dtype = torch.float32  # in which it is judged
     computes_in: torch.dtype = torch.float32
 
     def load(self, checkpoint: str) -> Judged:
@@ -63,7 +63,7 @@ class Mistaken:
 
 
 def judged(adapter: Any, layer: int = -1) -> tuple[str, list[tuple[str, str, str]]]:
-    """What the suite says is wrong, if anything, and the readings."""
+    """Return the failure as text, "" if there is none, and the readings."""
     readings: list[tuple[str, str, str]] = []
     try:
         suite.test_visibility(adapter, PROBE, lambda *reading: readings.append(reading), layer)

@@ -1,4 +1,4 @@
-"""The badge says no more than the report."""
+"""The badge shows only what the report contains."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ LABEL = {"schemaVersion": 1, "label": "GPT-2 conformance"}
 
 @pytest.fixture
 def judged(tmp_path: Path) -> Path:
-    """A report on a wrong implementation and a right one."""
+    """Write a report on a wrong implementation and a right one."""
     path = tmp_path / "report.json"
     report = report_of(wrong_implementation(), right_implementation())
     path.write_text(json.dumps(report), encoding="utf-8")
@@ -59,7 +59,7 @@ def test_the_implementation_must_be_named_if_there_are_several(
 
 
 def counted(state: str, finished: bool = True, **counts: int) -> dict[str, Any]:
-    """The part of a report that a badge needs."""
+    """Return the part of a report that a badge needs."""
     named = {outcome.replace("_", " "): number for outcome, number in counts.items()}
     every = dict.fromkeys(OUTCOMES, 0) | named
     adapter = {"specification": "any", "verdict": {"state": state}, "counts": every}

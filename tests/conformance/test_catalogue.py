@@ -14,7 +14,7 @@ from conformance.requirements import REQUIREMENTS
 from conformance.verdict.judgement import ERRORED, FAILED, PASSED, VARIANT
 from tests.shared.judging import judge, section
 
-# A few of each kind: the steps that a defect overrides decide what it is asked.
+# A few of each kind, where the kind is the steps that a defect overrides.
 # `pytest conformance/ --defects` judges all, and takes minutes.
 CHOSEN = (
     "square-proj-untransposed", "double-transpose", "mask-buffer-as-bias", "gelu-erf",
@@ -89,7 +89,7 @@ def test_one_can_be_judged_like_any_implementation_and_is_called_by_its_name() -
     assert re.search(r"^eos +7 passed$", verdict, re.M)
 
 
-# The matrix itself, from outcomes made up.
+# The matrix, from made-up outcomes.
 
 
 def test_a_defect_that_another_requirement_catches_is_a_problem() -> None:

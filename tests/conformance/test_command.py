@@ -1,4 +1,4 @@
-"""Programs in other languages: the protocol of docs/adapters.md, GPT-2 in C, broken programs."""
+"""Adapters that run a program: the protocol of docs/adapters.md, a GPT-2 in C, broken programs."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ PAGE = (ROOT / "docs/adapters.md").read_text(encoding="utf-8")
 COMPILER = shutil.which("cc")
 IDS = torch.tensor([[1, 2, 3]])
 
-# A program that answers `load`, and then whatever is asked with what `answer` prints.
+# A program that answers `load`, and any other request with what `answer` prints.
 PROGRAM = """
 import base64, json, os, sys, time
 methods = ["generate", "prefill", "step"]
@@ -98,7 +98,7 @@ def test_a_gpt2_in_c_is_right_and_one_with_the_other_gelu_fails(tmp_path: Path) 
 def test_the_python_adapter_of_the_page_is_judged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With the reference's blocks under nanoGPT's interface."""
+    """The reference's blocks have nanoGPT's interface here."""
     (adapter,) = [
         block for block in re.findall(r"```python\n(.*?)```", PAGE, re.S) if "def load(" in block
     ]

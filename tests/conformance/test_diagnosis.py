@@ -1,4 +1,4 @@
-"""A wrong GPT-2 gets the id of the known defect that it has, or else the stage that is wrong."""
+"""The diagnosis names the known defect of a wrong GPT-2, or else its first wrong stage."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_what_is_no_mistake_has_no_diagnosis(comparison: Comparison, name: str) 
 
 
 class SecondHeadLost(CompleteGPT2):
-    """A mistake that is in no catalogue: in layer 3, head 1 gives nothing."""
+    """A defect outside the catalogue: in layer 3, head 1 contributes nothing."""
 
     def attention(self, layer: int, x: Tensor, mask: Tensor) -> Tensor:
         self.layer = layer

@@ -56,7 +56,7 @@ def hidden_in_steps(keys: slice) -> Callable[[Tensor], Tensor]:
 
 
 def newest_token_alone(checkpoint: str, **options: Any) -> Any:
-    """Each step has an empty cache."""
+    """Load the reference with a step whose cache is always empty."""
     right = reference.load(checkpoint, **options)
     transformer = right.model.transformer
     whole = transformer.forward
@@ -69,7 +69,7 @@ def newest_token_alone(checkpoint: str, **options: Any) -> Any:
 
 
 def first_row_for_all(checkpoint: str, **options: Any) -> Any:
-    """In steps, the first row's past is that of every row."""
+    """Load the reference with a step in which every row has the first row's keys and values."""
     right = reference.load(checkpoint, **options)
 
     def change(_module: Any, args: tuple[Any, ...]) -> None:

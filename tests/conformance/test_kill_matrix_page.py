@@ -1,4 +1,4 @@
-"""The page made of a kill matrix. No defect is judged here: the outcomes are made up."""
+"""The page of a kill matrix. No defect is judged here: the outcomes are made up."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def words(made: str) -> str:
 
 
 def cell(made: str, entry: str, requirement: str) -> tuple[str, str]:
-    """The class of a cell, and what a browser shows when one points at it."""
+    """Return the class of a cell and its tooltip."""
     (found,) = re.findall(
         rf'<td class="([^"]*)" title="{re.escape(entry)} / {re.escape(requirement)}: ([^"]*)"', made
     )

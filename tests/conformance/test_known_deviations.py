@@ -1,4 +1,4 @@
-"""Known deviations: a file of failures with their reasons excuses them as long as it is true."""
+"""A file of known deviations excuses its failures, as long as they occur."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MIDDLE = '[[deviation]]\nrequirement = "eos.middle"\nreason = "the caller wants 
 
 @pytest.fixture
 def run() -> Run:
-    """Exit status and output."""
+    """Judge in this process. Return the exit status and the output."""
 
     def judged(*arguments: str) -> tuple[int, str]:
         done = judge(*arguments)

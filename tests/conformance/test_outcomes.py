@@ -1,4 +1,4 @@
-"""The exceptions of the suite's tests: their outcome for pytest, in the verdict, in the report."""
+"""Each exception of a test has its outcome for pytest, in the verdict and in the report."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ Run = Callable[..., tuple[str, dict[str, Any]]]
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """Runs TESTS with the suite's plugin. Returns the output, and the implementation's report."""
+    """Run TESTS with the suite's plugin. Return the output, and the implementation's report."""
 
     @cache
     def run_tests(*options: str, implementation: str = "gpt2ref") -> tuple[str, dict[str, Any]]:

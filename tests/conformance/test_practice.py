@@ -1,4 +1,4 @@
-"""The study of the usual tests, on defects of which it is known whether these catch them."""
+"""The study of usual tests, on defects for which it is known whether these tests catch them."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_nothing_is_counted_if_a_right_one_fails(
 
 
 def test_every_test_loads_the_implementation(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """None passes without a look at it."""
+    """So no test passes without the implementation."""
 
     def unloadable(_folder: str) -> CompleteGPT2:
         raise OSError("no such thing")

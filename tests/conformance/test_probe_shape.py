@@ -1,4 +1,4 @@
-"""`--probe-shape`: a GPT-2 with a published shape built in is asked for that shape alone."""
+"""With `--probe-shape`, a GPT-2 with a published shape built in is judged in that shape alone."""
 
 from __future__ import annotations
 

@@ -51,7 +51,7 @@ def test_a_refusal_of_what_must_be_accepted_is_a_failure() -> None:
 
 
 class Strict:
-    """Refuses temperature 0 by name, and else returns the options."""
+    """Refuses temperature 0 by name, and otherwise returns top_k."""
 
     def generate(self, token_ids: torch.Tensor, **options: Any) -> list[list[int]]:
         if options["temperature"] == 0:

@@ -37,7 +37,7 @@ def check(report: Any) -> None:
 
 @pytest.fixture(scope="module")
 def ran(tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, Path]:
-    """Two implementations, judged in a few requirements."""
+    """Judge two implementations by a few requirements."""
     path = tmp_path_factory.mktemp("report") / "report.json"
     files = ("conformance/test_probes.py", "conformance/test_keys.py", "conformance/test_eos.py")
     options = (
@@ -146,7 +146,7 @@ def test_a_cause_that_was_read_comes_before_one_that_fits() -> None:
 
 
 def test_a_test_that_reads_a_mistake_is_believed_before_one_that_finds_another() -> None:
-    """Two tests of one requirement, of which one reads its own fact."""
+    """Two tests of one requirement fail, and one of them reads the requirement's own fact."""
     judgement = judgement_of({"activation.curve": failure("relu", "scale-one")})
     judgement.results["activation.curve"].add(failure("gelu-erf", own=True))
     (cause,) = judgement.causes

@@ -38,7 +38,7 @@ def report() -> dict[str, Any]:
 
 
 def words(made: str) -> str:
-    """The text of a page, with single spaces."""
+    """Return the text of a page, with single spaces."""
     return " ".join("".join(Structure(made).words).split())
 
 

@@ -1,4 +1,4 @@
-"""The judge's arithmetic: what is within the allowed error, and what is not."""
+"""The comparison of logits: which errors are allowed, and which fail."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ import pytest
 from conformance.requirements import REQUIREMENTS
 from tests.shared.judging import ADAPTERS, ROOT, Run, judge, section
 
-# Each wrong GPT-2, and the requirement that must name what is wrong with it.
+# Wrong GPT-2 -> the requirement that must fail.
 DEFECTS = {
     "gelu-erf": "activation.curve",
     "ln-eps-wrong": "layer-norm.epsilon-ln_f",
@@ -25,7 +25,7 @@ DEFECTS = {
 SPECIFICATIONS = {
     f"conformance.defects:{name}": requirement for name, requirement in DEFECTS.items()
 } | {f"{ADAPTERS}:declares_bfloat16_no_scale": "attention.scale"}
-# A few of the tests, since every wrong GPT-2 is asked all of them.
+# A few of the tests, since each of them runs for every wrong GPT-2.
 TESTS_OF_DEFECTS = (
     "test_small and float32-36 or test_orientation or test_every_split or test_missing and wte "
     "or test_middle or test_per_row and first-row or test_activation_curve or test_constant"

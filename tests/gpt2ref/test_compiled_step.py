@@ -1,4 +1,4 @@
-"""The decode step in C: right up to rounding, and only for models with `compile_step`."""
+"""The decode step in C: its logits, cache and tokens are the model's, up to rounding."""
 
 import copy
 import shutil
@@ -39,7 +39,7 @@ def furthest(logits, truth):
 
 @st.composite
 def shapes_and_rows(draw, multiple_of=1):
-    """Draw any shape, few of which are multiples of C's vectors, and rows of any lengths."""
+    """Draw a shape, rarely a multiple of C's vectors, and rows of any lengths."""
     n_head = draw(st.integers(1, 5))
     config = GPT2Config(
         vocab_size=draw(st.integers(30, 70)),
@@ -70,7 +70,10 @@ def of_a_batch(model):
 
 
 def allowed_errors(model, exact):
-    """Apply the suite's policy to torch's errors in a batch; those of one token may be tiny."""
+    """Return the errors that the suite allows, given torch's in a batch.
+
+    The errors of a single token may be tiny by chance.
+    """
     pairs = zip(of_a_batch(model), of_a_batch(exact), strict=True)
     return [allowed(its, truth, model.dtype) for its, truth in pairs]
 
@@ -82,7 +85,7 @@ def allowed(its, truth, dtype):
 @given(shapes_and_rows(), st.integers(1, 5))
 @example(LARGE, 2)
 @example((LARGE[0], [[row, 2 * row] for row in range(32)]), 3)
-def test_logits_and_cache_are_the_models(case, n_threads):
+def test_logits_and_cache_are_those_of_the_model(case, n_threads):
     config, rows = case
     torch.set_num_threads(n_threads)
     tensors = trained_like(config, seed=0)
@@ -99,7 +102,7 @@ def test_logits_and_cache_are_the_models(case, n_threads):
 
 @given(shapes_and_rows(multiple_of=2), st.integers(1, 5))
 @example(LARGE, 2)
-def test_in_bfloat16_it_is_as_near_to_the_truth_as_torch(case, n_threads):
+def test_in_bfloat16_errors_are_no_larger_than_torchs(case, n_threads):
     config, rows = case
     torch.set_num_threads(n_threads)
     rows = rows[: LARGEST_BATCH[torch.bfloat16]]
@@ -125,7 +128,7 @@ def test_in_bfloat16_it_is_as_near_to_the_truth_as_torch(case, n_threads):
 def test_tokens_are_those_of_the_textbooks_loop(
     tiny_folder, monkeypatch, prompts, temperature, top_k
 ):
-    """They are also past the context, where no step is taken."""
+    """The text grows past the context, where the compiled step is not used."""
     model = load_checkpoint(tiny_folder)
     steps: list[tuple[Any, ...]] = []
     monkeypatch.setattr(CompiledStep, "__call__", recorded(CompiledStep.__call__, steps))
@@ -153,7 +156,7 @@ def test_tokens_of_the_model_that_comes_with_the_package(dtype):
     plain = sample(copy.deepcopy(model), [[7454, 2402, 257, 640]], **options)
     assert (
         in_c == plain if dtype == torch.float32 else in_c[0][:5] == plain[0][:5]
-    )  # one draw that differs, and all do
+    )  # once one token differs, all later ones do
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
@@ -169,7 +172,7 @@ def test_torchs_default_dtype_changes_nothing(tiny_folder, dtype):
         torch.set_default_dtype(before)
 
 
-def test_weights_that_have_changed_between_two_calls(tiny_folder):
+def test_weights_changed_between_two_calls_are_used(tiny_folder):
     model = load_checkpoint(tiny_folder)
     options: dict[str, Any] = {"max_new_tokens": 8, "temperature": 0.0, "eos_token_id": None}
     before = sample(model, [[1, 2, 3]], **options)
@@ -182,7 +185,7 @@ def test_weights_that_have_changed_between_two_calls(tiny_folder):
     ]
 
 
-def test_numbers_that_are_none_come_through():
+def test_nan_and_infinity_reach_the_logits():
     for value in (float("nan"), float("inf")):
         tensors = {**TENSORS, "wte.weight": TENSORS["wte.weight"].clone()}
         tensors["wte.weight"][3, 1] = value
@@ -194,8 +197,8 @@ def test_numbers_that_are_none_come_through():
                 sample(model, [[3]], max_new_tokens=2, temperature=0)
 
 
-def test_numbers_in_the_middle_of_two_are_rounded_to_the_even_one():
-    """Keys that are a product of two bfloat16, which is exact in float32."""
+def test_keys_and_values_are_rounded_half_to_even():
+    """Each key and value is the product of two bfloat16 numbers, which is exact in float32."""
     gain = [1 + n / 128 for n in range(4)]
     tensors = {**TENSORS, "h.0.ln_1.weight": torch.zeros(4), "h.0.ln_1.bias": torch.tensor(gain)}
     tensors["h.0.attn.c_attn.bias"] = torch.zeros(12)
@@ -210,8 +213,8 @@ def test_numbers_in_the_middle_of_two_are_rounded_to_the_even_one():
     assert cache.values[0, 0, 1].flatten().tolist() == (-expected).tolist()
 
 
-def test_scores_may_be_large():
-    """An exponential of these scores would overflow."""
+def test_large_attention_scores_do_not_overflow():
+    """The exponential of these scores would overflow."""
     tensors = {
         key: 40 * tensor if "c_attn.weight" in key else tensor for key, tensor in TENSORS.items()
     }
@@ -220,7 +223,7 @@ def test_scores_may_be_large():
     torch.testing.assert_close(step_of(model, filled(model, rows))(last(rows)), expected)
 
 
-def test_a_nan_in_the_cache_stays_one():
+def test_nan_is_written_to_the_cache():
     tensors = {**TENSORS, "h.0.attn.c_attn.bias": torch.full((12,), float("nan"))}
     model = with_step(from_tensors(tensors, CONFIG, dtype=torch.bfloat16))
     cache = filled(model, [[1, 2]])

@@ -18,8 +18,8 @@ from tests.shared.smallest import CONFIG, TENSORS
 pytestmark = pytest.mark.skipif(not shutil.which("cc"), reason="there is no C compiler")
 
 
-def test_weights_that_would_have_to_be_copied_are_left_to_torch():
-    """The matrices of a new nn.Linear, and of nanoGPT, are stored as [out, in]."""
+def test_weights_stored_out_in_are_left_to_torch():
+    """The step would have to copy them. A new nn.Linear and nanoGPT store matrices so."""
     model = with_step(GPT2(CONFIG).requires_grad_(False))
     assert compiled_step(model, model.make_cache(1)) is None
 
@@ -36,14 +36,14 @@ def test_weights_that_would_have_to_be_copied_are_left_to_torch():
     ],
     ids=str,
 )
-def test_what_it_is_not_made_for_is_left_to_torch(dtype, config, batch):
+def test_other_dtypes_shapes_and_batches_are_left_to_torch(dtype, config, batch):
     shape = replace(CONFIG, **config)
     model = with_step(from_tensors(trained_like(shape, 0), shape, dtype=dtype))
     assert compiled_step(model, model.make_cache(batch)) is None
     assert sample(model, [[1]] * batch, max_new_tokens=2, seed=0)
 
 
-def test_a_model_whose_weights_are_of_two_kinds_is_left_to_torch():
+def test_mixed_dtypes_and_devices_are_left_to_torch():
     model = with_step(from_tensors(TENSORS, CONFIG))
     model.transformer.ln_f.bias.data = model.transformer.ln_f.bias.data.double()
     assert compiled_step(model, model.make_cache(1)) is None
@@ -58,7 +58,7 @@ def test_a_model_whose_weights_are_of_two_kinds_is_left_to_torch():
     [torch.nn.Linear(4, 17), torch.nn.Sequential(torch.nn.Linear(4, 16))],
     ids=["shape", "names"],
 )
-def test_a_model_whose_modules_are_others_is_left_to_torch(layer):
+def test_a_model_with_other_modules_is_left_to_torch(layer):
     model = with_step(from_tensors(TENSORS, CONFIG))
     block(model, 0).mlp.c_fc = layer.requires_grad_(False)
     assert compiled_step(model, model.make_cache(1)) is None
@@ -76,7 +76,7 @@ def test_a_model_whose_modules_are_others_is_left_to_torch(layer):
         ([1], [], r"cache.lengths: \[\]"),
     ],
 )
-def test_what_c_could_not_see_is_refused(token_ids, lengths, message):
+def test_ids_and_lengths_out_of_range_are_refused(token_ids, lengths, message):
     model = with_step(from_tensors(TENSORS, CONFIG))
     cache = model.make_cache(1)
     step = step_of(model, cache)
@@ -93,7 +93,7 @@ def test_other_models_are_not_affected():
     assert compiled_step(model, model.make_cache(1))
 
 
-def test_what_is_kept_goes_with_the_model():
+def test_what_is_kept_of_a_model_is_freed_with_it():
     model = with_step(from_tensors(TENSORS, CONFIG))
     assert model in compiled._models
     before = len(compiled._models)

@@ -1,4 +1,4 @@
-"""Many threads on one model, and streams that nobody reads to the end."""
+"""Many threads generate with one model, and streams are dropped before their end."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ THREADS = 8
 
 
 def text(model: GPT2, seed: int) -> str:
-    """Every third streamed, greedy or sampled, shorter and longer than the context."""
+    """Generate a text. Seeds vary streaming, temperature, top_k, and lengths around the context."""
     options: dict[str, Any] = {
         "max_new_tokens": 10 + 2 * seed,
         "temperature": seed % 4 / 2,
@@ -79,7 +79,7 @@ def test_an_abandoned_stream_leaves_nothing_behind(folder: Path) -> None:
     assert gone() is None
 
 
-def test_a_stream_dropped_in_another_thread(folder: Path) -> None:
+def test_a_stream_may_be_dropped_in_another_thread(folder: Path) -> None:
     model = load_checkpoint(folder)
     pieces = [stream("The dog", model, max_new_tokens=1000, seed=0)]
     next(pieces[0])

@@ -1,4 +1,4 @@
-"""The core: config, model, conversion, sampling, generation. It works without the other modules."""
+"""The core (config, model, conversion, sampling, generation) works without the other modules."""
 
 import json
 import shutil
@@ -53,8 +53,8 @@ def test_without_fast_and_checkpoint_it_generates_the_same_tokens(tmp_path):
     assert found == sample(from_tensors(tensors, config), PROMPTS, **OPTIONS)
 
 
-def test_the_core_can_be_read_in_one_sitting():
-    """At most 750 lines, docstrings included."""
+def test_the_core_has_at_most_750_lines():
+    """Docstrings count. A person can read that much in one sitting."""
     folder = Path(gpt2ref.__file__).parent
     core = ("config", "model", "conversion", "sampling", "generation")
     lines = {name: len((folder / f"{name}.py").read_text("utf-8").splitlines()) for name in core}

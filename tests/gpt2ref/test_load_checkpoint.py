@@ -118,7 +118,7 @@ def test_a_model_for_inference_takes_no_gradients(model):
     assert not any(parameter.requires_grad for parameter in model.parameters())
 
 
-def test_the_dtype_is_the_files_unless_another_is_asked_for(tmp_path, tensors, config, model):
+def test_the_dtype_is_the_files_unless_another_is_requested(tmp_path, tensors, config, model):
     write_checkpoint(tmp_path, config, {key: tensor.bfloat16() for key, tensor in tensors.items()})
     assert {parameter.dtype for parameter in load_checkpoint(tmp_path).parameters()} == {
         torch.bfloat16

@@ -37,13 +37,13 @@ def test_what_is_saved_is_loaded(folder, tmp_path, dtype):
     assert same_weights(loaded, model)
 
 
-def test_nothing_but_the_two_files_is_written(model, tmp_path):
+def test_exactly_two_files_are_written(model, tmp_path):
     save_checkpoint(model, str(tmp_path))
     assert contents(tmp_path).keys() == {"config.json", "model.safetensors"}
     assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == []
 
 
-def test_transformers_loads_what_is_saved_whole(model, tmp_path):
+def test_transformers_loads_every_saved_tensor(model, tmp_path):
     save_checkpoint(model, tmp_path)
     theirs, info = GPT2LMHeadModel.from_pretrained(tmp_path, output_loading_info=True)
     assert not any(info.values()), info

@@ -1,4 +1,4 @@
-"""Any text and any ids: only what is no text or no token is refused; the rest round-trips."""
+"""Any text and any ids round-trip, unless they are no text or no tokens: those are refused."""
 
 import re
 from typing import Any
@@ -20,10 +20,10 @@ ids = st.lists(st.integers(0, VOCAB_SIZE - 1), max_size=30)
 
 
 @settings(max_examples=300)
-@example("\ud83d\ude00")  # two halves that belong together, but not one character
+@example("\ud83d\ude00")  # both halves of a surrogate pair, which are not one character
 @example("a\u0301\u0301 \ufffd")
 @given(texts)
-def test_a_text_comes_back_whole_or_is_refused_for_half_a_surrogate_pair(text):
+def test_a_text_is_restored_or_refused_for_half_a_surrogate_pair(text):
     half = re.search("[\ud800-\udfff]", text)
     if half is None:
         assert decode(encode(text)) == text
@@ -40,12 +40,12 @@ def test_a_text_comes_back_whole_or_is_refused_for_half_a_surrogate_pair(text):
     st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=5), st.integers(1, 3000)
 )
 @settings(max_examples=30)
-def test_runs_come_back_whole(part, times):
+def test_long_repetitions_are_restored(part, times):
     assert decode(encode(part * times)) == part * times
 
 
 @given(st.lists(st.text("<|endoftx>", max_size=9), min_size=1, max_size=5))
-def test_the_end_of_text_is_found_among_its_own_characters(parts):
+def test_eos_is_found_among_characters_of_its_name(parts):
     text = "<|endoftext|>".join(parts)
     assert EOS not in encode(text)
     assert encode(text, allow_special=True).count(EOS) == text.count("<|endoftext|>")
@@ -53,7 +53,7 @@ def test_the_end_of_text_is_found_among_its_own_characters(parts):
 
 @settings(max_examples=200)
 @given(ids, st.integers(0, 30))
-def test_pieces_join_to_the_decoded_text_and_those_that_are_out_stay(token_ids, cut):
+def test_pieces_join_to_the_decoded_text_and_are_never_revised(token_ids, cut):
     text = decode(token_ids)
     assert "".join(decode_pieces(token_ids)) == text
     before = list(decode_pieces([*token_ids[:cut], EOS]))

@@ -100,7 +100,7 @@ def collect_requirements(
 
 
 def files_of(distribution: importlib.metadata.Distribution) -> Iterator[Path]:
-    """Yield its entries at the top of site-packages: packages, modules, metadata."""
+    """Yield a distribution's entries at the top of site-packages: packages, modules, metadata."""
     for name in {path.parts[0] for path in distribution.files or []} - {"..", "__pycache__"}:
         if not name.endswith(".pth"):
             yield Path(str(distribution.locate_file(name)))

@@ -61,7 +61,7 @@ def test_the_other_blocks_run(
 
 
 def test_its_verdicts_match_the_requirements_and_the_kill_matrix() -> None:
-    """The counts add up to the requirements; the wrong GPT-2 fails what the kill matrix says."""
+    """The counts add up to the requirements; the wrong GPT-2 fails as in the kill matrix."""
     right, wrong = (
         block for block in blocks("README.md", "") if "requirements (not run: " in block
     )

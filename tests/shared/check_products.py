@@ -22,13 +22,13 @@ N_COMPARED = 400  # outputs of each product, evenly spaced: a float64 copy of al
 
 @cache
 def numbers(dtype: torch.dtype) -> Tensor:
-    """As many random numbers as the largest matrix has, [50257 * 1600]. All matrices share them."""
+    """Return [50257 * 1600] random numbers, enough for the largest matrix. All matrices use them."""
     largest = max(config.vocab_size * config.n_embd for config in PUBLISHED_CONFIGS.values())
     return torch.rand(largest, generator=torch.Generator().manual_seed(0)).sub_(0.5).to(dtype)
 
 
 def layers(size: str, dtype: torch.dtype) -> Iterator[tuple[str, nn.Module, Tensor]]:
-    """Yield name, layer and weight [out, in] of each product, the blocks' stored as [in, out]."""
+    """Yield name, layer and weight [out, in] of each product. The blocks store it as [in, out]."""
     config = replace(PUBLISHED_CONFIGS[size], n_layer=1)
     with torch.device("meta"):
         model = GPT2(config)

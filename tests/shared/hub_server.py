@@ -14,7 +14,7 @@ FILES = ["config.json", "model.safetensors"]
 
 
 class Server(ThreadingHTTPServer):
-    """Serves published files. As on the hub, weights are a redirect to another host's name."""
+    """Serves published files. Like the hub, it redirects a request for weights to another host."""
 
     daemon_threads = True
 
