@@ -94,7 +94,7 @@ def test_eos_is_ignored(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", HERE)
-def test_no_default_top_k_creeps_in(name: str, tmp_path: Path) -> None:
+def test_no_implementation_has_a_default_top_k(name: str, tmp_path: Path) -> None:
     tensors = blank(CONFIG) | {"ln_f.weight": torch.zeros(32), "ln_f.bias": torch.eye(32)[0]}
     tensors["wte.weight"][:, 0] = torch.linspace(
         0.0, 0.1, CONFIG.vocab_size
@@ -105,7 +105,7 @@ def test_no_default_top_k_creeps_in(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", HERE)
-def test_a_step_is_told_while_the_generation_goes_on(weights: Weights, name: str) -> None:
+def test_on_step_is_called_during_the_generation(weights: Weights, name: str) -> None:
     """If `on_step` were called afterwards, all time stamps would be those of the end."""
     seen: list[TokenIds] = []
     implementation = weights.peer(name).implementation
@@ -169,7 +169,7 @@ def test_only_the_step_of_the_compiled_implementation_is_compiled(
 @pytest.mark.parametrize(
     ("name", "fed"), [("gpt2ref", [5, 1, 1, 1]), ("gpt2ref-textbook", [5, 6, 7, 8])]
 )
-def test_the_textbook_feeds_everything_again_and_the_reference_does_not(
+def test_only_the_textbook_feeds_all_tokens_again(
     weights: Weights, name: str, fed: list[int]
 ) -> None:
     implementation: Any = weights.peer(name).implementation
@@ -226,7 +226,7 @@ def test_weights_are_loaded_once_and_given_back() -> None:
 
 
 @pytest.mark.parametrize("name", ["gpt2ref", "huggingface"])
-def test_weights_are_computed_with_in_the_dtype_asked_for(name: str) -> None:
+def test_weights_have_the_requested_dtype(name: str) -> None:
     weights = Weights(CONFIG, CPU, torch.bfloat16, tensors=trained_like(CONFIG, seed=0))
     loaded: Any = weights.peer(name).implementation
     assert {parameter.dtype for parameter in loaded.model.parameters()} == {torch.bfloat16}

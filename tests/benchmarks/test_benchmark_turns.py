@@ -61,7 +61,7 @@ def measured(log: list[str], name: str, fails_at: int | None = None) -> Measurem
     return measurement(named, cell(), named.clock)
 
 
-def test_rounds_go_round_and_everyone_comes_first_in_turn() -> None:
+def test_each_peer_is_first_in_turn() -> None:
     log: list[str] = []
     peers = [measured(log, name) for name in "ABC"]
     take_turns(peers, rounds=4)
@@ -69,7 +69,7 @@ def test_rounds_go_round_and_everyone_comes_first_in_turn() -> None:
     assert [len(peer.rounds) for peer in peers] == [4, 4, 4]
 
 
-def test_one_that_fails_leaves_the_others_their_turns() -> None:
+def test_a_peer_that_fails_does_not_stop_the_others() -> None:
     log: list[str] = []
     peers = [measured(log, "A"), measured(log, "B", fails_at=1), measured(log, "C")]
     take_turns(peers, rounds=3)
@@ -111,7 +111,7 @@ def test_a_slow_first_call_shows_in_the_warm_up_and_the_first_call_alone(referen
     assert later.result(reference)["warmup"]["prefill_seconds"] == 0.5
 
 
-def test_sampling_is_timed_alone_where_it_can_be_had_alone() -> None:
+def test_sampling_is_timed_separately_where_possible() -> None:
     clock = Clock()
     calls: list[tuple[Any, ...]] = []
 
@@ -276,7 +276,7 @@ def test_without_hugging_face_there_is_no_ratio(run_of: Callable[..., Run]) -> N
     assert fields["ratio_to_huggingface"] is None
 
 
-def test_one_that_cannot_be_loaded_fails_alone(
+def test_only_the_peer_that_cannot_be_loaded_fails(
     run_of: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Unloadable(Reference):
@@ -310,7 +310,7 @@ def test_an_invalid_row_is_recorded_and_fails_its_test(
     assert [fields["valid"] for fields in run.results] == [False]
 
 
-def test_what_does_not_fit_the_memory_is_skipped(
+def test_a_cell_that_does_not_fit_the_memory_is_skipped(
     run_of: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(benchmarks.run, "free_memory", lambda _device: 100_000_000)
@@ -324,7 +324,7 @@ def test_what_does_not_fit_the_memory_is_skipped(
     assert [line.split()[-1] for line in printed[-2:]] == ["yes", "skipped"]
 
 
-def test_weights_make_room_for_the_next(run_of: Callable[..., Run]) -> None:
+def test_only_the_weights_in_use_are_kept(run_of: Callable[..., Run]) -> None:
     run = run_of(dtype=["float32,bfloat16"], implementation=["gpt2ref"])
     folders = []
     for where in run.plan.cells:

@@ -104,7 +104,7 @@ def test_the_weights_are_read(layer: int, dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
-def test_a_right_one_passes_and_its_reading_is_a_word(dtype: torch.dtype) -> None:
+def test_a_right_model_passes_and_its_reading_is_in_words(dtype: torch.dtype) -> None:
     found, readings = judged(Wrong(lambda _model: None, dtype, dtype))
     assert not found
     ((quantity, read, expected),) = readings
@@ -115,13 +115,13 @@ def test_a_right_one_passes_and_its_reading_is_a_word(dtype: torch.dtype) -> Non
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("defect", suite.MISTAKES)
-def test_a_mistake_is_seen_and_named(defect: str, dtype: torch.dtype) -> None:
+def test_a_known_defect_is_found_and_named(defect: str, dtype: torch.dtype) -> None:
     found, readings = judged(Mistaken(suite.MISTAKES[defect], dtype))
     assert found == f"reads {defect}; GPT-2 has {RIGHT}"
     assert readings[0][1] != RIGHT
 
 
-def test_rotary_positions_are_seen() -> None:
+def test_rotary_positions_are_found() -> None:
     def rotated(_module: Any, _args: Any, qkv: Tensor) -> Tensor:
         n = 2 * SMALL_SHAPE.n_embd
         turn = torch.polar(torch.ones(1), torch.arange(qkv.size(1)) / 10)
@@ -138,7 +138,7 @@ def test_rotary_positions_are_seen() -> None:
     )
 
 
-def test_a_wrong_mask_in_the_last_layer_alone_is_told_of_it() -> None:
+def test_a_wrong_mask_in_the_last_layer_alone_is_found_there() -> None:
     adapter = Wrong(masked_by(1, torch.ones_like))
     assert judged(adapter, layer=0)[0] == ""
     found, readings = judged(adapter, layer=1)
@@ -147,7 +147,7 @@ def test_a_wrong_mask_in_the_last_layer_alone_is_told_of_it() -> None:
     assert readings[0][1].startswith(f"head 0: {FIRST_POSITION}")
 
 
-def test_a_wrong_mask_in_one_head_of_one_layer_is_told_of_both() -> None:
+def test_a_wrong_mask_in_one_head_is_reported_with_layer_and_head() -> None:
     def second_head(mask: Tensor) -> Tensor:
         return torch.cat([mask, torch.ones_like(mask)], dim=1)
 
@@ -157,13 +157,13 @@ def test_a_wrong_mask_in_one_head_of_one_layer_is_told_of_both() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_a_mask_wrong_from_the_last_position_on_is_told_of_it(dtype: torch.dtype) -> None:
+def test_a_mask_that_is_wrong_at_the_last_position_is_reported_there(dtype: torch.dtype) -> None:
     found, _ = judged(Wrong(masked_by(0, hides_the_first_from_the_last), dtype, dtype), layer=0)
     assert found.startswith("layer 0, head 0: position 15 sees 1..15 with 0.066")
     assert "; GPT-2's sees 0..15 with 0.0625 each. " in found
 
 
-def test_an_uneven_attention_is_told_by_its_weights() -> None:
+def test_uneven_attention_is_reported_with_its_weights() -> None:
     def twice_the_first(mask: Tensor) -> Tensor:
         bias = torch.zeros(mask.shape).masked_fill(~mask, -math.inf)
         bias[..., 0] += math.log(2)
@@ -176,7 +176,7 @@ def test_an_uneven_attention_is_told_by_its_weights() -> None:
     )
 
 
-def test_gaps_and_nothing_at_all_are_told() -> None:
+def test_gaps_and_missing_attention_are_reported() -> None:
     def every_other(mask: Tensor) -> Tensor:
         return mask & (torch.arange(mask.size(-1)) % 2 == torch.arange(mask.size(-2))[:, None] % 2)
 
@@ -199,7 +199,7 @@ def test_gaps_and_nothing_at_all_are_told() -> None:
     assert "position 0 sees none of those that are read; GPT-2's sees 0 with 1." in found
 
 
-def test_what_is_no_number_is_told() -> None:
+def test_nan_is_reported() -> None:
     def nothing_left(mask: Tensor) -> Tensor:
         mask = torch.zeros(mask.shape).masked_fill(~mask, -math.inf)
         mask[..., 3, :] = math.nan
@@ -212,7 +212,7 @@ def test_what_is_no_number_is_told() -> None:
     )
 
 
-def test_a_coarser_engine_is_told_from_a_wrong_one() -> None:
+def test_an_engine_of_lower_precision_is_distinguished_from_a_wrong_one() -> None:
     found, _ = judged(Wrong(lambda _model: None, torch.float32, torch.bfloat16))
     assert re.match(r"right to the rounding of torch.b?float16, but not of torch.float32: ", found)
 

@@ -41,7 +41,7 @@ def written(path: Path, *options: str) -> dict[str, Any]:
     return found
 
 
-def test_the_badges_of_a_wrong_and_of_a_right_one(judged: Path) -> None:
+def test_the_badges_of_a_wrong_and_of_a_right_implementation(judged: Path) -> None:
     wrong = {"message": "3 failed", "color": "red"}
     assert written(judged, "--implementation", WRONG) == LABEL | wrong
     right = {"message": "2 of 97 requirements", "color": "brightgreen"}
@@ -98,7 +98,7 @@ def counted(state: str, finished: bool = True, **counts: int) -> dict[str, Any]:
         ),
     ],
 )
-def test_what_was_not_found_right_is_not_counted(
+def test_only_passed_requirements_are_counted(
     report: dict[str, Any], message: str, colour: str, tmp_path: Path
 ) -> None:
     (tmp_path / "report.json").write_text(json.dumps(report), encoding="utf-8")
@@ -126,7 +126,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("content", BAD.values(), ids=BAD)
-def test_what_is_no_report_is_named(
+def test_a_file_that_is_no_report_is_named(
     tmp_path: Path, content: str | None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "report.json"
@@ -137,7 +137,7 @@ def test_what_is_no_report_is_named(
     assert not (tmp_path / "badge.json").exists()
 
 
-def test_a_file_that_cannot_be_written(
+def test_a_file_that_cannot_be_written_is_named(
     judged: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     output = tmp_path / "no" / "badge.json"

@@ -95,7 +95,7 @@ def test_a_gpt2_in_c_is_right_and_one_with_the_other_gelu_fails(tmp_path: Path) 
     assert "1 failed" in again.stdout.splitlines()[-1], again.stdout[-3000:]
 
 
-def test_the_python_adapter_of_the_page_is_judged(
+def test_the_python_adapter_in_the_documentation_is_judged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The reference's blocks have nanoGPT's interface here."""
@@ -145,7 +145,7 @@ class GPT(gpt2ref.GPT2):
     assert f"{path}: no deviation from GPT-2 found." in run.stdout, run.stdout[-3000:]
 
 
-def test_the_messages_of_the_page_are_those_that_are_sent(tmp_path: Path) -> None:
+def test_the_messages_in_the_documentation_are_those_that_are_sent(tmp_path: Path) -> None:
     (block,) = re.findall(r"```\n(> .*?)```", PAGE, re.S)
     requests, answers = (re.findall(rf"^{sign} (.*)$", block, re.M) for sign in "><")
     (tmp_path / "conversation.py").write_text(
@@ -176,14 +176,14 @@ for request, answer in {list(zip(requests, answers, strict=True))!r}:
 
 
 @pytest.mark.parametrize("command", ["./no-such-program --flag", "README.md", "", "'unclosed"])
-def test_there_must_be_such_a_program(command: str) -> None:
+def test_a_missing_program_is_refused(command: str) -> None:
     with pytest.raises(
         pytest.UsageError, match=re.escape(f"--implementation command: {command}: ")
     ):
         find_load(f"command: {command}")
 
 
-def test_there_is_no_method_that_the_program_does_not_name(program: Callable[..., Command]) -> None:
+def test_only_methods_that_the_program_names_exist(program: Callable[..., Command]) -> None:
     gpt2 = program('methods.remove("generate")')
     assert [hasattr(gpt2, name) for name in ("generate", "prefill", "step", "state_dict")] == [
         False,
@@ -197,7 +197,7 @@ def test_there_is_no_method_that_the_program_does_not_name(program: Callable[...
     ("options", "reason"),
     [({"device": "meta"}, "meta device"), ({"dtype": torch.float64}, "logits as float32")],
 )
-def test_what_the_protocol_can_not_carry_is_not_applicable(
+def test_requests_that_the_protocol_cannot_express_are_not_applicable(
     program: Callable[..., Command], options: dict[str, Any], reason: str
 ) -> None:
     with pytest.raises(NotImplementedError, match=reason):
@@ -260,7 +260,7 @@ def test_a_broken_answer_to_load_and_to_prefill(program: Callable[..., Command])
         program("answer = lambda request: '{}'").prefill(IDS)
 
 
-def test_a_program_that_hangs_is_given_up_with_all_it_has_started(
+def test_a_program_that_hangs_is_ended_with_its_child_processes(
     program: Callable[..., Command],
 ) -> None:
     gpt2 = program(
@@ -271,13 +271,13 @@ def test_a_program_that_hangs_is_given_up_with_all_it_has_started(
             gpt2.logits(IDS)
 
 
-def test_a_program_that_reads_nothing_is_given_up(program: Callable[..., Command]) -> None:
+def test_a_program_that_reads_nothing_is_ended(program: Callable[..., Command]) -> None:
     gpt2 = program("print(json.dumps({'methods': []}), flush=True)\ntime.sleep(60)", timeout=1.0)
     with pytest.raises(ProtocolError, match="no answer to 'logits' within 1 s"):
         gpt2.logits(torch.zeros(100, 1000, dtype=torch.int64))  # more than a pipe holds
 
 
-def test_megabytes_on_standard_error_stop_nothing(program: Callable[..., Command]) -> None:
+def test_megabytes_on_standard_error_do_not_block(program: Callable[..., Command]) -> None:
     logits = json.dumps({"shape": [1, 3, 1], "logits": base64.b64encode(bytes(12)).decode()})
     gpt2 = program(
         f"def answer(request):\n    sys.stderr.write('x' * 5_000_000)\n    return {logits!r}"

@@ -119,7 +119,7 @@ def test_a_fault_is_caught_where_it_begins(
     "load", [reference.load, reference.load_uncached, huggingface.load, huggingface.load_eager]
 )
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
-def test_a_right_one_passes(
+def test_right_implementations_pass(
     checkpoint: Path, load: Load, dtype: torch.dtype, temperature: float
 ) -> None:
     suite.test_induction(judged_on_cpu(load(str(checkpoint), dtype=dtype)), temperature)
@@ -139,7 +139,7 @@ def test_a_batch_that_is_refused_is_a_failure(checkpoint: Path) -> None:
         suite.test_induction(judged_on_cpu(one_row), 0.0)
 
 
-def test_no_pair_of_words_in_a_text_has_two_followers_and_the_prompt_has_seen_its_last() -> None:
+def test_each_pair_of_words_has_one_follower_and_the_prompt_repeats_its_last_pair() -> None:
     for begin, cycle in suite.TEXTS:
         text = (begin + cycle * INDUCTION.n_positions)[: INDUCTION.n_positions + 1]
         followers = {text[i : i + 2]: text[i + 2] for i in range(len(text) - 2)}

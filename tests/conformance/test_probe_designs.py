@@ -57,7 +57,7 @@ def test_every_fact_has_a_probe_with_defects() -> None:
 
 
 @pytest.mark.parametrize(("design", "requirement", "defect"), OF_FACTS)
-def test_a_defect_is_seen_by_its_probe_and_named(
+def test_a_defect_is_found_by_its_probe_and_named(
     design: Design, requirement: str, defect: str
 ) -> None:
     probe, own = experiment(design), defects_of(requirement)

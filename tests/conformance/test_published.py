@@ -80,7 +80,7 @@ def test_right_implementations_give_the_published_outputs(given: Any, name: str)
     test_parity.test_published_continuation(adapter, given)
 
 
-def test_others_do_not(given: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_outputs_fail(given: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     adapter = Adapter("gpt2ref", "cpu", torch.float32)
     [text, *_] = published.last_logits()
     logits = published.last_logits()[text]
@@ -99,7 +99,7 @@ def test_others_do_not(given: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         test_parity.test_published_continuation(adapter, given)
 
 
-def test_other_weights_are_not_held_against_them(tmp_path: Path) -> None:
+def test_other_weights_are_not_compared(tmp_path: Path) -> None:
     folder = write_checkpoint(tmp_path, SMALL, trained_like(SMALL, seed=0))
     request: Any = SimpleNamespace(
         config=SimpleNamespace(option=SimpleNamespace(checkpoint=str(folder)))

@@ -92,7 +92,7 @@ def test_windows_hold_all_of_the_long_documents_and_the_starts_of_the_short_ones
     assert {tuple(encode(document)[:4]) for document in short} & set(starts)
 
 
-def test_what_finishes_the_training_ends_within_a_window() -> None:
+def test_the_final_documents_end_within_a_window() -> None:
     documents = [tale(seed, 80) for seed in range(5)] + [tale(seed, 2) for seed in range(5, 9)]
     windows = finishing_windows(documents, 512, seed=0)
     assert windows
@@ -151,7 +151,7 @@ def run(folder: Path, monkeypatch: pytest.MonkeyPatch):
     return run
 
 
-def test_training_that_was_stopped_ends_as_if_it_had_not_been(
+def test_resumed_training_gives_the_same_model(
     run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     options = ["--epochs", "2", "--batch", "64", "--warm-up", "2", "--finishing", "7"]

@@ -22,7 +22,7 @@ N_COMPARED = 400  # outputs of each product, evenly spaced: a float64 copy of al
 
 @cache
 def numbers(dtype: torch.dtype) -> Tensor:
-    """Return [50257 * 1600] random numbers, enough for the largest matrix. All matrices use them."""
+    """Return [50257 * 1600] random numbers, which all matrices share: the largest has as many."""
     largest = max(config.vocab_size * config.n_embd for config in PUBLISHED_CONFIGS.values())
     return torch.rand(largest, generator=torch.Generator().manual_seed(0)).sub_(0.5).to(dtype)
 
