@@ -13,7 +13,7 @@ import pytest
 from conformance.pages.badge import COLOURS, main
 from conformance.pages.report_page import STATES
 from conformance.verdict.judgement import OUTCOMES
-from tests.shared.reports import (
+from tests.shared.made_up_reports import (
     RIGHT,
     WRONG,
     report_of,

@@ -18,7 +18,7 @@ from conformance.pages.template import render
 from conformance.requirements import REQUIREMENTS
 from conformance.verdict.judgement import OUTCOMES
 from tests.shared.html_pages import Structure, rendered
-from tests.shared.reports import (
+from tests.shared.made_up_reports import (
     RIGHT,
     WRONG,
     implementation,

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
+from tests.shared.documentation import FENCED, INLINE, PAGES, ROOT, blocks, prose
 from tests.shared.documented_commands import BUILD, furnish
-from tests.shared.pages import FENCED, INLINE, PAGES, ROOT, blocks, prose
 
 GENERATED = ("docs/requirements.md", "docs/defects.md")
 

@@ -13,7 +13,7 @@ import pytest
 
 from conformance.requirements import REQUIREMENTS
 from gpt2ref import load_checkpoint
-from tests.shared.pages import blocks
+from tests.shared.documentation import blocks
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

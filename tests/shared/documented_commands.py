@@ -24,7 +24,7 @@ from typing import NamedTuple
 
 import pytest
 
-from tests.shared.pages import ROOT, blocks, inline
+from tests.shared.documentation import ROOT, blocks, inline
 from tests.shared.tox_environments import environments
 
 _PROGRAMS = (
