@@ -139,7 +139,7 @@ def test_sampling_is_timed_separately_where_possible() -> None:
     assert measurement(Costly(), where, clock).sampling_seconds(CPU, torch.bfloat16) is None
 
 
-# What pytest-benchmark gets
+# The times that pytest-benchmark gets.
 
 
 class Benchmark:
@@ -175,7 +175,7 @@ def test_a_recorded_error_is_raised_where_the_row_would_be_timed() -> None:
     assert benchmark.data == []
 
 
-# The whole run
+# The whole run.
 
 
 def test_a_row_that_cannot_be_judged_is_an_error_of_its_own(

@@ -195,7 +195,8 @@ def interrupted_at(number, model, folder):
 if sys.platform == "linux":
     import resource
 
-    # Bytes in a file: no config, a part of it, nothing of the weights, a part of them.
+    # The most bytes that a file may have. At 0 and 100 the config does not fit; at 400 it fits, and
+    # the weights do not; at 2000 a part of the weights is written.
     @pytest.mark.parametrize("most", [0, 100, 400, 2000])
     def test_a_full_disk_leaves_the_old_checkpoint(old, new, most):
         handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
