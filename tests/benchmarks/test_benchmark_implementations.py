@@ -96,9 +96,8 @@ def test_eos_is_ignored(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", HERE)
 def test_no_implementation_has_a_default_top_k(name: str, tmp_path: Path) -> None:
     tensors = blank(CONFIG) | {"ln_f.weight": torch.zeros(32), "ln_f.bias": torch.eye(32)[0]}
-    tensors["wte.weight"][:, 0] = torch.linspace(
-        0.0, 0.1, CONFIG.vocab_size
-    )  # nearly uniform, without ties
+    # Logits are nearly uniform, without ties.
+    tensors["wte.weight"][:, 0] = torch.linspace(0.0, 0.1, CONFIG.vocab_size)
     implementation = load(name, tmp_path, CONFIG, tensors)
     [new] = generated(implementation, [[1]], Sampling(1.0, None), max_new_tokens=39)
     assert min(new) < CONFIG.vocab_size - 50  # chance of a false alarm: 20 ** -39
@@ -118,10 +117,11 @@ def test_on_step_is_called_during_the_generation(weights: Weights, name: str) ->
         if len(seen) == 3:
             raise StopError
 
+    # CTranslate2 wraps what its callback raises.
     with (
         implementation.turn(),
         pytest.raises((StopError, RuntimeError)),
-    ):  # CTranslate2 wraps what its callback raises
+    ):
         implementation.generate(
             [[1, 2, 3]], GREEDY, max_new_tokens=NEW_TOKENS, seed=0, on_step=on_step
         )

@@ -105,9 +105,8 @@ def test_a_slow_first_call_shows_in_the_warm_up_and_the_first_call_alone(referen
 
     later = measurement(own.peer, cell(), clock)
     take_turns([later], rounds=1)
-    assert (
-        later.result(reference)["first_call_seconds"] == 64.25
-    )  # of the loaded implementation, not of the cell
+    # The first call belongs to the loaded implementation, not to the cell.
+    assert later.result(reference)["first_call_seconds"] == 64.25
     assert later.result(reference)["warmup"]["prefill_seconds"] == 0.5
 
 

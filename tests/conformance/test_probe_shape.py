@@ -23,9 +23,8 @@ from gpt2ref import PUBLISHED_CONFIGS, GPT2Config
 from tests.shared.judging import judge, section
 
 ADAPTERS = "tests/conformance/test_probe_shape.py"  # this file
-SHALLOW = GPT2Config(
-    vocab_size=97, n_positions=11, n_embd=32, n_layer=5, n_head=4
-)  # for what is slow in a published one
+# For tests that are slow in a published shape.
+SHALLOW = GPT2Config(vocab_size=97, n_positions=11, n_embd=32, n_layer=5, n_head=4)
 
 
 def for_124m(load: Callable[..., Any]) -> Callable[..., Any]:

@@ -59,7 +59,7 @@ LARGE = (
 )
 
 
-def of_a_batch(model):
+def batch_outputs(model):
     """Compute logits, keys and values of 32 rows of random tokens with torch."""
     shape = 32, model.config.n_positions
     token_ids = torch.randint(
@@ -74,7 +74,7 @@ def allowed_errors(model, exact):
 
     The errors of a single token may be tiny by chance.
     """
-    pairs = zip(of_a_batch(model), of_a_batch(exact), strict=True)
+    pairs = zip(batch_outputs(model), batch_outputs(exact), strict=True)
     return [allowed(its, truth, model.dtype) for its, truth in pairs]
 
 
@@ -154,9 +154,8 @@ def test_tokens_of_the_model_that_comes_with_the_package(dtype):
     options: dict[str, Any] = {"max_new_tokens": 60, "temperature": 0.8, "top_k": 40, "seed": 0}
     in_c = sample(model, [[7454, 2402, 257, 640]], **options)
     plain = sample(copy.deepcopy(model), [[7454, 2402, 257, 640]], **options)
-    assert (
-        in_c == plain if dtype == torch.float32 else in_c[0][:5] == plain[0][:5]
-    )  # once one token differs, all later ones do
+    # Once one token differs, all later ones do.
+    assert in_c == plain if dtype == torch.float32 else in_c[0][:5] == plain[0][:5]
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])

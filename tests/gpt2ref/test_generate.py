@@ -177,9 +177,8 @@ def test_trap_temperature_zero_does_not_divide(tiny):
 
 def test_trap_the_logits_are_not_changed(tiny):
     model, logits = copy.deepcopy(tiny), torch.linspace(-1, 1, 97)
-    model.head = lambda hidden: logits.expand(
-        *hidden.shape[:-1], 97
-    )  # the same memory at each step
+    # Each step returns the same memory.
+    model.head = lambda hidden: logits.expand(*hidden.shape[:-1], 97)
     sample(model, [[1], [2]], max_new_tokens=4, temperature=0.5, top_k=3, seed=0)
     assert torch.equal(logits, torch.linspace(-1, 1, 97))
 

@@ -60,9 +60,8 @@ def test_a_flipped_bit_in_a_safetensors_header_is_refused_or_changes_nothing(che
     for place, bit in flips:
         path.write_bytes(data[:place] + bytes([data[place] ^ 1 << bit]) + data[place + 1 :])
         refused += refused_or_same(path, expected)
-    assert refused > len(flips) - len(
-        '"format":"pt"' + "_" * 8
-    )  # metadata and padding may be anything
+    # Metadata and padding may be anything.
+    assert refused > len(flips) - len('"format":"pt"' + "_" * 8)
 
 
 LIES = {

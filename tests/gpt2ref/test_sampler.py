@@ -99,9 +99,8 @@ def test_every_token_tied_with_the_kth_largest_stays_in():
 
 
 def test_ties_are_those_of_the_logits_before_the_temperature():
-    logits = torch.tensor(
-        [-1e-20, 0.0, -1.0], dtype=torch.float64
-    )  # the first quotient underflows to zero
+    # The first quotient underflows to zero.
+    logits = torch.tensor([-1e-20, 0.0, -1.0], dtype=torch.float64)
     assert probabilities(logits, temperature=1e308, top_k=1).tolist() == [0, 1, 0]
 
 
@@ -137,9 +136,8 @@ def test_the_ends_of_the_unit_interval_give_the_first_and_the_last_possible_toke
 def test_a_draw_needs_no_probabilities_that_sum_to_one():
     assert draw(row([0.2, 0.2, 0.0]), at(LAST_BELOW_ONE)).tolist() == [1]
     assert draw(row([3.0, 1.0, 4.0]), at(0.49)).tolist() == [1]
-    assert draw(row([0.0, 1.0, 1e-17, 0.0]), at(LAST_BELOW_ONE)).tolist() == [
-        1
-    ]  # the third adds nothing to the sum
+    # The third weight adds nothing to the sum.
+    assert draw(row([0.0, 1.0, 1e-17, 0.0]), at(LAST_BELOW_ONE)).tolist() == [1]
 
 
 def test_a_token_of_probability_zero_is_not_drawn_even_if_rounding_raises_its_sum(monkeypatch):

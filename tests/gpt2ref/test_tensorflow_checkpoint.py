@@ -55,9 +55,10 @@ def assert_same_model(model, tensors=TENSORS):
 
 
 def test_the_checksum_is_crc32c():
+    # The values are in RFC 3720.
     assert (
         _masked_crc32c(b"123456789") == ((0xE3069283 >> 15 | 0xE3069283 << 17) + 0xA282EAD8) % 2**32
-    )  # RFC 3720
+    )
     assert _masked_crc32c(bytes(32)) == crc(bytes(32))
 
 

@@ -12,9 +12,8 @@ from hypothesis import strategies as st
 from gpt2ref import EOS, decode, encode
 from gpt2ref.tokenizer import VOCAB_SIZE, decode_pieces
 
-everything = st.characters(
-    exclude_categories=()
-)  # unassigned characters and halves of surrogate pairs too
+# These include unassigned characters and halves of surrogate pairs.
+everything = st.characters(exclude_categories=())
 texts = st.text(everything | st.sampled_from("\ud800\udfff\u0301\u200d\x00 \n'<|>"), max_size=40)
 ids = st.lists(st.integers(0, VOCAB_SIZE - 1), max_size=30)
 

@@ -101,11 +101,12 @@ def _collecting(rest: list[str]) -> list[str]:
     if {"--help", "-h", "--list-requirements"} & set(rest):
         return rest
     if "--defects" in rest and [*rest, "-"][rest.index("--defects") + 1].startswith("-"):
+        # All defects would take a minute.
         rest = [
             word
             for each in rest
             for word in ([each, "gelu-erf"] if each == "--defects" else [each])
-        ]  # all defects take a minute
+        ]
     stand_ins = {"--benchmark-json": lambda _: os.devnull, "--bench-implementation": _installed}
     words = [stand_ins.get(before, str)(word) for before, word in itertools.pairwise(["", *rest])]
     return [
