@@ -1,4 +1,4 @@
-"""Models small enough that a test takes milliseconds, with weights under which a mistake shows."""
+"""Fixtures: models so small that a test takes milliseconds, with weights that show mistakes."""
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -51,13 +51,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory, config: GPT2Config, tensors
 
 @pytest.fixture(scope="session")
 def model(folder: Path) -> GPT2:
-    """Float32, with GPT-2's vocabulary, so that it reads and writes text."""
+    """Load a model with GPT-2's vocabulary, which reads and writes text, in float32."""
     return load_checkpoint(folder)
 
 
 @pytest.fixture(scope="session")
 def hugging_face(folder: Path) -> GPT2LMHeadModel:
-    """The same weights in transformers."""
+    """Load the same weights with transformers."""
     return GPT2LMHeadModel.from_pretrained(folder).eval()
 
 

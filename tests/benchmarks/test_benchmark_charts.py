@@ -38,7 +38,7 @@ def test_without_greedy_nothing_is_compared_with_it(tmp_path: Path) -> None:
     assert "%" not in heat_map(results)
 
 
-def test_what_is_wrong_is_no_cell_of_a_grid_and_no_slowest(tmp_path: Path) -> None:
+def test_invalid_rows_are_in_no_grid_and_never_the_slowest(tmp_path: Path) -> None:
     results = read(
         written(
             tmp_path,
@@ -56,7 +56,7 @@ def test_what_is_wrong_is_no_cell_of_a_grid_and_no_slowest(tmp_path: Path) -> No
     )
 
 
-def test_the_colour_of_a_cell_is_what_it_has_lost(tmp_path: Path) -> None:
+def test_the_colour_of_a_cell_shows_the_lost_speed(tmp_path: Path) -> None:
     rows = [
         a_result(rates=(200.0,)),
         a_result(temperature=1.0, rates=(150.0,)),
@@ -69,7 +69,7 @@ def test_the_colour_of_a_cell_is_what_it_has_lost(tmp_path: Path) -> None:
     assert opacities == ["0.000", "0.300", "0.600", "0.600"]
 
 
-def test_bars_have_rounds_whiskers_and_what_is_beside_them(tmp_path: Path) -> None:
+def test_bars_have_rounds_whiskers_and_labels(tmp_path: Path) -> None:
     results = [
         result
         for result in read(written(tmp_path, *RESULTS))

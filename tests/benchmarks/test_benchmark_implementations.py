@@ -19,11 +19,12 @@ from benchmarks.implementations import (
     missing_package,
 )
 from benchmarks.implementations.gpt2ref import Reference
+from benchmarks.implementations.huggingface import HuggingFace
 from benchmarks.plan import SEED, random_prompts
 from benchmarks.sampling import Sampling
 from benchmarks.weights import Weights
 from conformance.checkpoints.tensors import Tensors, blank, trained_like, write_checkpoint
-from gpt2ref import EOS, GPT2, GPT2Config, sample
+from gpt2ref import EOS, GPT2, GPT2Config, KVCache, sample
 from gpt2ref.fast import cpu_steps
 from gpt2ref.fast.compiled_step import CompiledStep, compiled_step
 from tests.shared.benchmark_fakes import (
@@ -93,19 +94,18 @@ def test_eos_is_ignored(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", HERE)
-def test_no_default_top_k_creeps_in(name: str, tmp_path: Path) -> None:
+def test_no_implementation_has_a_default_top_k(name: str, tmp_path: Path) -> None:
     tensors = blank(CONFIG) | {"ln_f.weight": torch.zeros(32), "ln_f.bias": torch.eye(32)[0]}
-    tensors["wte.weight"][:, 0] = torch.linspace(
-        0.0, 0.1, CONFIG.vocab_size
-    )  # nearly uniform, without ties
+    # Logits are nearly uniform, without ties.
+    tensors["wte.weight"][:, 0] = torch.linspace(0.0, 0.1, CONFIG.vocab_size)
     implementation = load(name, tmp_path, CONFIG, tensors)
     [new] = generated(implementation, [[1]], Sampling(1.0, None), max_new_tokens=39)
     assert min(new) < CONFIG.vocab_size - 50  # chance of a false alarm: 20 ** -39
 
 
 @pytest.mark.parametrize("name", HERE)
-def test_a_step_is_told_while_the_generation_goes_on(weights: Weights, name: str) -> None:
-    """Not after it: the time stamps would all be those of its end."""
+def test_on_step_is_called_during_the_generation(weights: Weights, name: str) -> None:
+    """If `on_step` were called afterwards, all time stamps would be those of the end."""
     seen: list[TokenIds] = []
     implementation = weights.peer(name).implementation
 
@@ -117,10 +117,11 @@ def test_a_step_is_told_while_the_generation_goes_on(weights: Weights, name: str
         if len(seen) == 3:
             raise StopError
 
+    # CTranslate2 wraps what its callback raises.
     with (
         implementation.turn(),
         pytest.raises((StopError, RuntimeError)),
-    ):  # CTranslate2 wraps what its callback raises
+    ):
         implementation.generate(
             [[1, 2, 3]], GREEDY, max_new_tokens=NEW_TOKENS, seed=0, on_step=on_step
         )
@@ -148,10 +149,13 @@ def test_the_reference_is_timed_in_the_loop_that_sample_runs(weights: Weights) -
 def test_only_the_step_of_the_compiled_implementation_is_compiled(
     weights: Weights, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    steps: list[object] = []
-    monkeypatch.setattr(
-        cpu_steps, "compiled_step", lambda *given: steps.append(compiled_step(*given)) or steps[-1]
-    )
+    steps: list[CompiledStep | None] = []
+
+    def recorded(model: GPT2, cache: KVCache) -> CompiledStep | None:
+        steps.append(compiled_step(model, cache))
+        return steps[-1]
+
+    monkeypatch.setattr(cpu_steps, "compiled_step", recorded)
     for name in ("gpt2ref-compiled", "gpt2ref", "gpt2ref-compiled"):
         steps.clear()
         implementation = weights.peer(name).implementation
@@ -165,7 +169,7 @@ def test_only_the_step_of_the_compiled_implementation_is_compiled(
 @pytest.mark.parametrize(
     ("name", "fed"), [("gpt2ref", [5, 1, 1, 1]), ("gpt2ref-textbook", [5, 6, 7, 8])]
 )
-def test_the_textbook_feeds_everything_again_and_the_reference_does_not(
+def test_only_the_textbook_feeds_all_tokens_again(
     weights: Weights, name: str, fed: list[int]
 ) -> None:
     implementation: Any = weights.peer(name).implementation
@@ -209,7 +213,8 @@ def test_weights_are_loaded_once_and_given_back() -> None:
         synchronise=clock.synchronise,
     )
     clock.log.clear()
-    peer: Any = weights.peer("huggingface")
+    peer = weights.peer("huggingface")
+    assert isinstance(peer.implementation, HuggingFace)
     assert clock.log == ["read", "synchronise", "read"]
     assert weights.peer("huggingface") is peer
     assert peer.load_seconds == 0.0
@@ -221,7 +226,7 @@ def test_weights_are_loaded_once_and_given_back() -> None:
 
 
 @pytest.mark.parametrize("name", ["gpt2ref", "huggingface"])
-def test_weights_are_computed_with_in_the_dtype_asked_for(name: str) -> None:
+def test_weights_have_the_requested_dtype(name: str) -> None:
     weights = Weights(CONFIG, CPU, torch.bfloat16, tensors=trained_like(CONFIG, seed=0))
     loaded: Any = weights.peer(name).implementation
     assert {parameter.dtype for parameter in loaded.model.parameters()} == {torch.bfloat16}

@@ -1,4 +1,4 @@
-"""The bytes that a decode step must read, worked out by hand, and the memory that is counted."""
+"""The bytes that a decode step must read, worked out by hand, and the memory in use."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_a_result_is_compared_with_the_limit_round_by_round() -> None:
 
 
 class Ticking(Clock):
-    """Each pass over the buffer takes the next of these times."""
+    """A clock: each pass over the buffer takes the next of these times."""
 
     def __init__(self, seconds: list[float]) -> None:
         super().__init__()
@@ -104,7 +104,7 @@ def test_bandwidth_is_the_best_of_several_passes() -> None:
 
 
 class FakeCuda:
-    """Counts as torch.cuda does."""
+    """Counts memory as torch.cuda does."""
 
     def __init__(self) -> None:
         self.now = self.peak = 0

@@ -15,7 +15,7 @@ from tests.shared.benchmark_results import HOSTILE, RESULTS, a_result, written
 from tests.shared.html_pages import Structure, rendered
 
 
-def test_nothing_in_a_file_gets_out_of_the_text_of_the_page(tmp_path: Path) -> None:
+def test_markup_in_results_is_escaped(tmp_path: Path) -> None:
     bad = copy.deepcopy(RESULTS)
     for each in bad:
         for name in (

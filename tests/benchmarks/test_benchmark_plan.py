@@ -111,7 +111,7 @@ def test_bad_options_are_refused_by_name(changes: dict[str, Any], message: str) 
         plan(**changes)
 
 
-def test_what_is_not_installed_is_refused_with_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_package_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("benchmarks.implementations.find_spec", lambda _name: None)
     for name, packages in (("ctranslate2", "ctranslate2"), ("llama.cpp", "llama-cpp-python gguf")):
         with pytest.raises(

@@ -21,7 +21,7 @@ from tests.shared.benchmark_results import (
 from tests.shared.html_pages import Structure
 
 
-def test_every_row_is_in_the_table_with_what_it_has(tmp_path: Path) -> None:
+def test_the_table_has_every_row_with_its_figures(tmp_path: Path) -> None:
     table = all_results(
         read(
             written(
@@ -53,11 +53,11 @@ def test_the_shape_is_in_the_table_where_it_varies(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("value", "shown"), [(0.01234, "0.0123"), (31.0, "31.0"), (99.96, "100"), (12345.6, "12,346")]
 )
-def test_figures_have_three_digits(value: float, shown: str) -> None:
+def test_figures_have_three_significant_digits(value: float, shown: str) -> None:
     assert three_digits(value) == shown
 
 
-def test_the_slowest_cell_is_told_in_per_cent_of_greedy(tmp_path: Path) -> None:
+def test_the_slowest_cell_is_given_in_per_cent_of_greedy(tmp_path: Path) -> None:
     own = by_shape(read(written(tmp_path, *RESULTS[:5])))
     (results,) = own.values()
     reference = [result for result in results if result.implementation == "gpt2ref"]
@@ -69,7 +69,7 @@ def test_the_slowest_cell_is_told_in_per_cent_of_greedy(tmp_path: Path) -> None:
     assert slowest([result for result in results if result.implementation == "broken"]) == ""
 
 
-def test_sweeps_are_there_where_something_varies(tmp_path: Path) -> None:
+def test_there_is_a_sweep_for_each_axis_that_varies(tmp_path: Path) -> None:
     results = read(written(tmp_path, *RESULTS))
     (batches,) = varying(results, "batch")
     assert {result.implementation for result in batches} == {"gpt2ref", "huggingface"}
@@ -125,12 +125,12 @@ def test_markdown_tables_have_as_many_cells_in_every_line(tmp_path: Path) -> Non
     made.encode()
 
 
-def test_nothing_means_anything_in_markdown() -> None:
+def test_markup_in_results_is_escaped_in_markdown() -> None:
     assert plain("a|b\n# *c* `d` <e>\\") == r"a\|b # \*c\* \`d\` \<e\>" + r"\\"
 
 
 @pytest.mark.parametrize("place", ["", "no/such/folder/report.html"])
-def test_nothing_is_written_where_not_all_can_be(
+def test_nothing_is_written_if_one_output_cannot_be(
     tmp_path: Path, place: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path, report, made = written(tmp_path, a_result()), tmp_path / "report.md", tmp_path / place

@@ -78,7 +78,7 @@ def ranks(*rates: tuple[float, ...], alone: tuple[float, ...]) -> list[dict[str,
 
 
 def torchrun(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    """Two ranks, on a port that is free."""
+    """Run two ranks, on a port that is free."""
     command = [
         sys.executable,
         "-m",
@@ -109,7 +109,7 @@ def test_a_round_is_as_fast_as_its_slowest_rank() -> None:
     assert found["efficiency"] == 60.0 / (2 * 80.0)
 
 
-def test_ranks_that_take_nothing_from_each_other_are_fully_efficient() -> None:
+def test_ranks_that_do_not_slow_each_other_are_fully_efficient() -> None:
     assert figures(ranks((7.0,), (7.0,), (7.0,), (7.0,), alone=(7.0,)))["efficiency"] == 1.0
 
 
@@ -175,7 +175,7 @@ def test_without_torchrun_it_is_one_rank(
     assert rank["threads"] == scale._cores()
 
 
-def test_wrong_tokens_of_one_rank_are_nobodys_figures(tmp_path: Path) -> None:
+def test_wrong_tokens_of_one_rank_suppress_all_figures(tmp_path: Path) -> None:
     script = tmp_path / "broken.py"
     script.write_text(BROKEN)
     ran = torchrun(script, "zeros", *SMALL, "--json", tmp_path / "out.json")
@@ -186,7 +186,7 @@ def test_wrong_tokens_of_one_rank_are_nobodys_figures(tmp_path: Path) -> None:
     assert not (tmp_path / "out.json").exists()
 
 
-def test_a_rank_that_hangs_does_not_keep_the_others(tmp_path: Path) -> None:
+def test_a_rank_that_hangs_does_not_block_the_others(tmp_path: Path) -> None:
     script = tmp_path / "broken.py"
     script.write_text(BROKEN)
     ran = torchrun(script, "hang", *SMALL, "--timeout", "3")
@@ -195,7 +195,7 @@ def test_a_rank_that_hangs_does_not_keep_the_others(tmp_path: Path) -> None:
     assert "aggregate" not in ran.stdout
 
 
-def test_no_thread_is_left_that_could_abort_the_process_at_its_end(tmp_path: Path) -> None:
+def test_no_thread_of_gloo_is_left_at_the_end(tmp_path: Path) -> None:
     script = tmp_path / "right.py"
     script.write_text(BROKEN)
     ran = torchrun(script, "right", *SMALL)
@@ -203,7 +203,7 @@ def test_no_thread_is_left_that_could_abort_the_process_at_its_end(tmp_path: Pat
     assert ran.stdout.count("left behind: []") == 2
 
 
-def test_a_process_is_what_the_launcher_says(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rank_and_world_size_come_from_the_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {
         "RANK": "13",
         "WORLD_SIZE": "16",

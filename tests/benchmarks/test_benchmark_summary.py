@@ -90,7 +90,7 @@ def test_each_implementation_starts_once() -> None:
     )
 
 
-def test_no_git_checkout_is_no_commit(tmp_path: Path) -> None:
+def test_without_a_git_checkout_there_is_no_commit(tmp_path: Path) -> None:
     assert commit(tmp_path) == {"commit": None, "dirty": None}
 
 

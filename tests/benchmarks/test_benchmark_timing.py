@@ -24,7 +24,7 @@ def timed(
 
 
 def rounds(*rates: float) -> list[Timing]:
-    """One decode step each, at so many tokens a second."""
+    """Make rounds of one decode step each, at these tokens per second."""
     return [Timing(1.0, (1 / rate,), 1.0 + 1 / rate) for rate in rates]
 
 
@@ -65,9 +65,8 @@ def test_figures_are_medians_over_rounds_and_percentiles_over_all_steps() -> Non
     published = figures(timings, batch=1)
     assert published["prefill_seconds"] == 2.0
     assert published["end_to_end_seconds"] == 20.0
-    assert published["decode_tokens_per_second"] == pytest.approx(
-        1 / 0.051
-    )  # of 39.2, 13.2 and 19.6
+    # The median of 39.2, 13.2 and 19.6.
+    assert published["decode_tokens_per_second"] == pytest.approx(1 / 0.051)
     assert published["ms_per_token"]["p50"] == pytest.approx(51.0)
     assert published["ms_per_token"]["p5"] == pytest.approx(6.0, abs=0.1)
     assert published["ms_per_token"]["p99"] == pytest.approx(100.0, abs=0.1)

@@ -1,4 +1,4 @@
-"""Peers take turns, each is measured by itself, and pytest-benchmark gets these very times."""
+"""Peers take turns, each is measured separately, and pytest-benchmark gets the same times."""
 
 from __future__ import annotations
 
@@ -32,6 +32,7 @@ from tests.shared.benchmark_fakes import (
     measurement,
     plan,
 )
+from tests.shared.calls import recorded
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +41,7 @@ def reference() -> GPT2:
 
 
 class Named(Costly):
-    """Writes its name down when it generates; may fail at a given call."""
+    """Logs its name when it generates, and may fail at a given call."""
 
     def __init__(self, name: str, log: list[str], fails_at: int | None = None) -> None:
         super().__init__()
@@ -60,7 +61,7 @@ def measured(log: list[str], name: str, fails_at: int | None = None) -> Measurem
     return measurement(named, cell(), named.clock)
 
 
-def test_rounds_go_round_and_everyone_comes_first_in_turn() -> None:
+def test_each_peer_is_first_in_turn() -> None:
     log: list[str] = []
     peers = [measured(log, name) for name in "ABC"]
     take_turns(peers, rounds=4)
@@ -68,7 +69,7 @@ def test_rounds_go_round_and_everyone_comes_first_in_turn() -> None:
     assert [len(peer.rounds) for peer in peers] == [4, 4, 4]
 
 
-def test_one_that_fails_leaves_the_others_their_turns() -> None:
+def test_a_peer_that_fails_does_not_stop_the_others() -> None:
     log: list[str] = []
     peers = [measured(log, "A"), measured(log, "B", fails_at=1), measured(log, "C")]
     take_turns(peers, rounds=3)
@@ -104,13 +105,12 @@ def test_a_slow_first_call_shows_in_the_warm_up_and_the_first_call_alone(referen
 
     later = measurement(own.peer, cell(), clock)
     take_turns([later], rounds=1)
-    assert (
-        later.result(reference)["first_call_seconds"] == 64.25
-    )  # of the loaded implementation, not of the cell
+    # The first call belongs to the loaded implementation, not to the cell.
+    assert later.result(reference)["first_call_seconds"] == 64.25
     assert later.result(reference)["warmup"]["prefill_seconds"] == 0.5
 
 
-def test_sampling_is_timed_alone_where_it_can_be_had_alone() -> None:
+def test_sampling_is_timed_separately_where_possible() -> None:
     clock = Clock()
     calls: list[tuple[Any, ...]] = []
 
@@ -138,14 +138,16 @@ def test_sampling_is_timed_alone_where_it_can_be_had_alone() -> None:
     assert measurement(Costly(), where, clock).sampling_seconds(CPU, torch.bfloat16) is None
 
 
-# What pytest-benchmark gets
+# The times that pytest-benchmark gets.
 
 
 class Benchmark:
     """The part of pytest-benchmark's fixture that a test uses."""
 
     def __init__(self, timer: Callable[[], float]) -> None:
-        self.timer, self.data, self.extra_info, self.group = timer, [], {}, None  # type: ignore[var-annotated]
+        self.timer, self.group = timer, None
+        self.data: list[float] = []
+        self.extra_info: dict[str, Any] = {}
 
     def pedantic(self, target: Callable[[], None], setup: Callable[[], None], rounds: int) -> None:
         for _ in range(rounds):
@@ -172,7 +174,7 @@ def test_a_recorded_error_is_raised_where_the_row_would_be_timed() -> None:
     assert benchmark.data == []
 
 
-# The whole run
+# The whole run.
 
 
 def test_a_row_that_cannot_be_judged_is_an_error_of_its_own(
@@ -221,11 +223,8 @@ def benchmark_of(run: Run, where: Cell, name: str) -> Any:
 def test_a_cell_is_measured_once_for_all_its_rows(
     run_of: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    log: list[str] = []
-    generate = Measurement.generate
-    monkeypatch.setattr(
-        Measurement, "generate", lambda self: (log.append(self.peer.name), generate(self))
-    )
+    calls: list[tuple[Measurement]] = []
+    monkeypatch.setattr(Measurement, "generate", recorded(Measurement.generate, calls))
     printed: list[str] = []
     run = run_of(printed, batch=["1,2"], implementation=["gpt2ref,huggingface"])
     first, second = run.plan.cells
@@ -237,12 +236,13 @@ def test_a_cell_is_measured_once_for_all_its_rows(
             ]
             assert benchmark.extra_info["implementation"] == name
             assert benchmark.extra_info["batch"] == where.batch
-    assert log == 2 * ["gpt2ref", "huggingface", "huggingface", "gpt2ref", "gpt2ref", "huggingface"]
+    order = ["gpt2ref", "huggingface", "huggingface", "gpt2ref", "gpt2ref", "huggingface"]
+    assert [measured.peer.name for (measured,) in calls] == 2 * order
     assert [line[:5] for line in printed if line.startswith("[")] == ["[1/2]", "[2/2]"]
 
 
 def test_the_bandwidth_is_measured_before_every_round(run_of: Callable[..., Run]) -> None:
-    """The first is for the expectations, the next two for the warm-ups; then the two take turns."""
+    """The first is for the expectations, the next two for warm-ups; then the peers take turns."""
     run = run_of(implementation=["gpt2ref,huggingface"])
     own, base = (
         benchmark_of(run, run.plan.cells[0], name).extra_info for name in ("gpt2ref", "huggingface")
@@ -275,7 +275,7 @@ def test_without_hugging_face_there_is_no_ratio(run_of: Callable[..., Run]) -> N
     assert fields["ratio_to_huggingface"] is None
 
 
-def test_one_that_cannot_be_loaded_fails_alone(
+def test_only_the_peer_that_cannot_be_loaded_fails(
     run_of: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Unloadable(Reference):
@@ -309,7 +309,7 @@ def test_an_invalid_row_is_recorded_and_fails_its_test(
     assert [fields["valid"] for fields in run.results] == [False]
 
 
-def test_what_does_not_fit_the_memory_is_skipped(
+def test_a_cell_that_does_not_fit_the_memory_is_skipped(
     run_of: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(benchmarks.run, "free_memory", lambda _device: 100_000_000)
@@ -323,7 +323,7 @@ def test_what_does_not_fit_the_memory_is_skipped(
     assert [line.split()[-1] for line in printed[-2:]] == ["yes", "skipped"]
 
 
-def test_weights_make_room_for_the_next(run_of: Callable[..., Run]) -> None:
+def test_only_the_weights_in_use_are_kept(run_of: Callable[..., Run]) -> None:
     run = run_of(dtype=["float32,bfloat16"], implementation=["gpt2ref"])
     folders = []
     for where in run.plan.cells:

@@ -45,7 +45,7 @@ def right_tokens(reference: GPT2, sampling: Sampling) -> list[list[int]]:
 
 
 @pytest.mark.parametrize("sampling", SAMPLINGS, ids=str)
-def test_the_verdict_is_the_textbooks(reference: GPT2, sampling: Sampling) -> None:
+def test_the_verdict_agrees_with_the_textbook(reference: GPT2, sampling: Sampling) -> None:
     expected = textbook.generate(
         reference,
         PROMPTS[0],
@@ -98,7 +98,7 @@ def test_wrong_tokens_are_invalid(reference: GPT2, sampling: Sampling, foretold:
 
 
 @pytest.mark.parametrize("sampling", SAMPLINGS, ids=str)
-def test_one_wrong_token_is_enough(reference: GPT2, sampling: Sampling) -> None:
+def test_one_wrong_token_is_invalid(reference: GPT2, sampling: Sampling) -> None:
     new = right_tokens(reference, sampling)
     new[0][5] = (new[0][5] + 100) % CONFIG.vocab_size
     verdict = judge(reference, PROMPTS, new, sampling, SEED)

@@ -1,6 +1,6 @@
-"""The adapters that no other test runs: other engines, and other ways of gpt2ref and transformers.
+"""Adapters that no other test runs: other engines, and other modes of gpt2ref and transformers.
 
-An adapter whose package is not installed has no test here. To see which there are:
+An adapter whose package is not installed has no test here. To list the tests:
 
     pytest tests/conformance/test_adapters.py -v
 """

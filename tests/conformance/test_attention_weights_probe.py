@@ -1,4 +1,4 @@
-"""The attention weights read out of logits: a right matrix passes, a wrong one is described."""
+"""Attention weights are read from logits: a right matrix passes, a wrong one is described."""
 
 from __future__ import annotations
 
@@ -23,6 +23,8 @@ from conformance.probes.designs import PROBE
 from conformance.probes.experiment import Kind
 from conformance.probes.gpt2 import PlainGPT2
 from gpt2ref import GPT2, PUBLISHED_CONFIGS, GPT2Config, from_tensors, load_checkpoint
+from tests.shared.blocks import block
+from tests.shared.judged import judged_on_cpu
 
 RIGHT = AttentionWeights.right_words
 FIRST_POSITION = (
@@ -35,13 +37,13 @@ class Wrong:
     """An adapter of the reference with something changed in it."""
 
     change: Callable[[GPT2], None]
-    precision: torch.dtype = torch.float32  # that it is judged in
+    precision: torch.dtype = torch.float32  # in which it is judged
     computes_in: torch.dtype = torch.float32
 
     def load(self, checkpoint: str) -> Judged:
         model = load_checkpoint(checkpoint, dtype=self.computes_in)
         self.change(model)
-        return Judged(Logits(model), "cpu")  # type: ignore[arg-type]
+        return judged_on_cpu(Logits(model))
 
 
 class Logits:
@@ -57,11 +59,11 @@ class Mistaken:
 
     def load(self, checkpoint: str) -> Judged:
         tensors = load_file(Path(checkpoint) / "model.safetensors")
-        return Judged(Logits(self.kind(tensors, SMALL_SHAPE, dtype=self.precision).logits), "cpu")  # type: ignore[arg-type]
+        return judged_on_cpu(Logits(self.kind(tensors, SMALL_SHAPE, dtype=self.precision).logits))
 
 
 def judged(adapter: Any, layer: int = -1) -> tuple[str, list[tuple[str, str, str]]]:
-    """Return what the suite says is wrong, if anything, and the readings."""
+    """Return the failure as text, "" if there is none, and the readings."""
     readings: list[tuple[str, str, str]] = []
     try:
         suite.test_visibility(adapter, PROBE, lambda *reading: readings.append(reading), layer)
@@ -71,15 +73,14 @@ def judged(adapter: Any, layer: int = -1) -> tuple[str, list[tuple[str, str, str
 
 
 def masked_by(layer: int, change: Callable[[Tensor], Tensor]) -> Callable[[GPT2], None]:
-    """With another mask, of [1, head or 1, query, key], in one layer."""
+    """Give one layer another mask, bool [batch, head or 1, query, key]."""
 
     def changed(_module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        x, place, past = args
-        return x, replace(place, mask=change(place.mask.clone())), past
+        x, positions, mask, past = args
+        return x, positions, change(mask.clone()), past
 
     def register(model: GPT2) -> None:
-        attention = model.transformer.h[layer].attn
-        attention.register_forward_pre_hook(changed)
+        block(model, layer).attn.register_forward_pre_hook(changed)
 
     return register
 
@@ -103,7 +104,7 @@ def test_the_weights_are_read(layer: int, dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
-def test_a_right_one_passes_and_its_reading_is_a_word(dtype: torch.dtype) -> None:
+def test_a_right_model_passes_and_its_reading_is_in_words(dtype: torch.dtype) -> None:
     found, readings = judged(Wrong(lambda _model: None, dtype, dtype))
     assert not found
     ((quantity, read, expected),) = readings
@@ -114,28 +115,30 @@ def test_a_right_one_passes_and_its_reading_is_a_word(dtype: torch.dtype) -> Non
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("defect", suite.MISTAKES)
-def test_a_mistake_is_seen_and_named(defect: str, dtype: torch.dtype) -> None:
+def test_a_known_defect_is_found_and_named(defect: str, dtype: torch.dtype) -> None:
     found, readings = judged(Mistaken(suite.MISTAKES[defect], dtype))
     assert found == f"reads {defect}; GPT-2 has {RIGHT}"
     assert readings[0][1] != RIGHT
 
 
-def test_rotary_positions_are_seen() -> None:
+def test_rotary_positions_are_found() -> None:
     def rotated(_module: Any, _args: Any, qkv: Tensor) -> Tensor:
         n = 2 * SMALL_SHAPE.n_embd
         turn = torch.polar(torch.ones(1), torch.arange(qkv.size(1)) / 10)
         pairs = torch.view_as_complex(qkv[..., :n].unflatten(-1, (-1, 2))) * turn[:, None]
         return torch.cat([torch.view_as_real(pairs).flatten(2), qkv[..., n:]], dim=-1)
 
-    adapter = Wrong(lambda model: model.transformer.h[0].attn.c_attn.register_forward_hook(rotated))
-    found, _ = judged(adapter, layer=0)
+    def rotate(model: GPT2) -> None:
+        block(model, 0).attn.c_attn.register_forward_hook(rotated)
+
+    found, _ = judged(Wrong(rotate), layer=0)
     assert found.startswith(
         "layer 0, head 0: position 1 sees 0..1 with weights 0.4978, 0.5022; "
         "GPT-2's sees 0..1 with 0.5"
     )
 
 
-def test_a_wrong_mask_in_the_last_layer_alone_is_told_of_it() -> None:
+def test_a_wrong_mask_in_the_last_layer_alone_is_found_there() -> None:
     adapter = Wrong(masked_by(1, torch.ones_like))
     assert judged(adapter, layer=0)[0] == ""
     found, readings = judged(adapter, layer=1)
@@ -144,7 +147,7 @@ def test_a_wrong_mask_in_the_last_layer_alone_is_told_of_it() -> None:
     assert readings[0][1].startswith(f"head 0: {FIRST_POSITION}")
 
 
-def test_a_wrong_mask_in_one_head_of_one_layer_is_told_of_both() -> None:
+def test_a_wrong_mask_in_one_head_is_reported_with_layer_and_head() -> None:
     def second_head(mask: Tensor) -> Tensor:
         return torch.cat([mask, torch.ones_like(mask)], dim=1)
 
@@ -154,13 +157,13 @@ def test_a_wrong_mask_in_one_head_of_one_layer_is_told_of_both() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_a_mask_wrong_from_the_last_position_on_is_told_of_it(dtype: torch.dtype) -> None:
+def test_a_mask_that_is_wrong_at_the_last_position_is_reported_there(dtype: torch.dtype) -> None:
     found, _ = judged(Wrong(masked_by(0, hides_the_first_from_the_last), dtype, dtype), layer=0)
     assert found.startswith("layer 0, head 0: position 15 sees 1..15 with 0.066")
     assert "; GPT-2's sees 0..15 with 0.0625 each. " in found
 
 
-def test_an_uneven_attention_is_told_by_its_weights() -> None:
+def test_uneven_attention_is_reported_with_its_weights() -> None:
     def twice_the_first(mask: Tensor) -> Tensor:
         bias = torch.zeros(mask.shape).masked_fill(~mask, -math.inf)
         bias[..., 0] += math.log(2)
@@ -173,7 +176,7 @@ def test_an_uneven_attention_is_told_by_its_weights() -> None:
     )
 
 
-def test_gaps_and_nothing_at_all_are_told() -> None:
+def test_gaps_and_missing_attention_are_reported() -> None:
     def every_other(mask: Tensor) -> Tensor:
         return mask & (torch.arange(mask.size(-1)) % 2 == torch.arange(mask.size(-2))[:, None] % 2)
 
@@ -190,13 +193,13 @@ def test_gaps_and_nothing_at_all_are_told() -> None:
     assert "position 4 sees 0, 3..4 with 0.3333 each; GPT-2's sees 0..4 with 0.2 each." in found
 
     def no_attention(model: GPT2) -> None:
-        model.transformer.h[0].attn.c_proj.weight.data.zero_()
+        block(model, 0).attn.c_proj.weight.data.zero_()
 
     found, _ = judged(Wrong(no_attention), layer=0)
     assert "position 0 sees none of those that are read; GPT-2's sees 0 with 1." in found
 
 
-def test_what_is_no_number_is_told() -> None:
+def test_nan_is_reported() -> None:
     def nothing_left(mask: Tensor) -> Tensor:
         mask = torch.zeros(mask.shape).masked_fill(~mask, -math.inf)
         mask[..., 3, :] = math.nan
@@ -209,7 +212,7 @@ def test_what_is_no_number_is_told() -> None:
     )
 
 
-def test_a_coarser_engine_is_told_from_a_wrong_one() -> None:
+def test_an_engine_of_lower_precision_is_distinguished_from_a_wrong_one() -> None:
     found, _ = judged(Wrong(lambda _model: None, torch.float32, torch.bfloat16))
     assert re.match(r"right to the rounding of torch.b?float16, but not of torch.float32: ", found)
 

@@ -1,4 +1,4 @@
-"""The badge says no more than the report."""
+"""The badge shows only what the report contains."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from conformance.pages.badge import COLOURS, main
 from conformance.pages.report_page import STATES
 from conformance.verdict.judgement import OUTCOMES
-from tests.shared.reports import (
+from tests.shared.made_up_reports import (
     RIGHT,
     WRONG,
     report_of,
@@ -27,7 +27,7 @@ LABEL = {"schemaVersion": 1, "label": "GPT-2 conformance"}
 
 @pytest.fixture
 def judged(tmp_path: Path) -> Path:
-    """A report on a wrong implementation and a right one."""
+    """Write a report on a wrong implementation and a right one."""
     path = tmp_path / "report.json"
     report = report_of(wrong_implementation(), right_implementation())
     path.write_text(json.dumps(report), encoding="utf-8")
@@ -41,7 +41,7 @@ def written(path: Path, *options: str) -> dict[str, Any]:
     return found
 
 
-def test_the_badges_of_a_wrong_and_of_a_right_one(judged: Path) -> None:
+def test_the_badges_of_a_wrong_and_of_a_right_implementation(judged: Path) -> None:
     wrong = {"message": "3 failed", "color": "red"}
     assert written(judged, "--implementation", WRONG) == LABEL | wrong
     right = {"message": "2 of 97 requirements", "color": "brightgreen"}
@@ -59,7 +59,7 @@ def test_the_implementation_must_be_named_if_there_are_several(
 
 
 def counted(state: str, finished: bool = True, **counts: int) -> dict[str, Any]:
-    """The part of a report that a badge needs."""
+    """Return the part of a report that a badge needs."""
     named = {outcome.replace("_", " "): number for outcome, number in counts.items()}
     every = dict.fromkeys(OUTCOMES, 0) | named
     adapter = {"specification": "any", "verdict": {"state": state}, "counts": every}
@@ -98,7 +98,7 @@ def counted(state: str, finished: bool = True, **counts: int) -> dict[str, Any]:
         ),
     ],
 )
-def test_what_was_not_found_right_is_not_counted(
+def test_only_passed_requirements_are_counted(
     report: dict[str, Any], message: str, colour: str, tmp_path: Path
 ) -> None:
     (tmp_path / "report.json").write_text(json.dumps(report), encoding="utf-8")
@@ -126,7 +126,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("content", BAD.values(), ids=BAD)
-def test_what_is_no_report_is_named(
+def test_a_file_that_is_no_report_is_named(
     tmp_path: Path, content: str | None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "report.json"
@@ -137,7 +137,7 @@ def test_what_is_no_report_is_named(
     assert not (tmp_path / "badge.json").exists()
 
 
-def test_a_file_that_cannot_be_written(
+def test_a_file_that_cannot_be_written_is_named(
     judged: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     output = tmp_path / "no" / "badge.json"

@@ -14,7 +14,7 @@ from conformance.requirements import REQUIREMENTS
 from conformance.verdict.judgement import ERRORED, FAILED, PASSED, VARIANT
 from tests.shared.judging import judge, section
 
-# A few of each kind: the steps that a defect overrides decide what it is asked.
+# A few of each kind, where the kind is the steps that a defect overrides.
 # `pytest conformance/ --defects` judges all, and takes minutes.
 CHOSEN = (
     "square-proj-untransposed", "double-transpose", "mask-buffer-as-bias", "gelu-erf",
@@ -24,7 +24,7 @@ CHOSEN = (
 )  # fmt: skip
 
 
-def test_every_entry_says_what_it_is() -> None:
+def test_every_entry_has_a_description_and_a_source() -> None:
     for entry in ENTRIES.values():
         assert entry.what.endswith("."), entry.id
         assert len(entry.source) > 10, entry.id
@@ -32,21 +32,21 @@ def test_every_entry_says_what_it_is() -> None:
         assert entry.steps, f"{entry.id} overrides no step of CompleteGPT2"
 
 
-def test_every_requirement_that_can_be_asked_is_asked_of_some_defect() -> None:
+def test_every_requirement_is_tested_with_some_defect() -> None:
     for name in REQUIREMENTS:
         assert any(asked(entry, name) for entry in DEFECTS.values()) == (name not in NEVER), name
     for entry in ENTRIES.values():
         assert entry.requirement is None or asked(entry, entry.requirement)
 
 
-def test_a_large_shape_is_asked_of_those_that_name_it_alone() -> None:
+def test_a_large_shape_is_used_only_for_defects_that_name_it() -> None:
     for name in LARGE:
         assert {entry.id for entry in ENTRIES.values() if asked(entry, name)} == {
             entry.id for entry in DEFECTS.values() if entry.requirement == name
         }
 
 
-def test_the_right_one_that_they_are_made_of_passes() -> None:
+def test_the_model_that_the_defects_derive_from_passes() -> None:
     chosen = "not full_context and not 124m and not published_sizes"
     run = judge("conformance", "-k", chosen, "--implementation", "conformance.defects.complete")
     assert "no deviation from GPT-2 found" in section(run.stdout, "conformance.defects.complete"), (
@@ -54,7 +54,7 @@ def test_the_right_one_that_they_are_made_of_passes() -> None:
     )
 
 
-def test_some_of_each_kind_are_caught_and_what_is_no_mistake_is_not(tmp_path: Path) -> None:
+def test_some_defects_of_each_kind_are_caught_and_harmless_ones_are_not(tmp_path: Path) -> None:
     run = judge(
         "conformance",
         "--defects",
@@ -72,13 +72,13 @@ def test_some_of_each_kind_are_caught_and_what_is_no_mistake_is_not(tmp_path: Pa
     assert not matrix["problems"]
 
 
-def test_one_that_is_not_there_is_refused() -> None:
+def test_an_unknown_defect_is_refused() -> None:
     run = judge("conformance", "--defects", "gelu-erf,no-such")
     assert run.returncode == pytest.ExitCode.USAGE_ERROR
     assert "--defects: no-such not in the catalogue" in run.stderr
 
 
-def test_one_can_be_judged_like_any_implementation_and_is_called_by_its_name() -> None:
+def test_a_defect_can_be_judged_like_any_implementation() -> None:
     adapter = "conformance.defects:gelu-erf"
     run = judge(
         "conformance/test_eos.py", "conformance/test_probes.py", "--implementation", adapter
@@ -89,7 +89,7 @@ def test_one_can_be_judged_like_any_implementation_and_is_called_by_its_name() -
     assert re.search(r"^eos +7 passed$", verdict, re.M)
 
 
-# The matrix itself, from outcomes made up.
+# The matrix, from made-up outcomes.
 
 
 def test_a_defect_that_another_requirement_catches_is_a_problem() -> None:
@@ -104,13 +104,13 @@ def test_a_crash_catches_nothing() -> None:
 
 @pytest.mark.parametrize("outcome", [FAILED, ERRORED])
 @pytest.mark.parametrize("name", ["key-bias-missing", "topk-exactly-k"])
-def test_what_is_no_mistake_must_not_be_flagged(name: str, outcome: str) -> None:
+def test_a_flagged_harmless_entry_is_a_problem(name: str, outcome: str) -> None:
     assert Matrix({name: {"laws.prefix": outcome}}).problems == [
         f"{name}: is no mistake, and flagged by laws.prefix"
     ]
 
 
-def test_only_variants_may_be_reported_as_variants() -> None:
+def test_a_defect_reported_as_a_variant_is_a_problem() -> None:
     assert not Matrix({"topk-exactly-k": {"sampling.top-k-ties": VARIANT}}).problems
     assert Matrix({"key-bias-missing": {"sampling.top-k-ties": VARIANT}}).problems
 
@@ -126,7 +126,7 @@ def test_a_requirement_that_catches_nothing_is_a_problem_of_the_whole_catalogue(
     assert not Matrix(dict(list(caught.items())[:3])).problems
 
 
-def test_what_one_requirement_alone_catches_is_listed() -> None:
+def test_defects_that_a_single_requirement_catches_are_listed() -> None:
     matrix = Matrix(
         {
             "gelu-erf": {"activation.curve": FAILED},

@@ -1,4 +1,4 @@
-"""A wrong GPT-2 gets the id of the known defect that it has, or else the stage that is wrong."""
+"""The diagnosis names the known defect of a wrong GPT-2, or else its first wrong stage."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def comparison(tmp_path_factory: pytest.TempPathFactory) -> Comparison:
 
 
 @pytest.mark.parametrize("name", SINGLE)
-def test_a_known_defect_is_called_by_its_name(comparison: Comparison, name: str) -> None:
+def test_a_known_defect_is_named(comparison: Comparison, name: str) -> None:
     diagnosis = diagnosed(comparison, comparison.answers(defective(name)))
     assert diagnosis
     assert (name,) in diagnosis.alike
@@ -39,21 +39,19 @@ def test_a_known_defect_is_called_by_its_name(comparison: Comparison, name: str)
 
 
 @pytest.mark.parametrize("names", PAIRS, ids="+".join)
-def test_two_defects_at_once_are_called_by_both_names(
-    comparison: Comparison, names: tuple[str, str]
-) -> None:
+def test_two_defects_at_once_are_both_named(comparison: Comparison, names: tuple[str, str]) -> None:
     diagnosis = diagnosed(comparison, comparison.answers(defective(*names)))
     assert diagnosis
     assert tuple(sorted(names)) in diagnosis.alike
 
 
 @pytest.mark.parametrize("name", [*EQUIVALENT, *VARIANTS])
-def test_what_is_no_mistake_has_no_diagnosis(comparison: Comparison, name: str) -> None:
+def test_a_harmless_entry_has_no_diagnosis(comparison: Comparison, name: str) -> None:
     assert diagnosed(comparison, comparison.answers(defective(name))) is None
 
 
 class SecondHeadLost(CompleteGPT2):
-    """A mistake that is in no catalogue: in layer 3, head 1 gives nothing."""
+    """A defect outside the catalogue: in layer 3, head 1 contributes nothing."""
 
     def attention(self, layer: int, x: Tensor, mask: Tensor) -> Tensor:
         self.layer = layer
@@ -108,8 +106,8 @@ def test_the_first_stage_that_departs_is_named(kind: type[CompleteGPT2], stage: 
     assert first_departure(adapter(kind.load)) == stage
 
 
-def test_what_no_known_defect_is_like_is_said_to_be_so(comparison: Comparison) -> None:
-    class Both(SecondHeadLost, DEFECTS["bos-prepended"].kind):  # type: ignore[name-defined, misc]
+def test_an_unknown_defect_has_no_name_but_a_stage(comparison: Comparison) -> None:
+    class Both(SecondHeadLost, DEFECTS["bos-prepended"].kind):  # type: ignore[misc]
         pass
 
     subject = adapter(Both.load)
@@ -119,7 +117,7 @@ def test_what_no_known_defect_is_like_is_said_to_be_so(comparison: Comparison) -
     assert str(Diagnosis((), departs)).endswith("a probe first departs at: block 3 attention")
 
 
-def test_an_answer_that_does_not_apply_tells_nothing(comparison: Comparison) -> None:
+def test_missing_methods_do_not_prevent_a_diagnosis(comparison: Comparison) -> None:
     class LogitsOnly:
         def __init__(self, checkpoint: str, **options: Any) -> None:
             self.logits = defective("gelu-erf")(Path(checkpoint), options["dtype"]).logits

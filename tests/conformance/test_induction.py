@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,33 +13,29 @@ from torch import Tensor
 from conformance import test_generation as suite
 from conformance.adapters import gpt2ref as reference
 from conformance.adapters import huggingface
-from conformance.adapters.protocol import Judged
 from conformance.checkpoints.scripts import INDUCTION, induction
 from conformance.checkpoints.tensors import write_checkpoint
 from conformance.defects import DEFECTS
 from conformance.outcomes import Failure
 from gpt2ref import KVCache
+from tests.shared.blocks import block
+from tests.shared.judged import judged_on_cpu
 
 TOKENS = list(suite.WORDS.values())
 Load = Callable[..., Any]
 
 
 def masked_by(change: Callable[[Tensor], Tensor], layers: tuple[int, ...] = (0, 1)) -> Load:
-    """The reference with another mask, of [1, query, key], in these layers."""
+    """Load the reference with another mask, bool [batch, 1, query, key], in these layers."""
 
     def changed(_module: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        x, place, past = args
-        mask = (
-            torch.ones(1, 1, place.seen, dtype=torch.bool)
-            if place.mask is None
-            else place.mask.clone()
-        )
-        return x, replace(place, mask=change(mask)), past
+        x, positions, mask, past = args
+        return x, positions, change(mask.clone()), past
 
     def load(checkpoint: str, **options: Any) -> reference.Reference:
         right = reference.load(checkpoint, **options)
         for layer in layers:
-            right.model.transformer.h[layer].attn.register_forward_pre_hook(changed)
+            block(right.model, layer).attn.register_forward_pre_hook(changed)
         return right
 
     return load
@@ -61,7 +56,7 @@ def hidden_in_steps(keys: slice) -> Callable[[Tensor], Tensor]:
 
 
 def newest_token_alone(checkpoint: str, **options: Any) -> Any:
-    """Each step has an empty cache."""
+    """Load the reference with a step whose cache is always empty."""
     right = reference.load(checkpoint, **options)
     transformer = right.model.transformer
     whole = transformer.forward
@@ -69,22 +64,22 @@ def newest_token_alone(checkpoint: str, **options: Any) -> Any:
     def forgetful(token_ids: Tensor, cache: KVCache | None = None) -> Tensor:
         return whole(token_ids, cache if token_ids.size(1) > 1 else None)
 
-    transformer.forward = forgetful
+    transformer.forward = forgetful  # type: ignore[method-assign]
     return right
 
 
 def first_row_for_all(checkpoint: str, **options: Any) -> Any:
-    """In steps, the first row's past is that of every row."""
+    """Load the reference with a step in which every row has the first row's keys and values."""
     right = reference.load(checkpoint, **options)
 
     def change(_module: Any, args: tuple[Any, ...]) -> None:
-        x, _place, past = args
+        x, _positions, _mask, past = args
         if x.size(1) == 1:
             for each in past:  # [batch, capacity, n_head, head_width]
                 each[1:] = each[0]
 
-    for block in right.model.transformer.h:
-        block.attn.register_forward_pre_hook(change)
+    for layer in range(right.model.config.n_layer):
+        block(right.model, layer).attn.register_forward_pre_hook(change)
     return right
 
 
@@ -114,7 +109,7 @@ def test_a_fault_is_caught_where_it_begins(
 ) -> None:
     load, row, right = FAULTS[fault]
     with pytest.raises(Failure) as failure:
-        suite.test_induction(Judged(load(str(checkpoint)), "cpu"), temperature)
+        suite.test_induction(judged_on_cpu(load(str(checkpoint))), temperature)
     where = f"in row {row} at temperature {temperature}, the first {right} of them right"
     assert failure.value.read.endswith(where)
 
@@ -124,29 +119,27 @@ def test_a_fault_is_caught_where_it_begins(
     "load", [reference.load, reference.load_uncached, huggingface.load, huggingface.load_eager]
 )
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
-def test_a_right_one_passes(
+def test_right_implementations_pass(
     checkpoint: Path, load: Load, dtype: torch.dtype, temperature: float
 ) -> None:
-    suite.test_induction(Judged(load(str(checkpoint), dtype=dtype), "cpu"), temperature)
+    suite.test_induction(judged_on_cpu(load(str(checkpoint), dtype=dtype)), temperature)
 
 
 def test_a_batch_that_is_refused_is_a_failure(checkpoint: Path) -> None:
-    right = reference.load(str(checkpoint))
-    generate = right.generate
+    class OneRow(reference.Reference):
+        def generate(self, token_ids: Tensor, **options: Any) -> list[list[int]]:
+            if len(token_ids) > 1:
+                raise ValueError("one row at a time")
+            return super().generate(token_ids, **options)
 
-    def one_row(token_ids: Tensor, **options: Any) -> list[list[int]]:
-        if len(token_ids) > 1:
-            raise ValueError("one row at a time")
-        return generate(token_ids, **options)
-
-    right.generate = one_row
+    one_row = OneRow(reference.load(str(checkpoint)).model)
     with pytest.raises(
         Failure, match="a batch of 4 rows is refused: ValueError: one row at a time"
     ):
-        suite.test_induction(Judged(right, "cpu"), 0.0)
+        suite.test_induction(judged_on_cpu(one_row), 0.0)
 
 
-def test_no_pair_of_words_in_a_text_has_two_followers_and_the_prompt_has_seen_its_last() -> None:
+def test_each_pair_of_words_has_one_follower_and_the_prompt_repeats_its_last_pair() -> None:
     for begin, cycle in suite.TEXTS:
         text = (begin + cycle * INDUCTION.n_positions)[: INDUCTION.n_positions + 1]
         followers = {text[i : i + 2]: text[i + 2] for i in range(len(text) - 2)}
@@ -161,7 +154,7 @@ def test_the_word_to_say_has_a_logit_of_64_and_others_below_2(
     checkpoint: Path, dtype: torch.dtype
 ) -> None:
     text = [suite.WORDS[word] for word in ("BADCEFG" * 5)[: INDUCTION.n_positions]]
-    logits = Judged(reference.load(str(checkpoint), dtype=dtype), "cpu").logits(
+    logits = judged_on_cpu(reference.load(str(checkpoint), dtype=dtype)).logits(
         torch.tensor([text])
     )[0, 8:]
     largest = logits.topk(2).values

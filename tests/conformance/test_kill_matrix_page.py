@@ -1,4 +1,4 @@
-"""The page made of a kill matrix. No defect is judged here: the outcomes are made up."""
+"""The page of a kill matrix. No defect is judged here: the outcomes are made up."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def words(made: str) -> str:
 
 
 def cell(made: str, entry: str, requirement: str) -> tuple[str, str]:
-    """The class of a cell, and what a browser shows when one points at it."""
+    """Return the class of a cell and its tooltip."""
     (found,) = re.findall(
         rf'<td class="([^"]*)" title="{re.escape(entry)} / {re.escape(requirement)}: ([^"]*)"', made
     )
@@ -72,7 +72,7 @@ def test_the_whole_catalogue_is_on_the_page() -> None:
         assert name in words(made).partition("Not asked of any: ")[2].partition(". ")[0]
 
 
-def test_each_cell_has_its_outcome_and_who_was_to_catch_what() -> None:
+def test_each_cell_shows_its_outcome_and_whether_it_was_expected() -> None:
     made = page(data(GOOD))
     assert cell(made, "gelu-erf", "activation.curve") == ("edge named", LEGEND["named"])
     assert cell(made, "gelu-erf", "blocks.order") == ("caught", LEGEND["caught"])
@@ -125,7 +125,7 @@ def test_several_defects_at_once_name_no_requirement() -> None:
     assert "0 of 1 variants" in words(made)
 
 
-def test_nothing_in_a_matrix_gets_out_of_the_text() -> None:
+def test_markup_in_a_matrix_is_escaped() -> None:
     def poison(value: Any) -> Any:
         if isinstance(value, dict):
             fixed = ("kind", "outcomes", "requirement", "kills", "sole")
@@ -169,7 +169,7 @@ BAD = ["", "[]", "{}", '{"format": 2, "entries": []}', '{"format": 1, "entries":
 @pytest.mark.parametrize(
     "content", [*BAD, json.dumps(data({"gelu-erf": {"activation.curve": "odd"}}))]
 )
-def test_what_is_no_matrix_is_named(
+def test_a_file_that_is_no_matrix_is_named(
     tmp_path: Path, content: str | None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "kill.json"

@@ -1,4 +1,4 @@
-"""Known deviations: a file of failures with their reasons excuses them as long as it is true."""
+"""A file of known deviations excuses its failures, as long as they occur."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MIDDLE = '[[deviation]]\nrequirement = "eos.middle"\nreason = "the caller wants 
 
 @pytest.fixture
 def run() -> Run:
-    """Exit status and output."""
+    """Judge in this process. Return the exit status and the output."""
 
     def judged(*arguments: str) -> tuple[int, str]:
         done = judge(*arguments)
@@ -57,7 +57,7 @@ def test_failures_are_written_explained_and_then_excused(run: Run, tmp_path: Pat
     assert "FAILED" not in output
 
 
-def test_an_entry_that_is_not_true_fails_the_run(run: Run, tmp_path: Path) -> None:
+def test_an_entry_that_does_not_occur_fails_the_run(run: Run, tmp_path: Path) -> None:
     path = tmp_path / "known.toml"
     path.write_text(
         "".join(
@@ -145,7 +145,7 @@ def test_a_bad_file_is_a_usage_error_that_names_file_and_entry(
     assert message in str(error.value)
 
 
-def test_several_files_are_one_in_which_a_requirement_has_one_entry(tmp_path: Path) -> None:
+def test_several_files_are_joined_and_a_requirement_may_occur_once(tmp_path: Path) -> None:
     paths = [str(tmp_path / name) for name in ("a.toml", "b.toml")]
     write_known_deviations(paths[0], [KnownDeviation("eos.middle", "x")], "one")
     write_known_deviations(paths[1], [KnownDeviation("eos.never", "y")], "two")
@@ -160,7 +160,7 @@ def test_several_files_are_one_in_which_a_requirement_has_one_entry(tmp_path: Pa
 @pytest.mark.parametrize(
     "text", ['quote " backslash \\ DEL \x7f', "line\nbreak, tab\t, bell \x07", "déviation 🙃"]
 )
-def test_what_is_written_is_read_back(tmp_path: Path, text: str) -> None:
+def test_a_written_file_is_read_back(tmp_path: Path, text: str) -> None:
     path = str(tmp_path / "known.toml")
     write_known_deviations(
         path,

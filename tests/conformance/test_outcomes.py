@@ -1,4 +1,4 @@
-"""The exceptions of the suite's tests: their outcome for pytest, in the verdict, in the report."""
+"""Each exception of a test has its outcome for pytest, in the verdict and in the report."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ Run = Callable[..., tuple[str, dict[str, Any]]]
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """Runs TESTS with the suite's plugin. Returns the output, and the implementation's report."""
+    """Run TESTS with the suite's plugin. Return the output, and the implementation's report."""
 
     @cache
     def run_tests(*options: str, implementation: str = "gpt2ref") -> tuple[str, dict[str, Any]]:
@@ -124,7 +124,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 
 @pytest.mark.parametrize("options", [(), ("-n", "1")], ids=["one-process", "xdist"])
-def test_each_type_has_its_outcome_and_no_text_is_looked_at(
+def test_each_type_has_its_outcome_whatever_its_text(
     run: Run, options: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PYTHONPATH", str(ROOT))  # for the worker of pytest-xdist
@@ -144,7 +144,7 @@ def test_each_type_has_its_outcome_and_no_text_is_looked_at(
     assert rows["laws.prefix"]["findings"][0]["expected"] == "at most 10"
 
 
-def test_causes_are_of_the_fields(run: Run) -> None:
+def test_causes_come_from_the_fields(run: Run) -> None:
     output, judged = run()
     (cause,) = judged["causes"]
     assert cause["id"] == "gelu-erf"
@@ -163,7 +163,7 @@ def test_causes_are_of_the_fields(run: Run) -> None:
     assert also in verdict
 
 
-def test_what_is_not_applicable_does_not_stop_a_run_that_stops_at_the_first_failure(
+def test_not_applicable_does_not_stop_a_run_with_exitfirst(
     run: Run,
 ) -> None:
     output, judged = run("-x")
@@ -189,7 +189,7 @@ def test_pytests_own_exceptions_count_by_their_type() -> None:
         assert (finding.outcome, finding.read) == (outcome, "a reason")
 
 
-def test_check_raises_its_words_and_no_others() -> None:
+def test_check_raises_the_given_text() -> None:
     check(True, "nothing")
     with pytest.raises(Failure, match=r"^reads 3; GPT-2 has 4$") as failure:
         check(False, "3", expected="4")

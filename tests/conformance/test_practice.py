@@ -1,4 +1,4 @@
-"""The study of the usual tests, on defects of which it is known whether these catch them."""
+"""The study of usual tests, on defects for which it is known whether these tests catch them."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_missing_biases_are_missed_on_fresh_weights(results: Results) -> None:
     assert caught(results, "biases-missing") == {"a2", "b2", "c2"}
 
 
-def test_a_wrong_cache_is_caught_only_where_one_is_used(results: Results) -> None:
+def test_a_wrong_cache_is_caught_only_by_checks_that_use_it(results: Results) -> None:
     assert results["position-not-offset"]["d"] == "model_past"
     assert not caught(results, "position-not-offset") & {"a", "b", "a2", "b2"}
 
@@ -52,7 +52,7 @@ def test_an_exception_is_reported(results: Results) -> None:
     )
 
 
-def test_what_changes_nothing_passes(results: Results) -> None:
+def test_a_harmless_change_passes(results: Results) -> None:
     assert caught(results, "mask-minus-10000") == set()
 
 
@@ -74,7 +74,7 @@ def test_the_table_counts(results: Results) -> None:
 
 
 @pytest.mark.parametrize("check", FRESH)
-def test_nothing_is_counted_if_a_right_one_fails(
+def test_nothing_is_counted_if_a_right_implementation_fails(
     monkeypatch: pytest.MonkeyPatch, check: str
 ) -> None:
     def impossible(_load: object, _on: object) -> bool:
@@ -86,7 +86,7 @@ def test_nothing_is_counted_if_a_right_one_fails(
 
 
 def test_every_test_loads_the_implementation(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """None passes without a look at it."""
+    """So no test passes without the implementation."""
 
     def unloadable(_folder: str) -> CompleteGPT2:
         raise OSError("no such thing")

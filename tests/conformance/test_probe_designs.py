@@ -1,4 +1,4 @@
-"""The probes see every defect of the catalogue that they are for, name it, and no other."""
+"""Each probe finds the defects of its fact in the catalogue, and names no other."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_the_plain_forward_pass_is_hugging_faces(tmp_path: Path) -> None:
 def test_every_fact_has_a_probe_with_defects() -> None:
     for requirement in (*FACT_PROBES, *CONSTANT_PROBES):
         assert defects_of(requirement), requirement
-    # Those that no probe of the forward pass is for have a test of their own.
+    # Facts without a probe of the forward pass have a test of their own.
     rest = {DEFECTS[name].requirement for name in defects_of_facts()} - {
         *FACT_PROBES,
         *CONSTANT_PROBES,
@@ -57,7 +57,7 @@ def test_every_fact_has_a_probe_with_defects() -> None:
 
 
 @pytest.mark.parametrize(("design", "requirement", "defect"), OF_FACTS)
-def test_a_defect_is_seen_by_its_probe_and_named(
+def test_a_defect_is_found_by_its_probe_and_named(
     design: Design, requirement: str, defect: str
 ) -> None:
     probe, own = experiment(design), defects_of(requirement)
@@ -107,7 +107,8 @@ def test_a_constant_is_read_to_one_per_cent(requirement: str, factor: float) -> 
     read = probe.read(name, logits)
     kind = with_constant(name, read)
     assert probe.distance(logits, kind) <= probe.allowed_in(torch.float32, kind)
-    # An epsilon far below the variance of the input has next to no effect: it is only told from 0.
+    # An epsilon far below the input's variance has next to no effect. It is only distinguished
+    # from 0.
     assert read == pytest.approx(
         value, rel=0.01 if factor > 0.01 or name == "attention scale" else 0.5
     )

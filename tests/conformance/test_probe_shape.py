@@ -1,4 +1,4 @@
-"""`--probe-shape`: a GPT-2 with a published shape built in is asked for that shape alone."""
+"""With `--probe-shape`, a GPT-2 with a published shape built in is judged in that shape alone."""
 
 from __future__ import annotations
 
@@ -23,9 +23,8 @@ from gpt2ref import PUBLISHED_CONFIGS, GPT2Config
 from tests.shared.judging import judge, section
 
 ADAPTERS = "tests/conformance/test_probe_shape.py"  # this file
-SHALLOW = GPT2Config(
-    vocab_size=97, n_positions=11, n_embd=32, n_layer=5, n_head=4
-)  # for what is slow in a published one
+# For tests that are slow in a published shape.
+SHALLOW = GPT2Config(vocab_size=97, n_positions=11, n_embd=32, n_layer=5, n_head=4)
 
 
 def for_124m(load: Callable[..., Any]) -> Callable[..., Any]:
@@ -43,7 +42,7 @@ def for_124m(load: Callable[..., Any]) -> Callable[..., Any]:
 right, erf = for_124m(load_reference), for_124m(DEFECTS["gelu-erf"].kind.load)
 
 
-def test_what_has_the_shape_built_in_is_judged_in_it() -> None:
+def test_an_implementation_of_one_shape_is_judged_in_it() -> None:
     adapters = [f"{ADAPTERS}:right", f"{ADAPTERS}:erf"]
     chosen = "test_activation_curve or test_fact and (curve or heads or n-inner) or test_missing"
     options = ["--probe-shape=gpt2", *(f"--implementation={adapter}" for adapter in adapters)]
@@ -63,7 +62,7 @@ def test_what_has_the_shape_built_in_is_judged_in_it() -> None:
     assert f"{adapters[1]}: NOT a right GPT-2." in verdicts[1]
 
 
-def test_asked_for_another_shape_it_is_not_applicable_and_not_blamed() -> None:
+def test_in_another_shape_its_requirements_are_not_applicable() -> None:
     adapter = f"{ADAPTERS}:right"
     run = judge(
         "conformance/test_probes.py", "conformance/test_keys.py", "--implementation", adapter
@@ -107,11 +106,12 @@ def test_the_layers_beyond_the_designs_are_blank(design: Design) -> None:
 @pytest.mark.parametrize(
     "design", [each for each in DESIGNS if each.n_inner is None], ids=lambda design: design.name
 )
-def test_the_truth_may_leave_blank_layers_out(design: Design) -> None:
+def test_the_truth_is_the_same_without_blank_layers(design: Design) -> None:
     """The right one, and every defect of the forward pass."""
     experiment = Experiment(design, SHALLOW, torch.float32)
     tensors, config = experiment.tensors, experiment.config
-    for kind in (PlainGPT2, *defects_of_facts().values()):
+    kinds: list[type[PlainGPT2]] = [PlainGPT2, *defects_of_facts().values()]
+    for kind in kinds:
         whole = kind(tensors, config, dtype=torch.float64).logits(experiment.token_ids)
         torch.testing.assert_close(experiment.forward(kind), whole, rtol=0, atol=0, equal_nan=True)
 

@@ -1,4 +1,4 @@
-"""The checks against published outputs, here with outputs of made-up weights in their place."""
+"""The checks against published outputs. Outputs of made-up weights replace them here."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_the_real_weights_are_recognised_by_their_first_numbers() -> None:
 
 @pytest.fixture
 def given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """A request for a checkpoint of made-up weights, whose outputs stand for the published ones."""
+    """Write a checkpoint of made-up weights, and replace the published outputs by theirs."""
     tensors = far_below_zero(trained_like(CONFIG, seed=0))
     folder = write_checkpoint(tmp_path, CONFIG, tensors)
     model = load_checkpoint(folder)
@@ -80,7 +80,7 @@ def test_right_implementations_give_the_published_outputs(given: Any, name: str)
     test_parity.test_published_continuation(adapter, given)
 
 
-def test_others_do_not(given: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_outputs_fail(given: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     adapter = Adapter("gpt2ref", "cpu", torch.float32)
     [text, *_] = published.last_logits()
     logits = published.last_logits()[text]
@@ -99,7 +99,7 @@ def test_others_do_not(given: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         test_parity.test_published_continuation(adapter, given)
 
 
-def test_other_weights_are_not_held_against_them(tmp_path: Path) -> None:
+def test_other_weights_are_not_compared(tmp_path: Path) -> None:
     folder = write_checkpoint(tmp_path, SMALL, trained_like(SMALL, seed=0))
     request: Any = SimpleNamespace(
         config=SimpleNamespace(option=SimpleNamespace(checkpoint=str(folder)))
@@ -109,7 +109,7 @@ def test_other_weights_are_not_held_against_them(tmp_path: Path) -> None:
 
 
 class Unshifted(CompleteGPT2):
-    """Softmax without taking the largest logit away first: right near zero."""
+    """A softmax that does not subtract the largest score first, which is right near zero."""
 
     def probabilities(self, logits: Tensor, temperature: float, top_k: int | None) -> Tensor:
         assert top_k is None

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any
 
 import pytest
 import torch
 
-from conformance.adapters.protocol import BrokenAdapterError, Judged, ProtocolError
+from conformance.adapters.protocol import BrokenAdapterError, ProtocolError
 from conformance.adapters.refusal import TEMPERATURE, TOP_K, accepted, may_refuse
 from conformance.outcomes import Failure, NotApplicable, Variant
+from tests.shared.judged import judged_on_cpu
 
 NO_REFUSALS = [Failure("x"), NotApplicable("x"), Variant("x"), ProtocolError("x")]
 NO_REFUSALS.append(BrokenAdapterError("x"))
@@ -50,7 +51,7 @@ def test_a_refusal_of_what_must_be_accepted_is_a_failure() -> None:
 
 
 class Strict:
-    """Refuses temperature 0 by name, and else returns the options."""
+    """Refuses temperature 0 by name, and otherwise returns top_k."""
 
     def generate(self, token_ids: torch.Tensor, **options: Any) -> list[list[int]]:
         if options["temperature"] == 0:
@@ -59,7 +60,7 @@ class Strict:
 
 
 def test_greedy_tokens_are_asked_for_by_top_k_where_temperature_0_is_refused() -> None:
-    judged, prompts = Judged(cast("Any", Strict()), "cpu"), torch.zeros(2, 1, dtype=torch.int64)
+    judged, prompts = judged_on_cpu(Strict()), torch.zeros(2, 1, dtype=torch.int64)
     assert judged.generate(prompts, temperature=0, top_k=7) == [[1], [1]]
     with pytest.raises(ValueError, match="temperature has to be above 0"):
         judged.generate(prompts, temperature=0, top_k=7, greedy_by_top_k=False)
@@ -67,6 +68,6 @@ def test_greedy_tokens_are_asked_for_by_top_k_where_temperature_0_is_refused() -
 
 
 def test_what_an_implementation_does_not_have_is_not_applicable() -> None:
-    judged = Judged(cast("Any", Strict()), "cpu")
+    judged = judged_on_cpu(Strict())
     with pytest.raises(NotApplicable, match=r"^the adapter has no step\(\)$"):
         judged.prefill(torch.zeros(1, 1, dtype=torch.int64))

@@ -37,7 +37,7 @@ def check(report: Any) -> None:
 
 @pytest.fixture(scope="module")
 def ran(tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, Path]:
-    """Two implementations, judged in a few requirements."""
+    """Judge two implementations by a few requirements."""
     path = tmp_path_factory.mktemp("report") / "report.json"
     files = ("conformance/test_probes.py", "conformance/test_keys.py", "conformance/test_eos.py")
     options = (
@@ -60,7 +60,7 @@ def rows(report: dict[str, Any], adapter: str) -> dict[str, dict[str, Any]]:
     return {row["id"]: row for row in found["requirements"]}
 
 
-def test_the_report_says_what_was_judged_where_and_what_came_of_it(
+def test_the_report_has_environment_counts_and_verdicts(
     ran: tuple[Run, Path], report: dict[str, Any]
 ) -> None:
     check(report)
@@ -124,7 +124,7 @@ def failure(*mistakes: str, own: bool = False) -> Finding:
     return Finding(FAILED, "anything", mistakes=mistakes, own=own, test="a test")
 
 
-def test_a_cause_that_was_read_comes_before_one_that_fits() -> None:
+def test_a_cause_that_was_read_precedes_one_that_fits() -> None:
     judgement = judgement_of(
         {
             "attention.mask": failure("scale-one", "one-head"),
@@ -145,8 +145,8 @@ def test_a_cause_that_was_read_comes_before_one_that_fits() -> None:
     assert judgement.unexplained == ["eos.middle"]
 
 
-def test_a_test_that_reads_a_mistake_is_believed_before_one_that_finds_another() -> None:
-    """Two tests of one requirement, of which one reads its own fact."""
+def test_a_cause_read_by_a_probe_precedes_one_found_by_another_test() -> None:
+    """Two tests of one requirement fail, and one of them reads the requirement's own fact."""
     judgement = judgement_of({"activation.curve": failure("relu", "scale-one")})
     judgement.results["activation.curve"].add(failure("gelu-erf", own=True))
     (cause,) = judgement.causes
@@ -162,7 +162,7 @@ def test_a_known_deviation_has_no_cause() -> None:
     assert not judgement.unexplained
 
 
-def test_numbers_that_json_does_not_know_are_words(tmp_path: Path) -> None:
+def test_nan_and_infinity_are_strings(tmp_path: Path) -> None:
     judgement = judgement_of({"activation.curve": Finding(ERRORED, "x" * 10_000)})
     judgement.results["activation.curve"].readings = [
         {

@@ -18,7 +18,7 @@ from conformance.pages.template import render
 from conformance.requirements import REQUIREMENTS
 from conformance.verdict.judgement import OUTCOMES
 from tests.shared.html_pages import Structure, rendered
-from tests.shared.reports import (
+from tests.shared.made_up_reports import (
     RIGHT,
     WRONG,
     implementation,
@@ -38,11 +38,11 @@ def report() -> dict[str, Any]:
 
 
 def words(made: str) -> str:
-    """The text of a page, with single spaces."""
+    """Return the text of a page, with single spaces."""
     return " ".join("".join(Structure(made).words).split())
 
 
-def test_the_made_up_report_is_as_the_schema_has_it(report: dict[str, Any]) -> None:
+def test_the_made_up_report_satisfies_the_schema(report: dict[str, Any]) -> None:
     jsonschema.Draft202012Validator(SCHEMA).validate(report)
 
 
@@ -90,7 +90,7 @@ def test_constants_are_beside_those_of_gpt2(report: dict[str, Any]) -> None:
     assert re.search(r'<td class="off">0\.5 .*✗', made)
 
 
-def test_one_implementation_has_all_requirements(report: dict[str, Any]) -> None:
+def test_a_page_of_one_implementation_has_all_requirements(report: dict[str, Any]) -> None:
     for adapter in report["adapters"]:
         structure = Structure(page([report | {"adapters": [adapter]}]))
         assert set(REQUIREMENTS) <= set(structure.words)
@@ -117,7 +117,7 @@ def test_what_else_a_verdict_may_have() -> None:
     assert text.count("The run was stopped before its end.") == 2
 
 
-def test_nothing_in_a_report_gets_out_of_the_text(report: dict[str, Any]) -> None:
+def test_markup_in_a_report_is_escaped(report: dict[str, Any]) -> None:
     def poison(value: Any) -> Any:
         if isinstance(value, dict):
             fixed = ("outcome", "state")
@@ -149,7 +149,7 @@ def test_nothing_in_a_report_gets_out_of_the_text(report: dict[str, Any]) -> Non
         assert not re.search("[\x00\x1b]", made)
 
 
-def test_values_that_are_no_numbers_are_counted() -> None:
+def test_values_that_are_not_finite_are_counted() -> None:
     curve = {
         "quantity": "activation",
         "read": [[0.0, "nan"], [1.0, "-inf"], [2.0, 3.0]],
@@ -204,7 +204,7 @@ BAD = {
 
 
 @pytest.mark.parametrize(("content", "error"), BAD.values(), ids=BAD)
-def test_what_is_no_report_is_named(
+def test_a_file_that_is_no_report_is_refused_by_name(
     tmp_path: Path, content: str | None, error: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "report.json"
@@ -217,7 +217,7 @@ def test_what_is_no_report_is_named(
     assert not (tmp_path / "page.html").exists()
 
 
-def test_a_page_that_can_not_be_written(
+def test_a_page_that_cannot_be_written_is_named(
     report: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "report.json"

@@ -1,4 +1,4 @@
-"""The judge's arithmetic: what is within the allowed error, and what is not."""
+"""The comparison of logits: which errors are allowed, and which fail."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor, nn
 
 from conformance.checkpoints.tensors import SMALL, random_token_ids, trained_like, write_checkpoint
 from conformance.defects import DEFECTS
@@ -18,6 +19,8 @@ from conformance.judging.oracle import (
 )
 from conformance.outcomes import Failure
 from conformance.studies.tolerance import SMALLEST
+from gpt2ref import load_checkpoint
+from tests.shared.blocks import block
 
 TOKEN_IDS = random_token_ids(SMALL, batch=2, time=11)
 
@@ -85,16 +88,16 @@ def test_another_shape_fails() -> None:
 
 def test_trained_like_weights_exercise_softmax_and_gelu(checkpoint: Path) -> None:
     """Scores and GELU inputs have a standard deviation of about one. No bias is zero."""
-    from gpt2ref import load_checkpoint
-
     model = load_checkpoint(checkpoint)
-    inputs: list[torch.Tensor] = []
-    queries_keys: list[torch.Tensor] = []
-    for block in model.transformer.h:
-        block.mlp.c_fc.register_forward_hook(lambda _module, _args, output: inputs.append(output))
-        block.attn.c_attn.register_forward_hook(
-            lambda _module, _args, output: queries_keys.append(output)
-        )
+    inputs: list[Tensor] = []
+    queries_keys: list[Tensor] = []
+
+    def watch(layer: nn.Linear, outputs: list[Tensor]) -> None:
+        layer.register_forward_hook(lambda _module, _args, output: outputs.append(output))
+
+    for layer in range(SMALL.n_layer):
+        watch(block(model, layer).mlp.c_fc, inputs)
+        watch(block(model, layer).attn.c_attn, queries_keys)
     model(TOKEN_IDS)
     width = SMALL.head_width
     for output in queries_keys:

@@ -10,7 +10,7 @@ import pytest
 from conformance.requirements import REQUIREMENTS
 from tests.shared.judging import ADAPTERS, ROOT, Run, judge, section
 
-# Each wrong GPT-2, and the requirement that must name what is wrong with it.
+# Wrong GPT-2 -> the requirement that must fail.
 DEFECTS = {
     "gelu-erf": "activation.curve",
     "ln-eps-wrong": "layer-norm.epsilon-ln_f",
@@ -25,7 +25,7 @@ DEFECTS = {
 SPECIFICATIONS = {
     f"conformance.defects:{name}": requirement for name, requirement in DEFECTS.items()
 } | {f"{ADAPTERS}:declares_bfloat16_no_scale": "attention.scale"}
-# A few of the tests, since every wrong GPT-2 is asked all of them.
+# A few of the tests, since each of them runs for every wrong GPT-2.
 TESTS_OF_DEFECTS = (
     "test_small and float32-36 or test_orientation or test_every_split or test_missing and wte "
     "or test_middle or test_per_row and first-row or test_activation_curve or test_constant"
@@ -46,16 +46,14 @@ def verdicts_on_defects() -> str:
 
 
 @pytest.mark.parametrize("adapter", SPECIFICATIONS)
-def test_a_defect_fails_the_requirement_that_names_it(
-    verdicts_on_defects: str, adapter: str
-) -> None:
+def test_a_defect_fails_its_requirement(verdicts_on_defects: str, adapter: str) -> None:
     verdict = section(verdicts_on_defects, adapter)
     assert f"{SPECIFICATIONS[adapter]}: FAILED\n    asked: " in verdict
     assert f"{adapter}: NOT a right GPT-2." in verdict
     assert "ERRORED" not in verdict, "a wrong answer is no broken adapter"
 
 
-def test_a_failure_says_how_to_see_it_again() -> None:
+def test_a_failure_shows_the_command_that_repeats_it() -> None:
     adapter = "conformance.defects:square-proj-untransposed"
     verdict = section(
         judge("conformance/test_transpose.py", "--implementation", adapter).stdout, adapter
@@ -67,7 +65,7 @@ def test_a_failure_says_how_to_see_it_again() -> None:
     assert "1 failed" in again.stdout.splitlines()[-1]
 
 
-def test_a_coarse_engine_is_distinguished_from_a_wrong_one() -> None:
+def test_lower_precision_is_distinguished_from_a_mistake() -> None:
     declares, conceals = f"{ADAPTERS}:declares_bfloat16", f"{ADAPTERS}:conceals_bfloat16"
     chosen = ("-k", "curve or activation or scale or variance")
     run = judge(
@@ -86,7 +84,7 @@ def test_a_coarse_engine_is_distinguished_from_a_wrong_one() -> None:
     assert "reads" not in verdict
 
 
-def test_what_an_adapter_lacks_is_not_applicable_and_never_passed() -> None:
+def test_missing_methods_are_not_applicable_and_never_passed() -> None:
     adapter = f"{ADAPTERS}:logits_only"
     run = judge(
         "conformance/test_eos.py",
@@ -114,7 +112,7 @@ def test_an_exception_is_the_adapters_error_and_no_wrong_answer() -> None:
     assert f"{adapter}: NOT judged in full." in verdict
 
 
-def test_a_broken_adapter_is_blamed_once() -> None:
+def test_a_broken_adapter_is_reported_once() -> None:
     adapter = f"{ADAPTERS}:last_logits_only"
     run = judge("conformance", "--implementation", adapter)
     verdict = section(run.stdout, adapter)

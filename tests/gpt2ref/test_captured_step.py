@@ -2,7 +2,9 @@
 
 import copy
 import gc
+from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 import torch
@@ -11,6 +13,7 @@ from gpt2ref import generation, sample
 from gpt2ref.fast import captured_step
 from gpt2ref.fast.captured_step import CapturedDecodeSteps, StepBuffers
 from gpt2ref.generation import DecodeSteps, sample_steps
+from tests.shared.calls import recorded
 
 DEVICES = [
     "cpu",
@@ -22,13 +25,13 @@ DEVICES = [
 
 @pytest.fixture(params=DEVICES)
 def model(request, tiny):
-    """13 positions, 97 tokens, float64."""
+    """Copy the model of 97 tokens and 13 positions, in float64, to a device."""
     return copy.deepcopy(tiny).to(request.param)
 
 
 @pytest.fixture(autouse=True, params=[0, 1, 8])
 def captured_steps(request, monkeypatch):
-    """`sample` takes captured steps, with a few buckets in 13 positions."""
+    """Make `sample` use captured steps, with a few buckets in 13 positions."""
     monkeypatch.setattr(captured_step, "LAG", request.param)
     monkeypatch.setattr(captured_step, "BUCKET", 4)
     monkeypatch.setattr(generation, "make_steps", CapturedDecodeSteps)
@@ -46,8 +49,8 @@ def plainly(model, prompts, **options):
 @pytest.mark.parametrize("temperature", [0, 0.2, 1.0, 3])
 def test_tokens_are_those_of_plain_steps_also_past_the_context(model, temperature, top_k):
     prompts = [[1, 2, 3], [5], list(range(12)), list(range(13)), list(range(20, 40))]
-    for number in range(1, len(prompts) + 1):  # the last of them does not fit from the start
-        options = {
+    for number in range(1, len(prompts) + 1):  # the last one exceeds the context from the start
+        options: dict[str, Any] = {
             "max_new_tokens": 20,
             "temperature": temperature,
             "top_k": top_k,
@@ -59,11 +62,11 @@ def test_tokens_are_those_of_plain_steps_also_past_the_context(model, temperatur
         )
 
 
-def test_each_row_stops_by_itself_wherever_the_host_is(model):
+def test_each_row_stops_at_its_own_eos_whatever_the_lag(model):
     prompts = [list(range(start, start + length)) for start, length in enumerate([1, 4, 9, 2])]
     lengths = set()
     for eos_token_id in range(0, 97, 3):
-        options = {
+        options: dict[str, Any] = {
             "max_new_tokens": 12,
             "temperature": 2.0,
             "top_k": 20,
@@ -77,16 +80,16 @@ def test_each_row_stops_by_itself_wherever_the_host_is(model):
 
 
 @pytest.mark.parametrize("max_new_tokens", [0, 1, 2])
-def test_as_few_tokens_as_are_asked_for(model, max_new_tokens):
-    options = {"max_new_tokens": max_new_tokens, "seed": 1, "eos_token_id": None}
+def test_zero_one_or_two_new_tokens_are_those_of_plain_steps(model, max_new_tokens):
+    options: dict[str, Any] = {"max_new_tokens": max_new_tokens, "seed": 1, "eos_token_id": None}
     assert sample(model, [[1, 2], [3]], **options) == plainly(model, [[1, 2], [3]], **options)
     assert sample(model, [], **options) == []
 
 
-def test_logits_without_a_largest_one_are_an_error_in_a_row_that_goes_on(model):
+def test_nan_logits_are_an_error_in_a_running_row_only(model):
     with torch.no_grad():
         model.transformer.wpe.weight[6] = float("nan")
-    # The first row gets there, in its fifth step. The second has ended before.
+    # The first call reaches position 6, in its fifth step. The last call stops before.
     with pytest.raises(ValueError, match=r"row\(s\) \[0\]"):
         sample(model, [[1, 2, 3]], max_new_tokens=9, temperature=0, eos_token_id=None)
     first = sample(model, [[1]], max_new_tokens=1, temperature=0, eos_token_id=None)[0][0]
@@ -95,7 +98,7 @@ def test_logits_without_a_largest_one_are_an_error_in_a_row_that_goes_on(model):
 
 @pytest.fixture
 def made(monkeypatch):
-    """The addresses of all StepBuffers that are made, in order."""
+    """Record the address of each StepBuffers that is made, in order."""
     addresses = []
 
     class Counted(StepBuffers):
@@ -107,9 +110,9 @@ def made(monkeypatch):
     return addresses
 
 
-def test_buffers_serve_again_with_other_prompts_temperatures_and_seeds(model, made):
+def test_buffers_are_reused_for_other_prompts_temperatures_and_seeds(model, made):
     for seed in range(3):
-        options = {
+        options: dict[str, Any] = {
             "max_new_tokens": 6,
             "temperature": 0.5 + seed,
             "top_k": 9,
@@ -123,7 +126,7 @@ def test_buffers_serve_again_with_other_prompts_temperatures_and_seeds(model, ma
 
 
 def test_weights_at_other_addresses_need_other_buffers(model, made):
-    options = {"max_new_tokens": 6, "temperature": 0, "eos_token_id": None}
+    options: dict[str, Any] = {"max_new_tokens": 6, "temperature": 0, "eos_token_id": None}
     before = sample(model, [[1]], **options)
     model.load_state_dict({key: -tensor for key, tensor in model.state_dict().items()}, assign=True)
     after = sample(model, [[1]], **options)
@@ -131,7 +134,7 @@ def test_weights_at_other_addresses_need_other_buffers(model, made):
     assert len(made) == 2
 
 
-def test_two_at_once_do_not_share_buffers(model):
+def test_two_generations_at_once_do_not_share_buffers(model):
     both = zip(
         *(sample_steps(model, [[1, 2]], 8, 1.0, None, seed, None) for seed in (1, 2)), strict=True
     )
@@ -143,8 +146,8 @@ def test_two_at_once_do_not_share_buffers(model):
     assert found == wanted
 
 
-def test_threads_get_what_they_get_alone(model):
-    options = [
+def test_each_thread_gets_the_tokens_that_it_gets_alone(model):
+    options: list[dict[str, Any]] = [
         {"max_new_tokens": 8, "seed": seed, "eos_token_id": None, "top_k": 10} for seed in range(12)
     ]
     with ThreadPoolExecutor(4) as pool:
@@ -152,10 +155,11 @@ def test_threads_get_what_they_get_alone(model):
     assert found == [plainly(model, [[1, 2]], **each) for each in options]
 
 
-def test_abandoned_steps_give_their_buffers_back_and_few_are_kept(model, made):
+def test_abandoned_steps_give_their_buffers_back_and_only_some_are_kept(model, made):
     for _ in range(3):
         steps = sample_steps(model, [[1, 2]], 8, 1.0, None, 0, None)
         next(steps)
+        assert isinstance(steps, Generator)
         steps.close()
     assert len(made) == 1
     for batch in range(1, 12):
@@ -163,7 +167,7 @@ def test_abandoned_steps_give_their_buffers_back_and_few_are_kept(model, made):
     assert len(captured_step._idle[model]) == captured_step.KEPT
 
 
-def test_buffers_go_with_their_model(tiny):
+def test_buffers_are_freed_with_their_model(tiny):
     gc.collect()
     before = len(captured_step._idle)
     model = copy.deepcopy(tiny)
@@ -175,9 +179,7 @@ def test_buffers_go_with_their_model(tiny):
 
 
 def test_the_cache_is_read_in_buckets(monkeypatch, tiny):
-    seen, run = [], StepBuffers._run
-    monkeypatch.setattr(
-        StepBuffers, "_run", lambda self, model, n: seen.append(n) or run(self, model, n)
-    )
+    calls: list[tuple[Any, ...]] = []
+    monkeypatch.setattr(StepBuffers, "_run", recorded(StepBuffers._run, calls))
     sample(tiny, [[1, 2]], max_new_tokens=12, seed=0, eos_token_id=None)
-    assert seen == [4, 4, 8, 8, 8, 8, 12, 12, 12, 12, 13]
+    assert [seen for _buffers, _model, seen in calls] == [4, 4, 8, 8, 8, 8, 12, 12, 12, 12, 13]

@@ -1,4 +1,4 @@
-"""A missing or unreadable checkpoint, or another model's: the error names the file and says why."""
+"""A missing, damaged or foreign checkpoint is refused with the file and the reason."""
 
 import json
 import pickle
@@ -21,20 +21,20 @@ def no_weights(checkpoint):
 @pytest.mark.parametrize(
     "path", ["/no/such/folder", "./gpt2", "a/b/c", "../checkpoint", "what a name", ""]
 )
-def test_a_path_to_nothing_is_not_found_by_name(path, tmp_path, monkeypatch):
+def test_a_missing_path_is_named(path, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(FileNotFoundError, match=named(path)):
         load_checkpoint(path)
 
 
-def test_a_folder_without_weights_is_not_found_by_name_and_says_what_was_expected(no_weights):
+def test_a_folder_without_weights_is_named_with_the_expected_files(no_weights):
     with pytest.raises(
         FileNotFoundError, match=named(no_weights, "model.safetensors", "pytorch_model.bin")
     ):
         load_checkpoint(no_weights)
 
 
-def test_weights_without_a_config_are_not_found_by_the_configs_name(checkpoint):
+def test_a_missing_config_is_named(checkpoint):
     (checkpoint / "config.json").unlink()
     with pytest.raises(FileNotFoundError, match=named(checkpoint / "config.json")):
         load_checkpoint(checkpoint)
@@ -141,7 +141,7 @@ def test_code_in_a_pickle_is_never_run(no_weights, tmp_path, save, name):
     ],
     ids=["list", "tensor", "nested", "number among them", "number for a name"],
 )
-def test_a_pickle_of_something_else_than_named_tensors_is_refused_by_name(no_weights, value):
+def test_a_pickle_of_anything_but_named_tensors_is_refused_by_name(no_weights, value):
     path = no_weights / "pytorch_model.bin"
     torch.save(value, path)
     with pytest.raises(
@@ -251,7 +251,7 @@ def test_an_index_without_a_weight_map_is_refused_by_name(no_weights, value):
         load_checkpoint(no_weights)
 
 
-def test_an_index_of_nothing_gives_no_tensors(no_weights):
+def test_an_empty_index_gives_no_tensors(no_weights):
     write_index(no_weights, {"weight_map": {}})
     with pytest.raises(
         CheckpointError, match=named("model.safetensors.index.json", "missing: h.0.")

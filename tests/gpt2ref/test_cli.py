@@ -3,6 +3,7 @@ import os
 import shutil
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ import torch
 from gpt2ref import EOS, cli, encode, generate, load_checkpoint, save_checkpoint
 from gpt2ref.cli import main
 from gpt2ref.fast.compiled_step import CompiledStep, _library
+from tests.shared.calls import recorded
 
 PROMPT = "Once upon a time"
 COMMAND = [sys.executable, "-m", "gpt2ref"]
@@ -32,7 +34,7 @@ def test_it_prints_the_prompt_and_its_continuation(folder, model, capsys):
     assert capsys.readouterr() == (expected + "\n", "")
 
 
-def test_the_defaults_are_generates(folder, model, capsys):
+def test_the_defaults_are_those_of_generate(folder, model, capsys):
     assert main(["--model", str(folder), "--device", "cpu", "--seed", "0"]) == 0
     assert capsys.readouterr().out == generate("", model, seed=0) + "\n"
 
@@ -125,8 +127,8 @@ def test_a_device_that_is_not_there_is_bad_usage(folder, capsys):
 def test_compile_is_an_option_of_one_call(folder, monkeypatch, capsys):
     options = [PROMPT, "--model", str(folder), "--device", "cpu"]
     options += ["--max-new-tokens", "8", "--temperature", "0"]
-    steps, calls = [], CompiledStep.__call__
-    monkeypatch.setattr(CompiledStep, "__call__", lambda *given: steps.append(1) or calls(*given))
+    steps: list[tuple[Any, ...]] = []
+    monkeypatch.setattr(CompiledStep, "__call__", recorded(CompiledStep.__call__, steps))
     _library.cache_clear()
     monkeypatch.setenv("CC", "no-such-compiler")
     assert main([*options, "--compile"]) == 1
@@ -143,7 +145,7 @@ def test_compile_is_an_option_of_one_call(folder, monkeypatch, capsys):
     assert len(steps) == 7
 
 
-def test_weights_that_choose_no_token_are_no_bad_usage(folder, tmp_path, capsys):
+def test_weights_that_choose_no_token_exit_with_1(folder, tmp_path, capsys):
     model = load_checkpoint(folder)
     model.transformer.ln_f.bias[0] = float("nan")
     save_checkpoint(model, tmp_path)
@@ -151,7 +153,7 @@ def test_weights_that_choose_no_token_are_no_bad_usage(folder, tmp_path, capsys)
     assert "logits: the largest one is not a finite number" in capsys.readouterr().err
 
 
-def test_a_terminal_without_the_texts_letters_is_no_bad_usage(folder, monkeypatch, capsys):
+def test_text_that_the_terminal_cannot_encode_is_not_bad_usage(folder, monkeypatch, capsys):
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), encoding="ascii"))
     assert main(["Märchen", "--model", str(folder), "--max-new-tokens", "3", "--seed", "0"]) in (
         0,
@@ -182,7 +184,7 @@ def test_ctrl_c_while_the_model_is_loaded_exits_with_130(monkeypatch, capsys):
 @pytest.mark.parametrize(
     "arguments", [[PROMPT], ["--max-new-tokens", "0"]], ids=["text", "only the end of the line"]
 )
-def test_a_reader_that_has_gone_is_nothing_to_complain_about(folder, arguments):
+def test_a_closed_pipe_ends_the_command_without_a_message(folder, arguments):
     reading, writing = os.pipe()
     os.close(reading)
     try:

@@ -1,8 +1,8 @@
-"""The decode step in C: right up to rounding, and only for models with `compile_step`."""
+"""The decode step in C: its logits, cache and tokens are the model's, up to rounding."""
 
 import copy
 import shutil
-from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -13,35 +13,17 @@ import gpt2ref
 from conformance.checkpoints.tensors import trained_like
 from conformance.judging import textbook
 from conformance.judging.oracle import allowed_error
-from gpt2ref import GPT2, GPT2Config, compile_step, from_tensors, sample
-from gpt2ref.fast import compiled_step as compiled
-from gpt2ref.fast.compiled_step import LARGEST_BATCH, CompiledStep, compiled_step
-from gpt2ref.generation import prefill
+from gpt2ref import GPT2Config, from_tensors, sample
+from gpt2ref.fast.compiled_step import LARGEST_BATCH, CompiledStep
+from tests.shared.calls import recorded
+from tests.shared.compiled import filled, last, step_of, with_step
 from tests.shared.smallest import CONFIG, TENSORS
 
 pytestmark = pytest.mark.skipif(not shutil.which("cc"), reason="there is no C compiler")
 
 
-def with_step(model):
-    """Return the model with its step compiled."""
-    compile_step(model)
-    return model
-
-
 def load_checkpoint(*arguments, **options):
     return with_step(gpt2ref.load_checkpoint(*arguments, **options))
-
-
-def filled(model, rows):
-    """Make a cache that holds all tokens of each row but the last."""
-    cache = model.make_cache(len(rows), max(map(len, rows)))
-    prefill(model, [row[:-1] or [0] for row in rows], cache)
-    cache.lengths = [len(row) - 1 for row in rows]
-    return cache
-
-
-def last(rows):
-    return [row[-1] for row in rows]
 
 
 def logits_of(model, rows, cache=None):
@@ -57,7 +39,7 @@ def furthest(logits, truth):
 
 @st.composite
 def shapes_and_rows(draw, multiple_of=1):
-    """Draw any shape, few of which are multiples of C's vectors, and rows of any lengths."""
+    """Draw a shape, rarely a multiple of C's vectors, and rows of any lengths."""
     n_head = draw(st.integers(1, 5))
     config = GPT2Config(
         vocab_size=draw(st.integers(30, 70)),
@@ -77,7 +59,7 @@ LARGE = (
 )
 
 
-def of_a_batch(model):
+def batch_outputs(model):
     """Compute logits, keys and values of 32 rows of random tokens with torch."""
     shape = 32, model.config.n_positions
     token_ids = torch.randint(
@@ -88,46 +70,46 @@ def of_a_batch(model):
 
 
 def allowed_errors(model, exact):
-    """Apply the suite's policy to torch's errors in a batch; those of one token may be tiny."""
-    pairs = zip(of_a_batch(model), of_a_batch(exact), strict=True)
-    return [
-        allowed_error(
-            lambda _, its=its, truth=truth: furthest(its, truth),
-            float(truth.abs().max()),
-            model.dtype,
-        )
-        for its, truth in pairs
-    ]
+    """Return the errors that the suite allows, given torch's in a batch.
+
+    The errors of a single token may be tiny by chance.
+    """
+    pairs = zip(batch_outputs(model), batch_outputs(exact), strict=True)
+    return [allowed(its, truth, model.dtype) for its, truth in pairs]
+
+
+def allowed(its, truth, dtype):
+    return allowed_error(lambda _: furthest(its, truth), float(truth.abs().max()), dtype)
 
 
 @given(shapes_and_rows(), st.integers(1, 5))
 @example(LARGE, 2)
 @example((LARGE[0], [[row, 2 * row] for row in range(32)]), 3)
-def test_logits_and_cache_are_the_models(case, n_threads):
+def test_logits_and_cache_are_those_of_the_model(case, n_threads):
     config, rows = case
     torch.set_num_threads(n_threads)
     tensors = trained_like(config, seed=0)
     model, exact = from_tensors(tensors, config), from_tensors(tensors, config, dtype=torch.float64)
     cache, exact_cache = filled(model, rows), filled(exact, rows)
-    found = [compiled_step(with_step(model), cache)(last(rows)), cache.keys, cache.values]
+    found = [step_of(with_step(model), cache)(last(rows)), cache.keys, cache.values]
     truths = [logits_of(exact, rows, exact_cache), exact_cache.keys, exact_cache.values]
-    for ours, truth, allowed in zip(found, truths, allowed_errors(model, exact), strict=True):
+    for ours, truth, largest in zip(found, truths, allowed_errors(model, exact), strict=True):
         assert ours.shape == truth.shape
         assert ours.dtype == torch.float32
-        assert furthest(ours, truth) <= allowed
+        assert furthest(ours, truth) <= largest
     assert cache.lengths == exact_cache.lengths
 
 
 @given(shapes_and_rows(multiple_of=2), st.integers(1, 5))
 @example(LARGE, 2)
-def test_in_bfloat16_it_is_as_near_to_the_truth_as_torch(case, n_threads):
+def test_in_bfloat16_errors_are_no_larger_than_torchs(case, n_threads):
     config, rows = case
     torch.set_num_threads(n_threads)
     rows = rows[: LARGEST_BATCH[torch.bfloat16]]
     tensors = {key: tensor.bfloat16() for key, tensor in trained_like(config, seed=0).items()}
     model, exact = from_tensors(tensors, config), from_tensors(tensors, config, dtype=torch.float64)
     cache, exact_cache = filled(model, rows), filled(exact, rows)
-    step = compiled_step(with_step(model), cache)
+    step = step_of(with_step(model), cache)
     logits, truth = step(last(rows)), logits_of(exact, rows, exact_cache)
     assert logits.dtype == torch.float32
     assert furthest(logits, truth) <= allowed_errors(model, exact)[0]
@@ -146,15 +128,17 @@ def test_in_bfloat16_it_is_as_near_to_the_truth_as_torch(case, n_threads):
 def test_tokens_are_those_of_the_textbooks_loop(
     tiny_folder, monkeypatch, prompts, temperature, top_k
 ):
-    """They are also past the context, where no step is taken."""
-    model, steps = load_checkpoint(tiny_folder), []
-    monkeypatch.setattr(
-        CompiledStep,
-        "__call__",
-        lambda *given, call=CompiledStep.__call__: steps.append(1) or call(*given),
-    )
+    """The text grows past the context, where the compiled step is not used."""
+    model = load_checkpoint(tiny_folder)
+    steps: list[tuple[Any, ...]] = []
+    monkeypatch.setattr(CompiledStep, "__call__", recorded(CompiledStep.__call__, steps))
     prompts = [prompt or [0] for prompt in prompts]
-    options = {"max_new_tokens": 15, "temperature": temperature, "top_k": top_k, "eos_token_id": 7}
+    options: dict[str, Any] = {
+        "max_new_tokens": 15,
+        "temperature": temperature,
+        "top_k": top_k,
+        "eos_token_id": 7,
+    }
     new = sample(model, prompts, seed=3, **options)
     n_positions = model.config.n_positions
     assert new == [
@@ -167,24 +151,17 @@ def test_tokens_are_those_of_the_textbooks_loop(
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_tokens_of_the_model_that_comes_with_the_package(dtype):
     model = load_checkpoint("tiny", dtype=dtype)
-    options = {"max_new_tokens": 60, "temperature": 0.8, "top_k": 40, "seed": 0}
+    options: dict[str, Any] = {"max_new_tokens": 60, "temperature": 0.8, "top_k": 40, "seed": 0}
     in_c = sample(model, [[7454, 2402, 257, 640]], **options)
     plain = sample(copy.deepcopy(model), [[7454, 2402, 257, 640]], **options)
-    assert (
-        in_c == plain if dtype == torch.float32 else in_c[0][:5] == plain[0][:5]
-    )  # one draw that differs, and all do
-
-
-def test_weights_that_would_have_to_be_copied_are_left_to_torch():
-    """The matrices of a new nn.Linear, and of nanoGPT, are stored as [out, in]."""
-    model = with_step(GPT2(CONFIG).requires_grad_(False))
-    assert compiled_step(model, model.make_cache(1)) is None
+    # Once one token differs, all later ones do.
+    assert in_c == plain if dtype == torch.float32 else in_c[0][:5] == plain[0][:5]
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 def test_torchs_default_dtype_changes_nothing(tiny_folder, dtype):
     model = load_checkpoint(tiny_folder)
-    options = {"max_new_tokens": 8, "temperature": 0.0, "eos_token_id": None}
+    options: dict[str, Any] = {"max_new_tokens": 8, "temperature": 0.0, "eos_token_id": None}
     expected = sample(model, [[1, 2, 3]], **options)
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
@@ -194,9 +171,9 @@ def test_torchs_default_dtype_changes_nothing(tiny_folder, dtype):
         torch.set_default_dtype(before)
 
 
-def test_weights_that_have_changed_between_two_calls(tiny_folder):
+def test_weights_changed_between_two_calls_are_used(tiny_folder):
     model = load_checkpoint(tiny_folder)
-    options = {"max_new_tokens": 8, "temperature": 0.0, "eos_token_id": None}
+    options: dict[str, Any] = {"max_new_tokens": 8, "temperature": 0.0, "eos_token_id": None}
     before = sample(model, [[1, 2, 3]], **options)
     for parameter in model.parameters():
         parameter.neg_()
@@ -207,20 +184,20 @@ def test_weights_that_have_changed_between_two_calls(tiny_folder):
     ]
 
 
-def test_numbers_that_are_none_come_through():
+def test_nan_and_infinity_reach_the_logits():
     for value in (float("nan"), float("inf")):
         tensors = {**TENSORS, "wte.weight": TENSORS["wte.weight"].clone()}
         tensors["wte.weight"][3, 1] = value
         for dtype in (torch.float32, torch.bfloat16):
             model = with_step(from_tensors(tensors, CONFIG, dtype=dtype))
-            logits = compiled_step(model, filled(model, [[1, 2]]))(last([[1, 2]]))
+            logits = step_of(model, filled(model, [[1, 2]]))(last([[1, 2]]))
             assert logits.isfinite().tolist() == [[True, True, True, False, True]]
             with pytest.raises(ValueError, match="the largest one is not a finite number"):
                 sample(model, [[3]], max_new_tokens=2, temperature=0)
 
 
-def test_numbers_in_the_middle_of_two_are_rounded_to_the_even_one():
-    """Keys that are a product of two bfloat16, which is exact in float32."""
+def test_keys_and_values_are_rounded_half_to_even():
+    """Each key and value is the product of two bfloat16 numbers, which is exact in float32."""
     gain = [1 + n / 128 for n in range(4)]
     tensors = {**TENSORS, "h.0.ln_1.weight": torch.zeros(4), "h.0.ln_1.bias": torch.tensor(gain)}
     tensors["h.0.attn.c_attn.bias"] = torch.zeros(12)
@@ -229,134 +206,26 @@ def test_numbers_in_the_middle_of_two_are_rounded_to_the_even_one():
     )
     model = with_step(from_tensors(tensors, CONFIG, dtype=torch.bfloat16))
     cache = filled(model, [[1, 2]])
-    compiled_step(model, cache)(last([[1, 2]]))
+    step_of(model, cache)(last([[1, 2]]))
     expected = (1.5 * torch.tensor(gain)).bfloat16()
     assert cache.keys[0, 0, 1].flatten().tolist() == expected.tolist()
     assert cache.values[0, 0, 1].flatten().tolist() == (-expected).tolist()
 
 
-def test_scores_may_be_large():
-    """An exponential of these scores would overflow."""
+def test_large_attention_scores_do_not_overflow():
+    """The exponential of these scores would overflow."""
     tensors = {
         key: 40 * tensor if "c_attn.weight" in key else tensor for key, tensor in TENSORS.items()
     }
     model, rows = with_step(from_tensors(tensors, CONFIG)), [[1, 2, 3]]
     expected = logits_of(model, rows)
-    torch.testing.assert_close(compiled_step(model, filled(model, rows))(last(rows)), expected)
+    torch.testing.assert_close(step_of(model, filled(model, rows))(last(rows)), expected)
 
 
-def test_a_nan_in_the_cache_stays_one():
+def test_nan_is_written_to_the_cache():
     tensors = {**TENSORS, "h.0.attn.c_attn.bias": torch.full((12,), float("nan"))}
     model = with_step(from_tensors(tensors, CONFIG, dtype=torch.bfloat16))
     cache = filled(model, [[1, 2]])
-    compiled_step(model, cache)(last([[1, 2]]))
+    step_of(model, cache)(last([[1, 2]]))
     assert cache.keys[0, 0, 1].isnan().all()
     assert cache.values[0, 0, 1].isnan().all()
-
-
-@pytest.mark.parametrize(
-    ("dtype", "config", "batch"),
-    [
-        (torch.float64, {}, 1),
-        (torch.float16, {}, 1),
-        (torch.float32, {}, 33),
-        (torch.bfloat16, {}, 9),
-        (torch.bfloat16, {"n_embd": 5, "n_head": 5}, 1),
-        (torch.bfloat16, {"n_inner": 7}, 1),
-    ],
-    ids=str,
-)
-def test_what_it_is_not_made_for_is_left_to_torch(dtype, config, batch):
-    shape = replace(CONFIG, **config)
-    model = with_step(from_tensors(trained_like(shape, 0), shape, dtype=dtype))
-    assert compiled_step(model, model.make_cache(batch)) is None
-    assert sample(model, [[1]] * batch, max_new_tokens=2, seed=0)
-
-
-def test_a_model_whose_weights_are_of_two_kinds_is_left_to_torch():
-    model = with_step(from_tensors(TENSORS, CONFIG))
-    model.transformer.ln_f.bias.data = model.transformer.ln_f.bias.data.double()
-    assert compiled_step(model, model.make_cache(1)) is None
-    cache = from_tensors(TENSORS, CONFIG, dtype=torch.float64).make_cache(1)
-    assert compiled_step(with_step(from_tensors(TENSORS, CONFIG)), cache) is None
-    meta = with_step(from_tensors(TENSORS, CONFIG)).to("meta")
-    assert compiled_step(meta, model.make_cache(1)) is None
-
-
-@pytest.mark.parametrize(
-    "layer",
-    [torch.nn.Linear(4, 17), torch.nn.Sequential(torch.nn.Linear(4, 16))],
-    ids=["shape", "names"],
-)
-def test_a_model_whose_modules_are_others_is_left_to_torch(layer):
-    model = with_step(from_tensors(TENSORS, CONFIG))
-    model.transformer.h[0].mlp.c_fc = layer.requires_grad_(False)
-    assert compiled_step(model, model.make_cache(1)) is None
-
-
-@pytest.mark.parametrize(
-    ("token_ids", "lengths", "message"),
-    [
-        ([5], [1], r"token_ids: \[5\], expected 0 to 4 for each of 1 rows"),
-        ([-1], [1], r"token_ids: \[-1\]"),
-        ([1, 2], [1], r"token_ids: \[1, 2\], .* each of 1 rows"),
-        ([1], [3], r"cache.lengths: \[3\], expected 0 to 2 for each of 1 rows"),
-        ([1], [-1], r"cache.lengths: \[-1\]"),
-        ([1], [1, 1], r"cache.lengths: \[1, 1\], .* each of 1 rows"),
-        ([1], [], r"cache.lengths: \[\]"),
-    ],
-)
-def test_what_c_could_not_see_is_refused(token_ids, lengths, message):
-    model = with_step(from_tensors(TENSORS, CONFIG))
-    cache = model.make_cache(1)
-    step = compiled_step(model, cache)
-    cache.lengths = lengths
-    with pytest.raises(ValueError, match=message):
-        step(token_ids)
-    assert cache.lengths == lengths
-
-
-def test_other_models_are_not_affected():
-    model, other = with_step(from_tensors(TENSORS, CONFIG)), from_tensors(TENSORS, CONFIG)
-    for each in (other, copy.deepcopy(model)):
-        assert compiled_step(each, each.make_cache(1)) is None
-    assert compiled_step(model, model.make_cache(1))
-
-
-def test_what_is_kept_goes_with_the_model():
-    model = with_step(from_tensors(TENSORS, CONFIG))
-    assert model in compiled._models
-    before = len(compiled._models)
-    del model
-    assert len(compiled._models) == before - 1
-
-
-def test_a_model_that_changes_its_dtype_stays_compiled():
-    model = with_step(from_tensors(TENSORS, CONFIG)).bfloat16()
-    assert compiled_step(model, model.make_cache(1))
-
-
-@pytest.fixture
-def nothing_compiled():
-    """Forget what was compiled before, and what this test compiles."""
-    compiled._library.cache_clear()
-    yield
-    compiled._library.cache_clear()
-
-
-@pytest.mark.usefixtures("nothing_compiled")
-def test_the_compilers_message_is_in_the_error(monkeypatch, tmp_path):
-    broken = tmp_path / "step.c"
-    broken.write_text("int main(void) { return nothing; }")
-    monkeypatch.setattr(compiled, "_SOURCE", broken)
-    model = from_tensors(TENSORS, CONFIG)
-    with pytest.raises(RuntimeError, match=r"(?s)^\S.*step\.c -lm\n.*nothing"):
-        compile_step(model)
-    assert compiled_step(model, model.make_cache(1)) is None
-
-
-@pytest.mark.usefixtures("nothing_compiled")
-def test_nothing_is_left_on_disk(monkeypatch, tmp_path):
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    compile_step(from_tensors(TENSORS, CONFIG))
-    assert list(tmp_path.iterdir()) == []

@@ -17,7 +17,7 @@ from gpt2ref.conversion import (
     to_hugging_face_tensors,
 )
 
-# Eleven layers: h.1 is the beginning of another name, h.10. attn.c_proj is square.
+# Eleven layers, since the name h.10 begins with h.1. The matrix attn.c_proj is square.
 CONFIG = GPT2Config(vocab_size=7, n_positions=5, n_embd=4, n_layer=11, n_head=2)
 
 
@@ -49,7 +49,7 @@ def test_names_with_and_without_the_prefix_give_the_same_state(tensors):
     assert_same_bits(convert(mixed), convert(tensors))
 
 
-def test_the_state_is_that_of_the_model(tensors):
+def test_the_state_has_the_names_and_shapes_of_the_model(tensors):
     state = convert(tensors)
     expected = GPT2(CONFIG).state_dict()
     assert {key: tensor.shape for key, tensor in state.items()} == {
@@ -68,7 +68,7 @@ def test_no_tensor_is_copied_and_four_matrices_a_block_are_transposed(tensors):
         assert ours.stride() == (tensor.t() if key in transposed else tensor).stride(), key
 
 
-def test_going_back_copies_nothing_either(tensors):
+def test_converting_back_copies_nothing(tensors):
     back = to_hugging_face_tensors(from_tensors(tensors, CONFIG))
     for key, tensor in tensors.items():
         assert back[PREFIX + key].data_ptr() == tensor.data_ptr(), key
@@ -77,7 +77,7 @@ def test_going_back_copies_nothing_either(tensors):
 
 @settings(max_examples=30)
 @given(st.sampled_from(DTYPES), st.integers(0, 2**32))
-def test_there_and_back_keeps_every_bit(dtype, seed):
+def test_converting_there_and_back_keeps_every_bit(dtype, seed):
     generator = torch.Generator().manual_seed(seed)
 
     def any_bits(tensor):  # NaNs, infinities and subnormals among them
@@ -95,7 +95,7 @@ def test_there_and_back_keeps_every_bit(dtype, seed):
     assert_same_bits(convert(back), ours.state_dict())
 
 
-def test_a_model_of_tensors_shares_them_where_nothing_changes(tensors):
+def test_a_model_shares_the_tensors_that_it_was_made_of(tensors):
     shared, moved = (
         from_tensors(tensors, CONFIG),
         from_tensors(tensors, CONFIG, device="meta", dtype=torch.float16),
@@ -115,7 +115,7 @@ def test_a_model_of_tensors_shares_them_where_nothing_changes(tensors):
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_a_dtype_is_kept_unless_another_is_asked_for(tensors, dtype):
+def test_the_dtype_is_kept_unless_another_is_requested(tensors, dtype):
     theirs = {key: tensor.to(dtype) for key, tensor in tensors.items()}
     assert {tensor.dtype for tensor in convert(theirs).values()} == {dtype}
     assert {tensor.dtype for tensor in convert(theirs, dtype=torch.float32).values()} == {
@@ -123,7 +123,7 @@ def test_a_dtype_is_kept_unless_another_is_asked_for(tensors, dtype):
     }
 
 
-def test_mixed_dtypes_are_refused_unless_one_is_asked_for(tensors):
+def test_mixed_dtypes_are_refused_unless_one_is_requested(tensors):
     tensors["ln_f.bias"] = tensors["ln_f.bias"].half()
     with pytest.raises(
         CheckpointError, match=r"^mixed dtypes, give dtype= .*: torch\.float16, torch\.float32$"
@@ -134,7 +134,7 @@ def test_mixed_dtypes_are_refused_unless_one_is_asked_for(tensors):
     }
 
 
-def test_all_that_is_wrong_is_said_at_once(tensors):
+def test_one_error_lists_everything_that_is_wrong(tensors):
     del tensors["wpe.weight"], tensors["h.10.mlp.c_fc.bias"]
     tensors["h.11.ln_1.weight"] = torch.ones(4)
     tensors["transformer.score.weight"] = torch.ones(4)
@@ -171,7 +171,7 @@ def test_all_that_is_wrong_is_said_at_once(tensors):
         ("h.0.mlp.c_fc.weight", [4, 16, 1]),
     ],
 )
-def test_a_wrong_shape_is_refused_also_where_it_would_broadcast(tensors, key, shape):
+def test_a_wrong_shape_is_refused_even_if_it_would_broadcast(tensors, key, shape):
     tensors[key] = torch.ones(shape)
     expected = list(trained_like(CONFIG, seed=0)[key].shape)
     with pytest.raises(CheckpointError, match=re.escape(f"{key} is {shape}, expected {expected}")):
@@ -183,9 +183,7 @@ def test_a_wrong_shape_is_refused_also_where_it_would_broadcast(tensors, key, sh
     [torch.int8, torch.int64, torch.uint8, torch.bool, torch.complex64, torch.float8_e4m3fn],
     ids=str,
 )
-def test_numbers_that_gpt2_does_not_run_in_are_refused_also_when_a_dtype_is_asked_for(
-    tensors, dtype
-):
+def test_unsupported_dtypes_are_refused_even_if_another_is_requested(tensors, dtype):
     tensors["h.2.ln_1.weight"] = tensors["h.2.ln_1.weight"].to(dtype)
     for options in ({}, {"dtype": torch.float32}):
         with pytest.raises(
@@ -224,7 +222,7 @@ def test_a_head_equal_to_the_embedding_is_the_embedding(tensors):
     assert_same_bits(convert(tensors | {"lm_head.weight": tensors["wte.weight"].clone()}), expected)
 
 
-def test_a_head_alone_stands_for_the_embedding(tensors):
+def test_a_head_without_an_embedding_is_the_embedding(tensors):
     expected = convert(tensors)
     tensors["lm_head.weight"] = tensors.pop("wte.weight")
     assert_same_bits(convert(tensors), expected)

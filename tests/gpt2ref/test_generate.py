@@ -3,6 +3,7 @@
 import copy
 import random
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,7 +24,7 @@ def by_the_book(model, token_ids, **options):
 
 
 def forward_passes(model):
-    """A copy of the model, and a list that grows by the shape of the input of each forward pass."""
+    """Return a copy of the model, and a list to which each forward pass adds its input's shape."""
     model, passes = copy.deepcopy(model), []
     model.transformer.register_forward_pre_hook(
         lambda _, inputs: passes.append(list(inputs[0].shape))
@@ -37,7 +38,7 @@ def test_tokens_are_those_of_the_textbooks_loop_also_past_the_context(tiny, temp
     for seed, prompt in enumerate(
         [[1, 2, 3], list(range(12)), list(range(13)), list(range(20, 40))]
     ):
-        options = {
+        options: dict[str, Any] = {
             "max_new_tokens": 20,
             "temperature": temperature,
             "top_k": top_k,
@@ -50,27 +51,31 @@ def test_tokens_are_those_of_the_textbooks_loop_also_past_the_context(tiny, temp
 @pytest.mark.parametrize("seed", range(8))
 def test_tokens_are_those_of_the_textbooks_loop_in_float32(tiny_folder, seed):
     model = load_checkpoint(tiny_folder)
-    options = {"max_new_tokens": 16, "seed": seed, "eos_token_id": None}
+    options: dict[str, Any] = {"max_new_tokens": 16, "seed": seed, "eos_token_id": None}
     assert sample(model, [[5, 4, 3]], **options) == [by_the_book(model, [5, 4, 3], **options)]
 
 
 def test_tokens_are_those_of_the_textbooks_loop_with_gpt2s_vocabulary(model):
-    options = {"max_new_tokens": 24, "temperature": 0.9, "top_k": 200, "seed": 3}
+    options: dict[str, Any] = {"max_new_tokens": 24, "temperature": 0.9, "top_k": 200, "seed": 3}
     assert sample(model, [[15496, 995]], **options) == [by_the_book(model, [15496, 995], **options)]
 
 
 @pytest.mark.parametrize("temperature", [0, 1.0])
 @pytest.mark.parametrize("eos_token_id", [None, *range(0, 97, 12)])
-def test_a_row_gets_what_it_gets_alone_whatever_its_neighbours_do(tiny, temperature, eos_token_id):
+def test_a_row_gets_the_tokens_that_it_gets_alone(tiny, temperature, eos_token_id):
     prompts = [prompt or [0] for prompt in PROMPTS]
-    options = {"max_new_tokens": 18, "temperature": temperature, "eos_token_id": eos_token_id}
+    options: dict[str, Any] = {
+        "max_new_tokens": 18,
+        "temperature": temperature,
+        "eos_token_id": eos_token_id,
+    }
     together = sample(tiny, prompts, seed=100, **options)
     for row, prompt in enumerate(prompts):
         assert together[row] == sample(tiny, [prompt], seed=100 + row, **options)[0]
         assert together[row] == by_the_book(tiny, prompt, seed=100 + row, **options)
 
 
-def test_rows_that_end_early_past_the_context_leave_the_others_alone(tiny):
+def test_rows_that_end_early_past_the_context_do_not_change_the_others(tiny):
     """Rows of every length end at every step. What they leave in the cache reaches no other row."""
     prompts = [
         list(range(start, start + length))
@@ -78,7 +83,7 @@ def test_rows_that_end_early_past_the_context_leave_the_others_alone(tiny):
     ]
     ended = 0
     for eos_token_id in range(97):
-        options = {
+        options: dict[str, Any] = {
             "max_new_tokens": 12,
             "temperature": 2.0,
             "top_k": 30,
@@ -97,13 +102,13 @@ def test_rows_that_end_early_past_the_context_leave_the_others_alone(tiny):
     assert ended >= 5
 
 
-def test_one_pass_reads_the_prompts_and_one_token_a_row_is_fed_from_then_on(tiny):
+def test_one_pass_reads_the_prompts_and_each_later_pass_one_token_per_row(tiny):
     model, passes = forward_passes(tiny)
     sample(model, [[1, 2, 3], [4]], max_new_tokens=5, seed=0, eos_token_id=None)
     assert passes == [[2, 3]] + 4 * [[2, 1]]
 
 
-def test_rows_of_different_lengths_are_read_at_once_and_can_be_continued_together(tiny):
+def test_rows_of_different_lengths_are_read_in_one_pass(tiny):
     rows = [[1, 2, 3, 4], [5], [6, 7]]
     cache = tiny.make_cache(3, 5)
     logits = prefill(tiny, rows, cache)
@@ -116,7 +121,7 @@ def test_rows_of_different_lengths_are_read_at_once_and_can_be_continued_togethe
         )
 
 
-def test_the_cache_serves_until_every_position_is_taken(tiny):
+def test_the_cache_is_used_until_every_position_is_taken(tiny):
     model, passes = forward_passes(tiny)
     sample(model, [[1] * 10], max_new_tokens=6, seed=0, eos_token_id=None)
     assert passes == [[1, 10], [1, 1], [1, 1], [1, 1], [1, 13], [1, 13]]
@@ -137,7 +142,7 @@ def test_no_pass_follows_the_end_of_the_last_row(scripted):
 @pytest.mark.parametrize(
     ("device", "kind"), [("cpu", CPUDecodeSteps), ("cuda", CapturedDecodeSteps)]
 )
-def test_the_device_decides_which_steps_are_taken(tiny, monkeypatch, device, kind):
+def test_the_device_decides_which_kind_of_step_is_used(tiny, monkeypatch, device, kind):
     monkeypatch.setattr(type(tiny), "device", torch.device(device))
     assert type(make_steps(tiny, [0], 1, 0.0, None)) is kind
 
@@ -149,42 +154,41 @@ def test_uniform_numbers_are_those_of_each_rows_generator():
     ]
 
 
-# The book's loop, and what goes wrong in it.
+# Mistakes that a loop like the book's invites.
 
 
-def test_trap_without_top_k_there_are_probabilities_too(tiny):
+def test_trap_probabilities_without_top_k(tiny):
     assert len(sample(tiny, [[1]], max_new_tokens=3, top_k=None, seed=0, eos_token_id=None)[0]) == 3
 
 
-def test_trap_a_batch_has_more_than_one_next_token(tiny):
+def test_trap_one_next_token_for_each_row_of_a_batch(tiny):
     assert [
         len(row)
         for row in sample(tiny, [[1], [2], [3]], max_new_tokens=3, seed=0, eos_token_id=None)
     ] == [3, 3, 3]
 
 
-def test_trap_temperature_zero_divides_nothing(tiny):
+def test_trap_temperature_zero_does_not_divide(tiny):
     greedy = tiny(torch.tensor([[1, 2, 3]]))[0, -1].argmax().item()
     assert sample(tiny, [[1, 2, 3]], max_new_tokens=1, temperature=0, eos_token_id=None) == [
         [greedy]
     ]
 
 
-def test_trap_the_logits_stay_as_they_were(tiny):
+def test_trap_the_logits_are_not_changed(tiny):
     model, logits = copy.deepcopy(tiny), torch.linspace(-1, 1, 97)
-    model.head = lambda hidden: logits.expand(
-        *hidden.shape[:-1], 97
-    )  # the same memory at each step
+    # Each step returns the same memory.
+    model.head = lambda hidden: logits.expand(*hidden.shape[:-1], 97)
     sample(model, [[1], [2]], max_new_tokens=4, temperature=0.5, top_k=3, seed=0)
     assert torch.equal(logits, torch.linspace(-1, 1, 97))
 
 
-def test_trap_the_end_of_text_is_not_part_of_the_text(scripted):
+def test_trap_eos_is_not_part_of_the_text(scripted):
     model = load_checkpoint(scripted([11, 12, EOS]))
     assert sample(model, [[7]], max_new_tokens=50, seed=0) == [[11, 12]]
 
 
-def test_each_row_ends_by_itself(scripted):
+def test_each_row_stops_at_its_own_eos(scripted):
     model = load_checkpoint(scripted([11, 12, EOS, 13, 14, 15, EOS, 16, 17, 18]))
     rows = [[7], [7, 7, 7, 7], [7, 7, 7], [7] * 8, []]
     assert sample(model, rows, max_new_tokens=3, seed=0) == [
@@ -196,25 +200,25 @@ def test_each_row_ends_by_itself(scripted):
     ]
 
 
-def test_an_end_of_text_in_the_prompt_ends_nothing(scripted):
+def test_eos_in_the_prompt_stops_nothing(scripted):
     model = load_checkpoint(scripted([11, 12, 13, 14, 15]))
     assert sample(model, [[EOS, 7, EOS]], max_new_tokens=2, seed=0) == [[13, 14]]
 
 
-def test_without_an_end_of_text_the_text_goes_on(scripted):
+def test_without_eos_every_token_is_generated(scripted):
     model = load_checkpoint(scripted([11, EOS, 12, 13]))
     assert sample(model, [[7]], max_new_tokens=4, seed=0, eos_token_id=None) == [[11, EOS, 12, 13]]
     assert sample(model, [[7]], max_new_tokens=4, seed=0, eos_token_id=12) == [[11, EOS]]
 
 
-def test_no_new_tokens_are_no_tokens_and_no_work(tiny):
+def test_zero_new_tokens_take_no_forward_pass(tiny):
     model, passes = forward_passes(tiny)
     assert sample(model, [[1, 2], [3]], max_new_tokens=0) == [[], []]
     assert passes == []
 
 
-def test_an_empty_row_starts_from_the_end_of_text(model):
-    options = {"max_new_tokens": 8, "seed": 5}
+def test_an_empty_row_starts_from_eos(model):
+    options: dict[str, Any] = {"max_new_tokens": 8, "seed": 5}
     assert sample(model, [[]], **options) == sample(model, [[EOS]], **options)
     assert len(sample(model, [[]], **options)[0]) == 8
 
@@ -263,8 +267,8 @@ def test_the_global_random_state_is_neither_changed_nor_read(tiny):
     assert results[0] == results[1]
 
 
-def test_without_a_seed_each_call_is_another_text_and_each_row_too(tiny):
-    options = {"max_new_tokens": 40, "temperature": 5.0, "eos_token_id": None}
+def test_without_a_seed_calls_and_rows_differ(tiny):
+    options: dict[str, Any] = {"max_new_tokens": 40, "temperature": 5.0, "eos_token_id": None}
     first, second = sample(tiny, [[1], [1]], **options)
     assert first != second
     torch.manual_seed(0)
@@ -287,7 +291,7 @@ def test_a_model_in_training_stays_so_and_no_graph_is_built(tiny):
     assert model(torch.tensor([[1, 2]])).requires_grad  # the mode ends with the call
 
 
-def test_two_threads_get_what_each_gets_alone(tiny):
+def test_two_threads_get_the_tokens_that_each_gets_alone(tiny):
     def run(seed):
         return sample(tiny, [[seed], [2]], max_new_tokens=30, seed=seed, eos_token_id=None)
 

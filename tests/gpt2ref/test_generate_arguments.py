@@ -38,7 +38,7 @@ def refuse(*_):
 
 @pytest.fixture
 def idle(model):
-    """A model that must not be run."""
+    """Make a model that must not be run."""
     model = copy.deepcopy(model)
     model.transformer.register_forward_pre_hook(refuse)
     return model
@@ -69,7 +69,7 @@ def test_a_bad_option_is_refused_by_name_and_value(idle, error, name, value):
 
 
 @pytest.mark.parametrize(("error", "name", "value"), BAD_OPTIONS)
-def test_a_bad_option_is_refused_before_a_checkpoint_is_looked_for(error, name, value):
+def test_a_bad_option_is_refused_before_the_checkpoint_is_opened(error, name, value):
     for function in (generate, stream):
         with pytest.raises(error, match=f"^{name}="):
             function("Hello", "/no/such/checkpoint", **{name: value})
@@ -99,7 +99,7 @@ def test_a_bad_option_is_refused_before_a_checkpoint_is_looked_for(error, name, 
         (TypeError, None, "^token_ids: None, expected rows"),
     ],
 )
-def test_ids_that_are_no_tokens_are_refused_by_value_and_row(idle_tiny, error, token_ids, message):
+def test_ids_out_of_range_are_refused_by_value_and_row(idle_tiny, error, token_ids, message):
     with pytest.raises(error, match=message):
         sample(idle_tiny, token_ids, max_new_tokens=5)
 
@@ -121,7 +121,7 @@ def test_a_stream_has_one_prompt(idle, prompt):
 
 
 @pytest.mark.parametrize("options", [{"device": "cpu"}, {"dtype": torch.float32}], ids=repr)
-def test_a_live_model_stays_where_it_is(idle, options):
+def test_device_and_dtype_of_a_loaded_model_cannot_be_chosen(idle, options):
     for function in (generate, stream):
         with pytest.raises(
             ValueError, match=r"^device=.*, dtype=.*: only for a checkpoint to load.* model\.to\(\)"
@@ -139,13 +139,13 @@ def test_text_needs_gpt2s_vocabulary(idle_tiny, tiny_folder):
                 function("Hello", model)
 
 
-def test_a_checkpoint_that_is_not_there_is_not_found_at_the_call():
+def test_a_missing_checkpoint_is_an_error_at_the_call():
     for function in (generate, stream):
         with pytest.raises(FileNotFoundError, match="/no/such/checkpoint"):
             function("Hello", "/no/such/checkpoint")
 
 
-def test_a_model_gone_wrong_says_so_instead_of_choosing_a_token(tiny):
+def test_nan_logits_are_an_error(tiny):
     model = copy.deepcopy(tiny)
     model.transformer.ln_f.bias[0] = math.nan
     with pytest.raises(ValueError, match=r"^logits: .* row\(s\) \[0, 1\]"):

@@ -1,12 +1,15 @@
 """`generate` and `stream`: text in, text out."""
 
+from collections.abc import Generator
+from typing import Any
+
 import pytest
 import torch
 
 from gpt2ref import EOS, decode, encode, generate, load_checkpoint, sample, stream
 
 PROMPT = "Once upon a time"
-OPTIONS = {"max_new_tokens": 12, "temperature": 0.9, "top_k": 1000, "seed": 4}
+OPTIONS: dict[str, Any] = {"max_new_tokens": 12, "temperature": 0.9, "top_k": 1000, "seed": 4}
 
 
 def test_a_text_is_the_prompt_followed_by_its_continuation(model):
@@ -15,7 +18,7 @@ def test_a_text_is_the_prompt_followed_by_its_continuation(model):
     assert generate(PROMPT, model, **OPTIONS) == PROMPT + decode(new)
 
 
-def test_a_list_of_prompts_gives_a_list_of_texts_each_as_alone_with_its_own_seed(model):
+def test_each_prompt_of_a_list_gets_the_text_that_it_gets_alone_with_its_own_seed(model):
     prompts = [PROMPT, "", "The", PROMPT]
     texts = generate(prompts, model, **OPTIONS)
     assert texts == [
@@ -27,7 +30,7 @@ def test_a_list_of_prompts_gives_a_list_of_texts_each_as_alone_with_its_own_seed
     assert generate([], model) == []
 
 
-def test_a_checkpoint_is_loaded_as_asked(folder, model):
+def test_a_checkpoint_is_loaded_with_the_given_device_and_dtype(folder, model):
     text = generate(PROMPT, folder, device="cpu", **OPTIONS)
     assert (
         text
@@ -41,20 +44,20 @@ def test_a_checkpoint_is_loaded_as_asked(folder, model):
     )
 
 
-def test_an_empty_prompt_is_a_text_from_its_start_without_a_mark_of_it(model):
+def test_an_empty_prompt_starts_from_eos_which_is_not_in_the_text(model):
     text = generate("", model, **OPTIONS)
     assert text == decode(sample(model, [[EOS]], **OPTIONS)[0])
     assert text
 
 
-def test_an_end_of_text_that_a_user_types_is_text(scripted):
+def test_the_name_of_eos_in_a_prompt_is_plain_text(scripted):
     typed = "<|endoftext|>"
     model = load_checkpoint(scripted([EOS] * (len(encode(typed)) - 1) + encode(" so it goes on")))
     assert len(encode(typed)) > 1
     assert generate(typed, model, max_new_tokens=4, temperature=0) == typed + " so it goes on"
 
 
-def test_an_end_of_text_that_the_model_says_ends_the_text(scripted):
+def test_eos_from_the_model_ends_the_text(scripted):
     model = load_checkpoint(scripted([*encode(" happily"), EOS, *encode(" ever")]))
     assert generate("A", model, temperature=0) == "A happily"
     assert list(stream("A", model, temperature=0)) == [" happily"]
@@ -84,7 +87,7 @@ def test_a_character_cut_off_by_the_last_token_is_a_replacement_character(script
     )
 
 
-def test_a_piece_comes_as_soon_as_its_token_is_chosen_and_dropping_the_stream_ends_the_work(
+def test_a_piece_comes_with_its_token_and_closing_the_stream_stops_the_model(
     scripted,
 ):
     passes = []
@@ -96,6 +99,7 @@ def test_a_piece_comes_as_soon_as_its_token_is_chosen_and_dropping_the_stream_en
     assert len(passes) == 1
     assert next(pieces) == " two"
     assert len(passes) == 2
+    assert isinstance(pieces, Generator)
     pieces.close()
     assert list(pieces) == []
     assert len(passes) == 2
@@ -107,6 +111,7 @@ def test_between_two_pieces_the_caller_is_not_in_inference_mode(model):
     for _ in pieces:
         assert not torch.is_inference_mode_enabled()
         (weight * 2).backward()
+    assert weight.grad is not None
     assert weight.grad.item() > 2
     half = stream(PROMPT, model, **OPTIONS)
     next(half)
@@ -117,7 +122,7 @@ def test_between_two_pieces_the_caller_is_not_in_inference_mode(model):
 def test_two_streams_of_one_model_do_not_disturb_each_other(model):
     alone = [list(stream(PROMPT, model, **OPTIONS | {"seed": seed})) for seed in (0, 1)]
     one, other = (stream(PROMPT, model, **OPTIONS | {"seed": seed}) for seed in (0, 1))
-    together = [[], []]
+    together: list[list[str]] = [[], []]
     for n in range(20):
         together[n % 2].extend(piece for piece in [next((one, other)[n % 2], "")] if piece)
     assert ["".join(pieces) for pieces in together] == ["".join(pieces[:10]) for pieces in alone]

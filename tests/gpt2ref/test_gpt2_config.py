@@ -1,4 +1,5 @@
 import re
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ SIZES = ("vocab_size", "n_positions", "n_embd", "n_layer", "n_head", "n_inner")
 
 @pytest.mark.parametrize("value", [0, -1, True, 2.0, "3"])
 @pytest.mark.parametrize("name", SIZES)
-def test_a_size_that_is_no_positive_integer_is_refused_by_name_and_value(name, value):
+def test_a_size_must_be_a_positive_integer(name, value):
     with pytest.raises(ValueError, match=rf"^{name}={re.escape(repr(value))}: "):
         GPT2Config(**{name: value})
 
@@ -21,8 +22,9 @@ def test_a_size_that_is_no_positive_integer_is_refused_by_name_and_value(name, v
 @pytest.mark.parametrize("name", [name for name in SIZES if name != "n_inner"])
 def test_only_n_inner_may_be_none(name):
     assert GPT2Config(n_inner=None).mlp_width == 4 * 768
+    fields: dict[str, Any] = {name: None}
     with pytest.raises(ValueError, match=f"^{name}=None: "):
-        GPT2Config(**{name: None})
+        GPT2Config(**fields)
 
 
 def test_heads_must_divide_the_width():
@@ -31,7 +33,7 @@ def test_heads_must_divide_the_width():
 
 
 @pytest.mark.parametrize("value", [0, 0.0, -1e-5, float("nan"), float("inf"), "1e-5", None, True])
-def test_an_epsilon_that_is_no_positive_finite_number_is_refused_by_name_and_value(value):
+def test_epsilon_must_be_a_positive_finite_number(value):
     with pytest.raises(ValueError, match=rf"^layer_norm_epsilon={re.escape(repr(value))}: "):
         GPT2Config(layer_norm_epsilon=value)
 
@@ -93,7 +95,7 @@ shapes = st.builds(
 
 
 @given(shapes)
-def test_a_config_survives_its_dict(config):
+def test_a_config_is_restored_from_its_dict(config):
     assert GPT2Config.from_dict(config.to_dict()) == config
 
 
@@ -105,7 +107,7 @@ def test_hugging_face_reads_the_same_shape_from_the_dict(config):
     assert GPT2Config.from_dict(theirs.to_dict()) == config
 
 
-def test_end_of_text_is_named_where_the_vocabulary_has_it():
+def test_the_dict_names_eos_if_the_vocabulary_has_it():
     full, small = GPT2Config().to_dict(), GPT2Config(vocab_size=EOS).to_dict()
     assert (full["bos_token_id"], full["eos_token_id"]) == (EOS, EOS)
     assert (small["bos_token_id"], small["eos_token_id"]) == (None, None)

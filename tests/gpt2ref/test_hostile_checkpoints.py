@@ -5,21 +5,24 @@ import json
 import os
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from safetensors import safe_open
 
 from conformance.checkpoints.tensors import trained_like, write_checkpoint
 from gpt2ref import CheckpointError, GPT2Config, load_checkpoint, sample
-from gpt2ref.checkpoint import config_file, hugging_face
+from gpt2ref.checkpoint import config_file
 from tests.shared.smallest import CONFIG, TENSORS, named, same, state
 
 
 def refused_or_same(path, expected):
-    """Return whether the file is refused. The error must name it, a model must be the saved one."""
+    """Return whether the file is refused, by its name. If not, it must give the saved model."""
     try:
         model = load_checkpoint(path)
     except CheckpointError as error:
@@ -57,9 +60,8 @@ def test_a_flipped_bit_in_a_safetensors_header_is_refused_or_changes_nothing(che
     for place, bit in flips:
         path.write_bytes(data[:place] + bytes([data[place] ^ 1 << bit]) + data[place + 1 :])
         refused += refused_or_same(path, expected)
-    assert refused > len(flips) - len(
-        '"format":"pt"' + "_" * 8
-    )  # metadata and padding may be anything
+    # Metadata and padding may be anything.
+    assert refused > len(flips) - len('"format":"pt"' + "_" * 8)
 
 
 LIES = {
@@ -82,7 +84,7 @@ LIES = {
 
 
 @pytest.mark.parametrize("lie", LIES)
-def test_a_safetensors_header_that_lies_is_refused_by_file(checkpoint, lie):
+def test_a_false_safetensors_header_is_refused_by_file(checkpoint, lie):
     path = checkpoint / "model.safetensors"
     data = path.read_bytes()
     length = int.from_bytes(data[:8], "little")
@@ -95,7 +97,7 @@ def test_a_safetensors_header_that_lies_is_refused_by_file(checkpoint, lie):
 
 
 @pytest.mark.parametrize("length", [0, 1, 2**27, 2**40, 2**63, 2**64 - 1])
-def test_a_header_length_that_lies_is_refused_by_file(checkpoint, length):
+def test_a_false_header_length_is_refused_by_file(checkpoint, length):
     path = checkpoint / "model.safetensors"
     path.write_bytes(length.to_bytes(8, "little") + path.read_bytes()[8:])
     with pytest.raises(CheckpointError, match=named(path, "not a readable safetensors file")):
@@ -105,7 +107,7 @@ def test_a_header_length_that_lies_is_refused_by_file(checkpoint, length):
 @settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(place=st.integers(0, 2**20), new=st.binary(max_size=6), old=st.integers(0, 6))
 def test_a_bin_file_changed_anywhere_is_refused_by_name_or_loads(tmp_path_factory, place, new, old):
-    """The weights that it then has are not checked: nothing in the file tells that they differ."""
+    """Changed weights cannot be found: the file has no checksum of them."""
     folder = write_checkpoint(tmp_path_factory.getbasetemp() / "changed", CONFIG, {})
     for zipped in (True, False):
         path = folder / "pytorch_model.bin"
@@ -155,8 +157,8 @@ def test_a_config_that_contradicts_the_tensors_is_refused_by_file(tmp_path_facto
 
 @pytest.mark.parametrize("name", ["vocab_size", "n_positions", "n_embd", "n_layer", "n_inner"])
 @pytest.mark.parametrize("value", [2**24, 2**24 + 2, 10**9, 2**40, 2**62, 2**70])
-def test_a_huge_size_is_refused_without_a_model_of_it(checkpoint, name, value):
-    """Otherwise the test runs out of time or memory, or fails with an error of torch's."""
+def test_a_huge_size_is_refused_before_a_model_is_made(checkpoint, name, value):
+    """A model of that size would take all time and memory, or raise an error of torch."""
     (checkpoint / "config.json").write_text(json.dumps(CONFIG.to_dict() | {name: value}))
     with pytest.raises(CheckpointError, match=named(checkpoint)) as caught:
         load_checkpoint(checkpoint)
@@ -164,7 +166,7 @@ def test_a_huge_size_is_refused_without_a_model_of_it(checkpoint, name, value):
     assert len(str(caught.value)) < 1_000_000
 
 
-def test_of_one_shard_the_missing_layers_are_named_and_none_is_called_unexpected(checkpoint):
+def test_a_single_shard_is_refused_by_its_missing_layers(checkpoint):
     config = GPT2Config(vocab_size=5, n_positions=3, n_embd=4, n_layer=40, n_head=2)
     last = {
         key: tensor
@@ -190,7 +192,7 @@ def test_a_json_file_of_gigabytes_is_not_read(checkpoint):
 @pytest.mark.parametrize(
     "text", ["[" * 200_000, '{"a":' * 200_000, '{"n_embd": ' + "9" * 10_000 + "}"]
 )
-def test_json_without_end_is_refused_by_file(checkpoint, text):
+def test_endless_json_is_refused_by_file(checkpoint, text):
     for name in ("config.json", "model.safetensors.index.json"):
         (checkpoint / name).write_text(text)
         with pytest.raises(CheckpointError, match=named(checkpoint / name)):
@@ -217,7 +219,7 @@ if sys.platform == "linux":
 
     @pytest.mark.parametrize("name", WHERE_FILES_BELONG)
     @pytest.mark.parametrize("kind", STAND_INS)
-    def test_what_is_no_file_is_neither_waited_for_nor_read(checkpoint, name, kind):
+    def test_a_pipe_or_device_is_neither_waited_for_nor_read(checkpoint, name, kind):
         if name != "config.json":
             (checkpoint / "model.safetensors").unlink()
         if name == "a.safetensors":
@@ -251,6 +253,7 @@ def test_a_file_that_cannot_be_read_or_is_gone_when_it_is_opened_is_named(
     elif "index" in name:
         path.write_text('{"weight_map": {}}')
     is_file = Path.is_file
+    opens: Callable[..., Any]
 
     def unreadable(self):
         found = is_file(self)
@@ -265,8 +268,8 @@ def test_a_file_that_cannot_be_read_or_is_gone_when_it_is_opened_is_named(
 
     monkeypatch.setattr(Path, "is_file", unreadable)
     if name == "model.safetensors":
-        opens = hugging_face.safe_open
-        monkeypatch.setattr(hugging_face, "safe_open", fails)
+        opens = safe_open
+        monkeypatch.setattr("gpt2ref.checkpoint.hugging_face.safe_open", fails)
     elif name == "pytorch_model.bin":
         opens = torch.load
         monkeypatch.setattr(torch, "load", fails)
@@ -279,7 +282,7 @@ def test_a_file_that_cannot_be_read_or_is_gone_when_it_is_opened_is_named(
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 @pytest.mark.parametrize("key", TENSORS)
-def test_a_weight_that_is_no_number_gives_no_text(checkpoint, key, value):
+def test_nan_or_infinity_in_a_weight_is_an_error_of_the_sampler(checkpoint, key, value):
     """Loading does not read the weights, so it does not find them; the sampler does."""
     tensors = {name: tensor.clone() for name, tensor in TENSORS.items()}
     tensors[key][(0,) * tensors[key].dim()] = value

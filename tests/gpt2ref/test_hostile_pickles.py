@@ -1,4 +1,4 @@
-"""Hostile and damaged pickles are refused by the file's name."""
+"""Hostile and damaged pickles are refused, and the error names the file."""
 
 import zipfile
 
@@ -11,14 +11,14 @@ from tests.shared.smallest import TENSORS, named, same, state
 
 @pytest.fixture
 def pickled(checkpoint):
-    """The smallest checkpoint, with its weights in a .bin file."""
+    """Write the smallest checkpoint, with its weights in a .bin file."""
     (checkpoint / "model.safetensors").unlink()
     torch.save(TENSORS, checkpoint / "pytorch_model.bin")
     return checkpoint / "pytorch_model.bin"
 
 
 def rewritten(path, change, compression=zipfile.ZIP_STORED):
-    """Write the archive again, with `change(name, content)` as each member's content."""
+    """Rewrite the archive: each member's content becomes `change(name, content)`."""
     with zipfile.ZipFile(path) as archive:
         members = [(member.filename, archive.read(member)) for member in archive.infolist()]
     with zipfile.ZipFile(path, "w", compression) as archive:
@@ -63,7 +63,7 @@ def test_a_zip_bomb_is_not_inflated(pickled):
         b"0" * 100,
     ],
 )
-def test_a_pickle_of_nonsense_is_refused_by_file(pickled, pickle_of):
+def test_a_malformed_pickle_is_refused_by_file(pickled, pickle_of):
     rewritten(pickled, lambda name, content: pickle_of if name.endswith("data.pkl") else content)
     with pytest.raises(CheckpointError, match=named(pickled)):
         load_checkpoint(pickled)
@@ -88,7 +88,7 @@ OTHER_NUMBERS = {
 @pytest.mark.filterwarnings("ignore")  # torch says that these kinds of tensors are in beta
 @pytest.mark.usefixtures("reads_pickles")
 @pytest.mark.parametrize("kind", [*HOLLOW, *OTHER_NUMBERS])
-def test_a_tensor_that_does_not_hold_its_numbers_is_refused_by_name(pickled, kind):
+def test_an_unsupported_kind_of_tensor_is_refused_by_name(pickled, kind):
     torch.save(
         TENSORS | {"wte.weight": (HOLLOW | OTHER_NUMBERS)[kind](TENSORS["wte.weight"])}, pickled
     )

@@ -15,8 +15,9 @@ import torch
 from conformance.checkpoints.tensors import trained_like, write_checkpoint
 from gpt2ref import GPT2Config, load_checkpoint, save_checkpoint
 from gpt2ref.checkpoint import save as saving
+from tests.shared.calls import recorded
 
-# One shape, two meanings: each config loads with the other's weights, and gives another model.
+# Each config loads with the other's weights, and gives a wrong model: only n_head differs.
 FIRST = GPT2Config(vocab_size=5, n_positions=3, n_embd=4, n_layer=1, n_head=1)
 SECOND = GPT2Config(vocab_size=5, n_positions=3, n_embd=4, n_layer=1, n_head=2)
 
@@ -45,13 +46,13 @@ def whole(folder):
 
 
 def which(folder):
-    """As `whole`; fail if the folder has any other file."""
+    """Return what `whole` returns; fail if the folder has any other file."""
     assert sorted(path.name for path in folder.iterdir()) == ["config.json", "model.safetensors"]
     return whole(folder)
 
 
 def failing(function, error, *, at=0, after=False):
-    """Return the function, but call number `at` fails, before it does its work or after."""
+    """Wrap a function so that call number `at` fails, before or after it does its work."""
     calls = iter(range(at + 1))
 
     def call(*arguments, **options):
@@ -77,9 +78,7 @@ STEPS = {
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
 @pytest.mark.parametrize("error", [FULL, KeyboardInterrupt()], ids=["full disk", "ctrl-C"])
 @pytest.mark.parametrize("step", STEPS)
-def test_what_fails_before_all_is_written_leaves_the_old_checkpoint(
-    old, new, monkeypatch, step, error, after
-):
+def test_a_failed_write_leaves_the_old_checkpoint(old, new, monkeypatch, step, error, after):
     owner, name = STEPS[step]
     monkeypatch.setattr(owner, name, failing(getattr(owner, name), error, after=after))
     with pytest.raises(type(error)):
@@ -88,16 +87,14 @@ def test_what_fails_before_all_is_written_leaves_the_old_checkpoint(
 
 
 @pytest.mark.parametrize("at", [0, 1])
-def test_a_move_that_fails_leaves_the_old_checkpoint(old, new, monkeypatch, at):
+def test_a_failed_rename_leaves_the_old_checkpoint(old, new, monkeypatch, at):
     monkeypatch.setattr(os, "replace", failing(os.replace, FULL, at=at))
     with pytest.raises(OSError, match="No space left"):
         save_checkpoint(new, old)
     assert which(old) == 1
 
 
-def test_a_move_that_fails_when_the_weights_are_in_place_leaves_no_config_beside_them(
-    old, new, monkeypatch
-):
+def test_a_failed_rename_of_the_config_leaves_none_beside_the_new_weights(old, new, monkeypatch):
     monkeypatch.setattr(os, "replace", failing(os.replace, FULL, at=2))
     with pytest.raises(OSError, match="No space left"):
         save_checkpoint(new, old)
@@ -131,7 +128,7 @@ def states_seen(model, folder, monkeypatch):
 def test_with_another_config_a_reader_finds_the_old_checkpoint_none_or_the_new(
     old, new, monkeypatch
 ):
-    """So does a reader after the process is killed."""
+    """A reader finds the same after the process is killed."""
     assert states_seen(new, old, monkeypatch) == [1, 0, 0, 0, 0, 2]
 
 
@@ -140,9 +137,8 @@ def test_with_the_same_config_a_single_rename_makes_the_new_checkpoint(old, new,
     other = trained_like(SECOND, seed=7)
     write_checkpoint(old, SECOND, other)
     (old / "config.json").write_text(json.dumps(SECOND.to_dict(), indent=2) + "\n")
-    replaced = []
-    replace = os.replace
-    monkeypatch.setattr(os, "replace", lambda *paths: replaced.append(replace(*paths)))
+    replaced: list[tuple[Path, Path]] = []
+    monkeypatch.setattr(os, "replace", recorded(os.replace, replaced))
     save_checkpoint(new, old)
     assert len(replaced) == 1
     assert which(old) == 2
@@ -199,9 +195,10 @@ def interrupted_at(number, model, folder):
 if sys.platform == "linux":
     import resource
 
-    # Bytes in a file: no config, a part of it, nothing of the weights, a part of them.
+    # The most bytes that a file may have. At 0 and 100 the config does not fit; at 400 it fits, and
+    # the weights do not; at 2000 a part of the weights is written.
     @pytest.mark.parametrize("most", [0, 100, 400, 2000])
-    def test_a_disk_that_takes_no_more_leaves_the_old_checkpoint(old, new, most):
+    def test_a_full_disk_leaves_the_old_checkpoint(old, new, most):
         handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         limits = resource.getrlimit(resource.RLIMIT_FSIZE)
         resource.setrlimit(resource.RLIMIT_FSIZE, (most, limits[1]))
@@ -216,14 +213,19 @@ if sys.platform == "linux":
         assert which(old) == 1
 
 
-def test_two_that_save_models_of_one_config_at_once_leave_the_checkpoint_of_one(old, tmp_path):
+def test_two_saves_at_once_leave_the_checkpoint_of_one_of_them(old, tmp_path):
     models = [load_checkpoint(old)]
     models += [
         load_checkpoint(write_checkpoint(tmp_path / "b", FIRST, trained_like(FIRST, seed=3)))
     ]
     save_checkpoint(models[0], old)
+
+    def save_often(model):
+        for _ in range(20):
+            save_checkpoint(model, old)
+
     with ThreadPoolExecutor(2) as pool:
-        list(pool.map(lambda model: [save_checkpoint(model, old) for _ in range(20)], models))
+        list(pool.map(save_often, models))
     assert sorted(path.name for path in old.iterdir()) == ["config.json", "model.safetensors"]
     saved = load_checkpoint(old).transformer.wte.weight
     assert any(torch.equal(saved, model.transformer.wte.weight) for model in models)
@@ -250,6 +252,6 @@ def test_links_are_replaced_and_not_written_through(old, new, tmp_path):
     assert not any(path.is_symlink() for path in cache.iterdir())
 
 
-def test_both_files_may_be_read_by_the_same_users(old, new):
+def test_both_files_have_the_same_permissions(old, new):
     save_checkpoint(new, old)
     assert (old / "model.safetensors").stat().st_mode == (old / "config.json").stat().st_mode

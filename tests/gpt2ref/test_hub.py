@@ -1,4 +1,4 @@
-"""Repositories by name: the requests to huggingface_hub, and the error when it has no answer."""
+"""Repositories by name: what is requested from huggingface_hub, and the error if it fails."""
 
 import fnmatch
 import shutil
@@ -15,7 +15,7 @@ TOKEN_IDS = torch.tensor([[15496, 995]])
 
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
-    """Replace snapshot_download: copy from the folder `remote` to `local`, list the requests."""
+    """Replace snapshot_download: copy from the folder `remote` to `local`, and record requests."""
     asked = []
 
     def snapshot_download(repository, *, allow_patterns):
@@ -36,9 +36,7 @@ def names(folder):
     return {path.name for path in folder.iterdir()}
 
 
-def test_safetensors_are_asked_for_and_nothing_else_when_they_are_there(
-    hub, tmp_path, folder, model
-):
+def test_only_safetensors_are_requested_if_there_are_any(hub, tmp_path, folder, model):
     shutil.copytree(folder, tmp_path / "remote", dirs_exist_ok=True)
     for other in (
         "pytorch_model.bin",
@@ -63,14 +61,14 @@ def test_shards_come_with_their_index(tmp_path, hugging_face, model):
 
 
 @pytest.mark.usefixtures("reads_pickles")
-def test_a_pickle_is_asked_for_when_there_are_no_safetensors(hub, tmp_path, folder, tensors, model):
+def test_a_pickle_is_requested_if_there_are_no_safetensors(hub, tmp_path, folder, tensors, model):
     shutil.copy(folder / "config.json", tmp_path / "remote")
     torch.save(tensors, tmp_path / "remote" / "pytorch_model.bin")
     assert torch.equal(load_checkpoint("someone/gpt2")(TOKEN_IDS), model(TOKEN_IDS))
     assert [any(".bin" in pattern for pattern in patterns) for _, patterns in hub] == [False, True]
 
 
-def test_a_repository_without_weights_says_what_was_expected(hub, tmp_path):
+def test_a_repository_without_weights_is_refused_with_the_expected_files(hub, tmp_path):
     (tmp_path / "remote" / "config.json").touch()
     with pytest.raises(
         FileNotFoundError, match=r"expected one of model\.safetensors, .*pytorch_model\.bin"
@@ -86,7 +84,7 @@ def test_a_folder_of_the_same_name_goes_before_the_hub(hub, tmp_path, folder, mo
 
 
 class HTTPLibraryError(Exception):
-    """The HTTP library's errors are no OSErrors."""
+    """An error that is no OSError, as those of the HTTP library."""
 
 
 @pytest.mark.parametrize(

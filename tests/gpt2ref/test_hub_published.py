@@ -1,4 +1,4 @@
-"""The published sizes by name, from a local server: one commit, checked by hash, cached."""
+"""Published sizes are downloaded at a pinned commit, checked by hash, and cached."""
 
 import contextlib
 import hashlib
@@ -19,14 +19,14 @@ from tests.shared.hub_server import FILES, Answer, Server, git_hash
 
 
 def forget_connections():
-    """Call the function that huggingface_hub has since 1.0, or the one before."""
+    """Make huggingface_hub forget its connections. The function has another name before 1.0."""
     for name in ("close_session", "reset_sessions"):
         getattr(huggingface_hub.utils, name, lambda: None)()
 
 
 @pytest.fixture
 def server(tmp_path, tiny_folder, monkeypatch):
-    """Serve gpt2's commit, with the weights of a tiny model; the cache is empty."""
+    """Serve gpt2's commit locally, with the weights of a tiny model, and use an empty cache."""
     with Server() as server:
         server.publish("gpt2", tiny_folder)
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
@@ -37,9 +37,10 @@ def server(tmp_path, tiny_folder, monkeypatch):
         monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
         monkeypatch.setattr(constants, "ENDPOINT", url)
         monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        # Before 0.26, huggingface_hub has another copy of it.
         monkeypatch.setattr(
             "huggingface_hub.file_download.HUGGINGFACE_CO_URL_TEMPLATE", template, raising=False
-        )  # before 0.26
+        )
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
         monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
         monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 1024)
@@ -97,14 +98,12 @@ def test_a_published_size_is_one_commit_of_its_repository(server, tmp_path, tiny
     assert all(re.fullmatch("[0-9a-f]{40}", path.split("/")[-2]) for _, path, _ in server.asked)
 
 
-def test_the_published_sizes_are_these_and_each_has_a_commit_of_its_own():
+def test_each_published_size_has_a_commit_of_its_own():
     assert {name: repository for name, (repository, _) in PUBLISHED.items()} == REPOSITORIES
     assert len({revision for _, revision in PUBLISHED.values()}) == len(REPOSITORIES)
 
 
-def test_what_is_cached_is_neither_asked_for_nor_read_again_to_be_checked(
-    server, tiny_folder, monkeypatch
-):
+def test_a_cached_file_is_neither_requested_nor_checked_again(server, tiny_folder, monkeypatch):
     load_checkpoint("gpt2")
     before = len(server.asked)
     monkeypatch.setattr("hashlib.sha256", None)
@@ -155,12 +154,13 @@ DAMAGES = {
 
 @pytest.mark.parametrize("file", FILES)
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_what_is_not_as_announced_is_refused_and_the_next_try_starts_afresh(
+def test_a_damaged_download_is_refused_and_the_next_try_starts_afresh(
     server, tmp_path, tiny_folder, file, damage
 ):
     """A wrong hash is found by hub.py, a wrong size by huggingface_hub."""
     right = (tiny_folder / file).read_bytes()
     wrong = DAMAGES[damage](right)
+    error: type[Exception]
     if damage != "corrupted":
         error, reason = FileNotFoundError, rf"{len(right)} .*{len(wrong)} .*{re.escape(file)}"
     else:
@@ -177,7 +177,7 @@ def test_what_is_not_as_announced_is_refused_and_the_next_try_starts_afresh(
     assert cached(tmp_path) == contents(tiny_folder)
 
 
-def test_what_was_not_checked_to_its_end_is_checked_by_the_next_call_without_a_download(
+def test_an_interrupted_check_is_repeated_without_a_download(
     server, tmp_path, tiny_folder, monkeypatch
 ):
     def ctrl_c(path, _):
@@ -206,9 +206,7 @@ def test_an_etag_that_is_no_hash_is_not_taken_for_one(server, tiny_folder):
 
 
 @pytest.mark.parametrize("header", ["X-Repo-Commit", "ETag"])
-def test_the_page_of_a_network_that_wants_a_login_is_not_taken_for_the_hubs_answer(
-    server, tmp_path, header
-):
+def test_the_login_page_of_a_network_is_not_taken_for_the_hubs_answer(server, tmp_path, header):
     server.headers = {"config.json": {header: None}}
     with pytest.raises(FileNotFoundError, match=r"(?s)^checkpoint 'gpt2'.*hub did not give it: "):
         load_checkpoint("gpt2")
@@ -235,9 +233,7 @@ NEEDED = (
 
 
 @pytest.mark.parametrize("there", [[], ["config.json"]])
-def test_offline_the_message_says_what_is_needed_and_what_to_do(
-    server, tmp_path, monkeypatch, there
-):
+def test_offline_the_error_says_what_is_needed_and_what_to_do(server, tmp_path, monkeypatch, there):
     if there:
         load_checkpoint("gpt2")
         next((tmp_path / "cache").rglob("model.safetensors")).unlink()
@@ -254,7 +250,7 @@ def test_offline_the_message_says_what_is_needed_and_what_to_do(
 
 
 @pytest.mark.usefixtures("no_pauses")
-def test_a_hub_out_of_reach_is_said_in_the_same_way(server, monkeypatch):
+def test_an_unreachable_hub_gives_the_same_error(server, monkeypatch):
     with contextlib.closing(ThreadingHTTPServer(("127.0.0.1", 0), Answer).socket) as closed:
         url = f"http://127.0.0.1:{closed.getsockname()[1]}"
     template = url + "/{repo_id}/resolve/{revision}/{filename}"
@@ -270,7 +266,7 @@ def test_a_hub_out_of_reach_is_said_in_the_same_way(server, monkeypatch):
 
 
 @pytest.mark.usefixtures("server")
-def test_offline_what_is_cached_is_loaded(tiny_folder, monkeypatch):
+def test_offline_a_cached_checkpoint_is_loaded(tiny_folder, monkeypatch):
     load_checkpoint("gpt2")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     forget_connections()

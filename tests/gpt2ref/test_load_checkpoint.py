@@ -87,9 +87,10 @@ def test_safetensors_are_preferred_over_pickles_and_whole_files_over_shards(tmp_
     config = GPT2Config(vocab_size=5, n_positions=3, n_embd=4, n_layer=1, n_head=2)
     first, *others = [trained_like(config, seed) for seed in range(4)]
     write_checkpoint(tmp_path, config, first)
+    # These shards are pickles under the names of safetensors, which would not load.
     write_shards(
         tmp_path, others[0], "model.safetensors", lambda part, path: torch.save(part, path)
-    )  # would not load
+    )
     torch.save(others[1], tmp_path / "pytorch_model.bin")
     write_shards(tmp_path, others[2], "pytorch_model.bin", torch.save)
     assert all((tmp_path / name).is_file() for name in WEIGHT_FILES)
@@ -118,7 +119,7 @@ def test_a_model_for_inference_takes_no_gradients(model):
     assert not any(parameter.requires_grad for parameter in model.parameters())
 
 
-def test_the_dtype_is_the_files_unless_another_is_asked_for(tmp_path, tensors, config, model):
+def test_the_dtype_is_the_files_unless_another_is_requested(tmp_path, tensors, config, model):
     write_checkpoint(tmp_path, config, {key: tensor.bfloat16() for key, tensor in tensors.items()})
     assert {parameter.dtype for parameter in load_checkpoint(tmp_path).parameters()} == {
         torch.bfloat16

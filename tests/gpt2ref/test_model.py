@@ -10,7 +10,7 @@ from gpt2ref import GPT2, GPT2Config, KVCache
 
 
 def exact(actual, expected):
-    """Equal up to the rounding of float64, which a different order of sums may change."""
+    """Compare up to the rounding of float64, since the order of sums may differ."""
     assert_close(actual, expected, rtol=0, atol=1e-12)
 
 
@@ -22,7 +22,7 @@ def token_ids() -> torch.Tensor:
 @pytest.mark.parametrize(
     "cuts", [cuts for n in range(6) for cuts in itertools.combinations(range(1, 6), n)], ids=str
 )
-def test_fed_in_any_pieces_the_logits_are_those_of_the_whole(tiny, token_ids, cuts):
+def test_pieces_of_a_sequence_give_the_logits_of_the_whole(tiny, token_ids, cuts):
     cache = tiny.make_cache(batch=2)
     pieces = torch.tensor_split(token_ids, cuts, dim=1)
     exact(torch.cat([tiny(piece, cache) for piece in pieces], dim=1), tiny(token_ids))
@@ -31,8 +31,8 @@ def test_fed_in_any_pieces_the_logits_are_those_of_the_whole(tiny, token_ids, cu
 
 @pytest.mark.parametrize("lengths", [[0, 0], [3, 3], [0, 3]], ids=str)
 @pytest.mark.parametrize("time", [1, 4])
-def test_attention_is_never_the_slow_kind(tiny, lengths, time):
-    """The slow kind stores every score: a prompt of 960 tokens takes 1.7 times as long."""
+def test_attention_never_stores_every_score(tiny, lengths, time):
+    """Torch's attention that stores every score takes 1.7 times as long for 960 tokens."""
     cache = tiny.make_cache(batch=2)
     cache.lengths = lengths
     with sdpa_kernel(SDPBackend.FLASH_ATTENTION):  # an error, if it can't be
@@ -43,7 +43,7 @@ def test_rows_of_a_batch_do_not_see_each_other(tiny, token_ids):
     exact(tiny(token_ids), torch.cat([tiny(row[None]) for row in token_ids]))
 
 
-def test_a_token_does_not_see_what_comes_after_it_but_itself_and_what_came_before(tiny, token_ids):
+def test_a_token_sees_itself_and_earlier_tokens_but_no_later_ones(tiny, token_ids):
     plain = tiny(token_ids)
     for position in range(6):
         changed = token_ids.clone()
@@ -86,7 +86,7 @@ def test_a_cache_has_room_for_every_position_by_default(tiny):
 
 
 @pytest.mark.parametrize("capacity", [0, -1, 14])
-def test_a_capacity_that_is_no_number_of_positions_is_refused(tiny, capacity):
+def test_a_capacity_below_one_or_above_n_positions_is_refused(tiny, capacity):
     with pytest.raises(ValueError, match=rf"^capacity={capacity}: expected 1 to n_positions=13"):
         KVCache(tiny.config, batch=1, capacity=capacity)
 
@@ -125,7 +125,7 @@ def test_a_text_longer_than_the_context_is_refused(tiny):
         tiny(torch.zeros(1, 14, dtype=torch.int64))
 
 
-def test_int32_ids_are_ids(tiny, token_ids):
+def test_ids_may_be_int32(tiny, token_ids):
     assert torch.equal(tiny(token_ids.int()), tiny(token_ids))
 
 

@@ -41,7 +41,7 @@ def test_hugging_face_loads_it_unchanged() -> None:
         )
 
 
-def test_a_first_run_speaks_english_without_a_network() -> None:
+def test_a_first_run_generates_english_without_a_network() -> None:
     code = f"""
 import socket
 socket.socket.connect = None  # nobody to ask
@@ -75,7 +75,7 @@ print(generate({PROMPT!r}, max_new_tokens=60, temperature=0.8, top_k=40, seed=0)
     assert sum(word in common for word in words) > 0.25 * len(words)
 
 
-def test_the_command_line_speaks_too() -> None:
+def test_the_command_line_generates_with_it() -> None:
     command = [
         sys.executable,
         "-m",
@@ -94,7 +94,7 @@ def test_the_command_line_speaks_too() -> None:
 
 @pytest.mark.parametrize("prompt", [PROMPT, ""])
 def test_it_ends_most_of_its_stories_by_itself(prompt: str) -> None:
-    """Its README counts 97 and 95 of 100.
+    """The model's README counts 97 and 95 of 100.
 
     Of 40 that end with a chance of 0.9 each, fewer than 29 end once in 2000 times.
     """
@@ -105,7 +105,7 @@ def test_it_ends_most_of_its_stories_by_itself(prompt: str) -> None:
     assert sum(len(row) < room for row in rows) >= 29
 
 
-def test_its_words_are_the_likelier_ones() -> None:
+def test_a_text_is_likelier_than_its_words_shuffled() -> None:
     """A text is likelier than the same words shuffled."""
     model = load_checkpoint("tiny", dtype=torch.float32)
 

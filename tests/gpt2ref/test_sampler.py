@@ -13,7 +13,7 @@ from gpt2ref.sampling import check_sampling, draw, next_token, probabilities
 INF, NAN = math.inf, math.nan
 LAST_BELOW_ONE = math.nextafter(1.0, 0.0)
 
-# Few different values, so that ties are common, or any at all.
+# Either few different values, so that ties are common, or any values.
 scores = st.lists(st.integers(-3, 3).map(float), min_size=1, max_size=12) | st.lists(
     st.floats(-60, 60, width=32), min_size=1, max_size=12
 )
@@ -98,10 +98,9 @@ def test_every_token_tied_with_the_kth_largest_stays_in():
     assert_close(probabilities(logits, top_k=2)[3].item(), 1 / (3 + math.exp(2)))
 
 
-def test_ties_are_those_of_the_logits_not_of_their_quotients():
-    logits = torch.tensor(
-        [-1e-20, 0.0, -1.0], dtype=torch.float64
-    )  # the first quotient underflows to zero
+def test_ties_are_those_of_the_logits_before_the_temperature():
+    # The first quotient underflows to zero.
+    logits = torch.tensor([-1e-20, 0.0, -1.0], dtype=torch.float64)
     assert probabilities(logits, temperature=1e308, top_k=1).tolist() == [0, 1, 0]
 
 
@@ -137,12 +136,11 @@ def test_the_ends_of_the_unit_interval_give_the_first_and_the_last_possible_toke
 def test_a_draw_needs_no_probabilities_that_sum_to_one():
     assert draw(row([0.2, 0.2, 0.0]), at(LAST_BELOW_ONE)).tolist() == [1]
     assert draw(row([3.0, 1.0, 4.0]), at(0.49)).tolist() == [1]
-    assert draw(row([0.0, 1.0, 1e-17, 0.0]), at(LAST_BELOW_ONE)).tolist() == [
-        1
-    ]  # the third adds nothing to the sum
+    # The third weight adds nothing to the sum.
+    assert draw(row([0.0, 1.0, 1e-17, 0.0]), at(LAST_BELOW_ONE)).tolist() == [1]
 
 
-def test_a_draw_forgives_sums_that_rounding_makes_grow_at_a_token_of_probability_zero(monkeypatch):
+def test_a_token_of_probability_zero_is_not_drawn_even_if_rounding_raises_its_sum(monkeypatch):
     """A device that sums in parallel may round so. Here the sums are given."""
     monkeypatch.setattr(torch.Tensor, "cumsum", lambda *_: row([0.25, 0.25 + 2**-54, 1.0]))
     assert draw(row([0.25, 0.0, 0.75]), at(0.25)).tolist() == [0]
@@ -241,7 +239,7 @@ def test_logits_that_choose_no_token_are_refused_by_row(bad, temperature):
         (TypeError, "top_k", "5"),
     ],
 )
-def test_arguments_without_a_meaning_are_refused_by_name_and_value(error, argument, value):
+def test_bad_arguments_are_refused_by_name_and_value(error, argument, value):
     options = {"temperature": 1.0, "top_k": None, argument: value}
     with pytest.raises(error, match=f"^{argument}={value!r}: expected "):
         check_sampling(**options)

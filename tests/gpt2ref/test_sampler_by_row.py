@@ -13,7 +13,7 @@ from gpt2ref.sampling import choose
 
 INF, NAN = math.inf, math.nan
 
-# Few different values, so that ties are common, or any at all; and logits that choose no token.
+# Few different values, so that ties are common; any values; and logits that choose no token.
 numbers = st.integers(-3, 3).map(float) | st.floats(-60, 60, width=32)
 rows = st.integers(1, 40).flatmap(
     lambda vocab: st.lists(
@@ -33,7 +33,7 @@ rows = st.integers(1, 40).flatmap(
     st.integers(0, 2**32),
     st.sampled_from([torch.float16, torch.bfloat16, torch.float32, torch.float64]),
 )
-def test_the_tokens_are_the_plain_samplers(rows, temperature, top_k, seed, dtype):
+def test_the_tokens_are_those_of_the_plain_sampler(rows, temperature, top_k, seed, dtype):
     logits = torch.tensor(rows, dtype=torch.float64).to(dtype)
     before = logits.clone()
     generator = random.Random(seed)
@@ -47,7 +47,7 @@ def test_the_tokens_are_the_plain_samplers(rows, temperature, top_k, seed, dtype
 
 @pytest.mark.parametrize("top_k", [None, 1, 40, 3000])
 @pytest.mark.parametrize("temperature", [0, 0.7, 3])
-def test_the_tokens_are_the_plain_samplers_in_gpt2s_vocabulary(temperature, top_k):
+def test_the_tokens_are_those_of_the_plain_sampler_in_gpt2s_vocabulary(temperature, top_k):
     generator = torch.Generator().manual_seed(0)
     logits = 3 * torch.randn(20, 50257, generator=generator)
     uniform = torch.rand(20, dtype=torch.float64, generator=generator)

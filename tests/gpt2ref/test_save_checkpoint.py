@@ -37,13 +37,13 @@ def test_what_is_saved_is_loaded(folder, tmp_path, dtype):
     assert same_weights(loaded, model)
 
 
-def test_nothing_but_the_two_files_is_written(model, tmp_path):
+def test_exactly_two_files_are_written(model, tmp_path):
     save_checkpoint(model, str(tmp_path))
     assert contents(tmp_path).keys() == {"config.json", "model.safetensors"}
     assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == []
 
 
-def test_transformers_loads_what_is_saved_whole(model, tmp_path):
+def test_transformers_loads_every_saved_tensor(model, tmp_path):
     save_checkpoint(model, tmp_path)
     theirs, info = GPT2LMHeadModel.from_pretrained(tmp_path, output_loading_info=True)
     assert not any(info.values()), info
@@ -88,7 +88,7 @@ def test_a_full_disk_leaves_the_folder_as_it_was(model, tiny_folder, tmp_path, m
 
 
 def test_a_new_folder_that_could_not_be_filled_is_no_checkpoint(model, tmp_path, monkeypatch):
-    monkeypatch.setattr(saving.json, "dumps", no_space)
+    monkeypatch.setattr(json, "dumps", no_space)
     with pytest.raises(OSError, match="No space left on device"):
         save_checkpoint(model, tmp_path)
     assert contents(tmp_path) == {}

@@ -1,4 +1,4 @@
-"""OpenAI's TensorFlow files are read as they are, or refused by the file's name."""
+"""OpenAI's TensorFlow files are loaded unchanged, or refused by the file's name."""
 
 import json
 import re
@@ -55,13 +55,14 @@ def assert_same_model(model, tensors=TENSORS):
 
 
 def test_the_checksum_is_crc32c():
+    # The values are in RFC 3720.
     assert (
         _masked_crc32c(b"123456789") == ((0xE3069283 >> 15 | 0xE3069283 << 17) + 0xA282EAD8) % 2**32
-    )  # RFC 3720
+    )
     assert _masked_crc32c(bytes(32)) == crc(bytes(32))
 
 
-def test_openais_names_are_these():
+def test_tensors_have_openais_names():
     assert theirs("h.10.mlp.c_fc.weight") == "model/h10/mlp/c_fc/w"
     assert [
         theirs(key)
@@ -115,7 +116,7 @@ def test_hugging_faces_files_come_first(openai):
     assert torch.equal(load_checkpoint(openai).transformer.wpe.weight, TENSORS["wpe.weight"] + 1)
 
 
-def test_without_hparams_it_is_not_found_by_their_name(openai):
+def test_missing_hparams_are_named(openai):
     (openai / "hparams.json").unlink()
     with pytest.raises(FileNotFoundError, match=r"hparams\.json"):
         load_checkpoint(openai)
@@ -124,7 +125,7 @@ def test_without_hparams_it_is_not_found_by_their_name(openai):
 @pytest.mark.parametrize(
     ("text", "reason"), [('{"n_vocab": 7}', "missing: n_ctx, n_embd"), ("[]", "object"), ("{", "")]
 )
-def test_hparams_that_are_not_a_gpt2s_are_refused(openai, text, reason):
+def test_bad_hparams_are_refused(openai, text, reason):
     (openai / "hparams.json").write_text(text)
     with pytest.raises(CheckpointError, match=rf"hparams\.json: .*{reason}"):
         load_checkpoint(openai)
@@ -186,7 +187,7 @@ HUGE = 2**64 - 1
         (b"", "model/wpe is of type 0"),
     ],
 )
-def test_an_entry_that_lies_is_refused_by_file_and_name(tmp_path, value, reason):
+def test_a_false_entry_is_refused_by_file_and_name(tmp_path, value, reason):
     refused(write(tmp_path / "117M", change=lambda entries: entries | {KEY: value}), reason)
 
 
@@ -199,7 +200,7 @@ def test_an_entry_that_lies_is_refused_by_file_and_name(tmp_path, value, reason)
         (b"\x08", "cut off"),
     ],
 )
-def test_a_header_that_lies_is_refused(tmp_path, header, reason):
+def test_a_false_header_is_refused(tmp_path, header, reason):
     change = (
         (lambda e: e | {b"": header})
         if header is not None
@@ -221,7 +222,7 @@ def test_missing_empty_and_short_data_is_refused_by_name(openai):
     refused(openai, DATA, "no file")
 
 
-def test_a_compressed_index_is_refused_by_that(tmp_path):
+def test_a_compressed_index_is_refused_with_the_reason(tmp_path):
     refused(write(tmp_path / "117M", kind=1), "compressed (type 1; 1 is Snappy)")
 
 
@@ -241,7 +242,7 @@ def test_names_in_no_order_or_twice_are_refused(openai):
         refused(openai, "expected names in order")
 
 
-def test_a_name_that_is_no_text_or_endless_is_refused(openai):
+def test_a_name_that_is_endless_or_no_text_is_refused(openai):
     pairs, _ = bundle(TENSORS)
     for key, reason in ((b"\xff", "decode"), (b"z" * 501, "expected at most 500")):
         (openai / "model.ckpt.index").write_bytes(table([*pairs, (key, entry())]))
@@ -264,7 +265,7 @@ def test_a_name_that_is_no_text_or_endless_is_refused(openai):
         (block([(b"a", varint(HUGE) + varint(HUGE))]), "bytes expected"),
     ],
 )
-def test_an_index_block_that_lies_is_refused(openai, content, reason):
+def test_a_false_index_block_is_refused(openai, content, reason):
     (openai / "model.ckpt.index").write_bytes(sealed(content) + footer((0, 0), (0, len(content))))
     refused(openai, reason)
 
@@ -290,7 +291,7 @@ INDEX = table(bundle(TENSORS)[0])
 
 
 def reason(folder):
-    """Return the reason for which it is refused, None if it is the same model."""
+    """Return why the checkpoint is refused, or None if it loads as the same model."""
     try:
         assert_same_model(load_checkpoint(folder))
     except CheckpointError as error:
@@ -301,7 +302,7 @@ def reason(folder):
 @settings(max_examples=150)
 @given(st.data())
 def test_with_any_byte_changed_it_is_refused_or_the_same(tmp_path_factory, data):
-    """It is the same if the byte is padding, or belongs to the block that is not read."""
+    """The model is the same if the byte is padding, or is in the block that is not read."""
     folder = tmp_path_factory.getbasetemp() / "tensorflow-changed"
     if not folder.exists():
         write(folder)

@@ -1,4 +1,4 @@
-"""OpenMP may grant fewer threads than torch asks for, as containers and clusters configure it.
+"""Results are right if OpenMP grants fewer threads than torch asks for, as in a container.
 
 OpenMP reads its environment once, so each setting runs in a process of its own.
 """
@@ -19,7 +19,7 @@ LIMITED = {"OMP_THREAD_LIMIT": "1"}
 
 
 def run(*arguments: str, **environment: str) -> str:
-    """Return what `python arguments` prints with these variables, and no other of OpenMP's."""
+    """Return what `python` prints with these variables of OpenMP, and no others."""
     others = {name: value for name, value in os.environ.items() if not name.startswith("OMP_")}
     command = [sys.executable, "-W", "ignore", *arguments]
     result = subprocess.run(
@@ -39,7 +39,7 @@ def run(*arguments: str, **environment: str) -> str:
     ids=str,
 )
 def test_products_are_right_however_many_threads_are_granted(environment):
-    """Every matrix shape of the published sizes; `check_products` names those that are wrong."""
+    """Every matrix shape of the published sizes is tested. `check_products` names wrong ones."""
     assert run("-m", "tests.shared.check_products", **environment) == "\n"
 
 

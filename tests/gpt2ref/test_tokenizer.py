@@ -41,7 +41,7 @@ def test_the_merge_list_is_the_published_one():
 
 
 def test_the_ids_of_all_tokens_are_the_published_ones():
-    """The hash that tiktoken has for its own file of GPT-2's ranks."""
+    """Compare with the hash that tiktoken has for its own file of GPT-2's ranks."""
     lines = (
         b64encode(token) + b" %d\n" % rank
         for token, rank in sorted(_ranks().items(), key=lambda item: item[1])
@@ -72,20 +72,20 @@ def test_known_texts_have_their_known_ids(text, token_ids):
 
 def naive(text):
     """Encode by the definition: merge the pair of lowest rank in each word until there is none."""
-    ranks, ids = RANKS, []
+    ids: list[int] = []
     for word in ORIGINAL_PATTERN.findall(text):
         parts = [bytes([byte]) for byte in word.encode()]
         while True:
             pairs = [
-                (ranks[a + b], i)
+                (RANKS[a + b], i)
                 for i, (a, b) in enumerate(itertools.pairwise(parts))
-                if a + b in ranks
+                if a + b in RANKS
             ]
             if not pairs:
                 break
             _, i = min(pairs)
             parts[i : i + 2] = [parts[i] + parts[i + 1]]
-        ids.extend(ranks[part] for part in parts)
+        ids.extend(RANKS[part] for part in parts)
     return ids
 
 
@@ -99,12 +99,12 @@ def test_ids_are_those_of_the_definition(text):
 @settings(max_examples=200)
 @example(TRICKY)
 @given(texts)
-def test_text_is_cut_where_openais_pattern_cuts_it(text):
+def test_text_is_split_where_openais_pattern_splits_it(text):
     assert regex.findall(_PATTERN, text) == ORIGINAL_PATTERN.findall(text)
 
 
 @given(texts)
-def test_a_text_survives_its_ids(text):
+def test_decoding_the_ids_gives_the_text(text):
     assert decode(encode(text)) == text
     assert "".join(decode_pieces(encode(text))) == text
 
@@ -119,7 +119,7 @@ def test_pieces_are_the_decoded_bytes_cut_between_characters(token_ids):
 
 @given(st.lists(characters, max_size=20))
 def test_a_character_comes_whole_wherever_its_tokens_are_cut(text):
-    """Each character encoded by itself, so that those of several tokens are many."""
+    """Each character is encoded by itself, so that many have several tokens."""
     pieces = list(decode_pieces(itertools.chain.from_iterable(map(encode, text))))
     assert pieces == text
 
@@ -139,7 +139,7 @@ def test_an_id_that_is_no_token_is_refused(token_id):
         decode([15496, token_id])
 
 
-def test_the_end_of_text_is_text_unless_asked_for():
+def test_the_name_of_eos_is_plain_text_unless_allowed():
     text = "one<|endoftext|>two"
     assert EOS not in encode(text)
     assert decode(encode(text)) == text
@@ -164,12 +164,12 @@ def test_half_a_million_white_space_characters_in_a_row_are_refused(text):
 @pytest.mark.parametrize(
     "text", [" " * 499_999, "x" + "\n" * 499_998 + "x"], ids=["spaces", "lines"]
 )
-def test_one_less_is_encoded(text):
+def test_one_white_space_character_less_is_encoded(text):
     assert decode(encode(text)) == text
 
 
 def test_much_white_space_before_a_long_word_is_encoded_in_linear_time():
-    """A quadratic search would take minutes and can't be interrupted, hence the process."""
+    """A quadratic search takes minutes and can't be interrupted, so it runs in a process."""
     code = "from gpt2ref import decode, encode; text = 499_999 * ' ' + 500_000 * 'x'"
     code += "; assert decode(encode(text)) == text"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=30)

@@ -1,6 +1,7 @@
-"""Any text and any ids: only what is no text or no token is refused; the rest round-trips."""
+"""Any text and any ids round-trip, unless they are no text or no tokens: those are refused."""
 
 import re
+from typing import Any
 
 import numpy
 import pytest
@@ -11,18 +12,17 @@ from hypothesis import strategies as st
 from gpt2ref import EOS, decode, encode
 from gpt2ref.tokenizer import VOCAB_SIZE, decode_pieces
 
-everything = st.characters(
-    exclude_categories=()
-)  # unassigned characters and halves of surrogate pairs too
+# These include unassigned characters and halves of surrogate pairs.
+everything = st.characters(exclude_categories=())
 texts = st.text(everything | st.sampled_from("\ud800\udfff\u0301\u200d\x00 \n'<|>"), max_size=40)
 ids = st.lists(st.integers(0, VOCAB_SIZE - 1), max_size=30)
 
 
 @settings(max_examples=300)
-@example("\ud83d\ude00")  # two halves that belong together, but not one character
+@example("\ud83d\ude00")  # both halves of a surrogate pair, which are not one character
 @example("a\u0301\u0301 \ufffd")
 @given(texts)
-def test_a_text_comes_back_whole_or_is_refused_for_half_a_surrogate_pair(text):
+def test_a_text_is_restored_or_refused_for_half_a_surrogate_pair(text):
     half = re.search("[\ud800-\udfff]", text)
     if half is None:
         assert decode(encode(text)) == text
@@ -36,15 +36,15 @@ def test_a_text_comes_back_whole_or_is_refused_for_half_a_surrogate_pair(text):
 
 
 @given(
-    st.text(st.characters(exclude_categories=("Cs",)), min_size=1, max_size=5), st.integers(1, 3000)
+    st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=5), st.integers(1, 3000)
 )
 @settings(max_examples=30)
-def test_runs_come_back_whole(part, times):
+def test_long_repetitions_are_restored(part, times):
     assert decode(encode(part * times)) == part * times
 
 
 @given(st.lists(st.text("<|endoftx>", max_size=9), min_size=1, max_size=5))
-def test_the_end_of_text_is_found_among_its_own_characters(parts):
+def test_eos_is_found_among_characters_of_its_name(parts):
     text = "<|endoftext|>".join(parts)
     assert EOS not in encode(text)
     assert encode(text, allow_special=True).count(EOS) == text.count("<|endoftext|>")
@@ -52,7 +52,7 @@ def test_the_end_of_text_is_found_among_its_own_characters(parts):
 
 @settings(max_examples=200)
 @given(ids, st.integers(0, 30))
-def test_pieces_join_to_the_decoded_text_and_those_that_are_out_stay(token_ids, cut):
+def test_pieces_join_to_the_decoded_text_and_are_never_revised(token_ids, cut):
     text = decode(token_ids)
     assert "".join(decode_pieces(token_ids)) == text
     before = list(decode_pieces([*token_ids[:cut], EOS]))
@@ -61,13 +61,14 @@ def test_pieces_join_to_the_decoded_text_and_those_that_are_out_stay(token_ids, 
 
 @given(ids)
 def test_ids_may_be_any_integers(token_ids):
-    for others in (
+    forms: list[Any] = [
         numpy.array(token_ids, dtype=numpy.uint16),
         [numpy.int64(token_id) for token_id in token_ids],
         torch.tensor(token_ids, dtype=torch.int64),
         tuple(token_ids),
-    ):
-        assert decode(others) == decode(token_ids)
+    ]
+    for form in forms:
+        assert decode(form) == decode(token_ids)
 
 
 @pytest.mark.parametrize(

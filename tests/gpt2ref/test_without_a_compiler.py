@@ -1,4 +1,4 @@
-"""Models without `compile_step`, and machines without a compiler. These tests need none."""
+"""Without `compile_step`, or without a C compiler. These tests need no compiler."""
 
 import pytest
 
@@ -6,7 +6,7 @@ from gpt2ref import compile_step, load_checkpoint, sample
 from gpt2ref.fast.compiled_step import CompiledStep, _library, compiled_step
 
 
-def test_it_is_not_used_unless_requested(monkeypatch, tiny_folder):
+def test_the_step_is_not_compiled_unless_requested(monkeypatch, tiny_folder):
     monkeypatch.setattr(CompiledStep, "__init__", lambda *_: pytest.fail("nobody requested it"))
     assert sample(load_checkpoint(tiny_folder), [[1]], max_new_tokens=3, seed=0, eos_token_id=None)
 

@@ -62,7 +62,7 @@ def test_there_is_a_recipe_for_each_kind_of_contribution() -> None:
 
 
 def is_earlier_name(path: Path) -> bool:
-    """Whether a module only runs another one under an earlier name of its command."""
+    """Return whether a module only runs another one, under an earlier name of its command."""
     return (
         re.match(r'"""Run `.*` under (?:the|its) earlier name', path.read_text("utf-8")) is not None
     )

@@ -10,6 +10,7 @@ import tarfile
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from packaging.requirements import Requirement
@@ -71,7 +72,8 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("dist")
     run(sys.executable, "-m", "hatchling", "build", "-d", folder)
     with tarfile.open(folder / f"gpt2ref-{VERSION}.tar.gz") as sdist:
-        sdist.extractall(folder, **({"filter": "data"} if hasattr(tarfile, "data_filter") else {}))
+        safe: dict[str, Any] = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
+        sdist.extractall(folder, **safe)
     unpacked = folder / f"gpt2ref-{VERSION}"
     build = (sys.executable, "-m", "hatchling", "build")
     run(*build, "-t", "wheel", "-d", folder / "again", cwd=unpacked)
@@ -98,7 +100,7 @@ def collect_requirements(
 
 
 def files_of(distribution: importlib.metadata.Distribution) -> Iterator[Path]:
-    """Yield its entries at the top of site-packages: packages, modules, metadata."""
+    """Yield a distribution's entries at the top of site-packages: packages, modules, metadata."""
     for name in {path.parts[0] for path in distribution.files or []} - {"..", "__pycache__"}:
         if not name.endswith(".pth"):
             yield Path(str(distribution.locate_file(name)))

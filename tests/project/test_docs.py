@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
+from tests.shared.documentation import FENCED, INLINE, PAGES, ROOT, blocks, prose
 from tests.shared.documented_commands import BUILD, furnish
-from tests.shared.pages import FENCED, INLINE, PAGES, ROOT, blocks, prose
 
 GENERATED = ("docs/requirements.md", "docs/defects.md")
 
@@ -108,9 +108,9 @@ def test_anchors_are_unique(page: str) -> None:
 
 
 def test_every_page_is_in_the_contents() -> None:
-    listed = set(re.search(r"```{toctree}(.*?)```", PAGES["docs/index.md"], re.S)[1].split()) - {
-        ":hidden:"
-    }  # type: ignore[index]
+    contents = re.search(r"```{toctree}(.*?)```", PAGES["docs/index.md"], re.S)
+    assert contents
+    listed = set(contents[1].split()) - {":hidden:"}
     assert listed == {Path(page).stem for page in PAGES if page.startswith("docs/")} - {"index"}
 
 

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import pytest
 
+from tests.shared.documentation import PAGES, ROOT, inline
 from tests.shared.documented_commands import (
     REPORTERS,
     Command,
@@ -21,7 +22,6 @@ from tests.shared.documented_commands import (
     in_folders,
     job,
 )
-from tests.shared.pages import PAGES, ROOT, inline
 
 # test_contributing.py checks the commands of CONTRIBUTING.md.
 WITH_COMMANDS = [page for page in PAGES if commands(page) and page != "CONTRIBUTING.md"]

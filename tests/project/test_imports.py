@@ -30,7 +30,7 @@ FILES = {name_of(path): path for package in ALLOWED for path in (ROOT / package)
 
 
 def imported(module: str, source: str, *, is_package: bool) -> Iterator[str]:
-    """Every name that a module imports, also inside functions, with relative ones resolved.
+    """Return every name that a module imports, also inside functions, with relative ones resolved.
 
     Imports under `if TYPE_CHECKING:` are left out: they are not executed.
     """
@@ -57,7 +57,7 @@ def imported(module: str, source: str, *, is_package: bool) -> Iterator[str]:
 
 
 def in_project(name: str) -> str | None:
-    """The module of the project that a name is in, or is."""
+    """Return the module of the project that has this name or contains it."""
     while name and name not in FILES:
         name = name.rpartition(".")[0]
     return name or None

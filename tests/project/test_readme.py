@@ -13,7 +13,7 @@ import pytest
 
 from conformance.requirements import REQUIREMENTS
 from gpt2ref import load_checkpoint
-from tests.shared.pages import blocks
+from tests.shared.documentation import blocks
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -61,7 +61,7 @@ def test_the_other_blocks_run(
 
 
 def test_its_verdicts_match_the_requirements_and_the_kill_matrix() -> None:
-    """The counts add up to the requirements; the wrong GPT-2 fails what the kill matrix says."""
+    """The counts add up to the requirements; the wrong GPT-2 fails as in the kill matrix."""
     right, wrong = (
         block for block in blocks("README.md", "") if "requirements (not run: " in block
     )

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import configparser
-import itertools
 import json
 import os
 import platform
@@ -20,23 +18,14 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.version import Version
 
+from tests.shared.tox_environments import TOX, environments
+
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 WORKFLOW = (ROOT / ".github/workflows/ci.yml").read_text(encoding="utf-8")
-TOX = configparser.ConfigParser(interpolation=None)
-TOX.read(ROOT / "tox.ini", encoding="utf-8")
 SET_ENV = TOX["testenv"]["set_env"]
 JOBS: dict[str, Any] = yaml.safe_load(WORKFLOW)["jobs"]
 CHOSEN = re.compile(r"(torch|transformers)(\d[\d.]*)")
-
-
-def environments() -> list[str]:
-    """Expand env_list: torch{1, 2}-transformers{3, 4} is four environments."""
-    names = []
-    for line in TOX["tox"]["env_list"].split("\n"):
-        parts = [part.split(",") for part in re.split(r"[{}]", line)]
-        names += ["".join(map(str.strip, each)) for each in itertools.product(*parts) if any(each)]
-    return names
 
 
 def floors() -> dict[str, Version]:

@@ -1,4 +1,4 @@
-"""The training of the package's model: its text, its loss, and going on after a stop."""
+"""The training of the package's model: its text, its loss, and resuming after a stop."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def test_windows_hold_all_of_the_long_documents_and_the_starts_of_the_short_ones
     assert {tuple(encode(document)[:4]) for document in short} & set(starts)
 
 
-def test_what_finishes_the_training_ends_within_a_window() -> None:
+def test_the_final_documents_end_within_a_window() -> None:
     documents = [tale(seed, 80) for seed in range(5)] + [tale(seed, 2) for seed in range(5, 9)]
     windows = finishing_windows(documents, 512, seed=0)
     assert windows
@@ -151,7 +151,7 @@ def run(folder: Path, monkeypatch: pytest.MonkeyPatch):
     return run
 
 
-def test_training_that_was_stopped_ends_as_if_it_had_not_been(
+def test_resumed_training_gives_the_same_model(
     run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     options = ["--epochs", "2", "--batch", "64", "--warm-up", "2", "--finishing", "7"]
@@ -232,7 +232,7 @@ def test_held_out_loss_is_that_of_the_model_token_by_token() -> None:
     for document in documents:
         tokens = [EOS, *document]
         for i in range(1, len(tokens)):
-            # It looks at a full context, or less by up to half of one, or at all there is.
+            # Each token is predicted from at least half a context, or from all earlier tokens.
             starts = range(max(0, i - 16), max(0, i - 8) + 1)
             losses = [
                 -F.log_softmax(model(torch.tensor([tokens[start:i]]))[0, -1], -1)[tokens[i]].item()
@@ -258,7 +258,7 @@ def test_the_probabilities_of_an_n_gram_model_are_probabilities(order: int) -> N
 
 
 def test_kneser_ney_by_hand() -> None:
-    """The documents a b, a b, c b, c a: worked out on paper."""
+    """The documents are a b, a b, c b and c a. The probabilities are worked out on paper."""
     a, b, c = 0, 1, 2
     model = KneserNey([[a, b], [a, b], [c, b], [c, a]], 2, vocab_size=4, start=3)
     # Bigrams (^ start): ^a 2, ^c 2, ab 2, cb 1, ca 1: two occur once, three twice, so

@@ -89,7 +89,7 @@ def cell(sampling: Sampling = GREEDY, *, batch: int = 1, prompt_length: int = 5)
 def measurement(
     implementation: Implementation | Peer, where: Cell, clock: Clock, new_tokens: int = NEW_TOKENS
 ) -> Measurement:
-    """With the small model's vocabulary, whatever the cell's size says."""
+    """Measure with the small model's vocabulary, whatever size the cell has."""
     return Measurement(
         implementation if isinstance(implementation, Peer) else loaded(implementation),
         where,

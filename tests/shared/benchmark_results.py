@@ -1,4 +1,4 @@
-"""Results of the benchmarks that are made up, and files of them."""
+"""Made-up results of the benchmarks, and files of them."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def an_invalid_result(implementation: str = "broken", **fields: Any) -> dict[str
 
 
 def written(folder: Path, *results: dict[str, Any], name: str = "out.json", **others: Any) -> Path:
-    """Write a file as pytest-benchmark does."""
+    """Write results to a file as pytest-benchmark does."""
     path = folder / name
     data = {
         "version": "5.3.1",

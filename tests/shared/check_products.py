@@ -15,27 +15,29 @@ import torch
 from torch import Tensor, nn
 
 from gpt2ref import GPT2, PUBLISHED_CONFIGS
+from tests.shared.blocks import block
 
 N_COMPARED = 400  # outputs of each product, evenly spaced: a float64 copy of all would take seconds
 
 
 @cache
 def numbers(dtype: torch.dtype) -> Tensor:
-    """As many random numbers as the largest matrix has, [50257 * 1600]. All matrices share them."""
+    """Return [50257 * 1600] random numbers, which all matrices share: the largest has as many."""
     largest = max(config.vocab_size * config.n_embd for config in PUBLISHED_CONFIGS.values())
     return torch.rand(largest, generator=torch.Generator().manual_seed(0)).sub_(0.5).to(dtype)
 
 
 def layers(size: str, dtype: torch.dtype) -> Iterator[tuple[str, nn.Module, Tensor]]:
-    """Yield name, layer and weight [out, in] of each product, the blocks' stored as [in, out]."""
+    """Yield name, layer and weight [out, in] of each product. The blocks store it as [in, out]."""
     config = replace(PUBLISHED_CONFIGS[size], n_layer=1)
     with torch.device("meta"):
         model = GPT2(config)
-    block = model.transformer.h[0]
-    names = {"c_attn": block.attn, "c_proj": block.attn, "c_fc": block.mlp}
+    attn, mlp = block(model, 0).attn, block(model, 0).mlp
     for name, layer in [
-        *((name, getattr(module, name)) for name, module in names.items()),
-        ("mlp.c_proj", block.mlp.c_proj),
+        ("c_attn", attn.c_attn),
+        ("c_proj", attn.c_proj),
+        ("c_fc", mlp.c_fc),
+        ("mlp.c_proj", mlp.c_proj),
     ]:
         n_out, n_in = layer.weight.shape
         weight = numbers(dtype)[: n_in * n_out].view(n_in, n_out).t()

@@ -25,20 +25,19 @@ def logits_only(checkpoint: str, **options: Any) -> LogitsOnly:
     return LogitsOnly(load_reference(checkpoint, **options))
 
 
-def raises_in_generate(checkpoint: str, **options: Any) -> Reference:
-    right = load_reference(checkpoint, **options)
-
-    def generate(*_args: Any, **_options: Any) -> None:
+class RaisesInGenerate(Reference):
+    def generate(self, *_args: Any, **_options: Any) -> list[list[int]]:
         raise RuntimeError("out of luck")
 
-    right.generate = generate  # type: ignore[method-assign, assignment]
-    return right
+
+def raises_in_generate(checkpoint: str, **options: Any) -> RaisesInGenerate:
+    return RaisesInGenerate(load_reference(checkpoint, **options).model)
 
 
 def last_logits_only(checkpoint: str, **options: Any) -> LogitsOnly:
     right = LogitsOnly(load_reference(checkpoint, **options))
     all_logits = right.logits
-    right.logits = lambda token_ids: all_logits(token_ids)[:, -1:]  # type: ignore[method-assign]
+    right.logits = lambda token_ids: all_logits(token_ids)[:, -1:]
     return right
 
 

@@ -24,7 +24,8 @@ from typing import NamedTuple
 
 import pytest
 
-from tests.shared.pages import ROOT, blocks, inline
+from tests.shared.documentation import ROOT, blocks, inline
+from tests.shared.tox_environments import environments
 
 _PROGRAMS = (
     r"(?:PYTHONPATH=\S+ )?(?:\.venv/bin/)?"
@@ -100,11 +101,12 @@ def _collecting(rest: list[str]) -> list[str]:
     if {"--help", "-h", "--list-requirements"} & set(rest):
         return rest
     if "--defects" in rest and [*rest, "-"][rest.index("--defects") + 1].startswith("-"):
+        # All defects would take a minute.
         rest = [
             word
             for each in rest
             for word in ([each, "gelu-erf"] if each == "--defects" else [each])
-        ]  # all defects take a minute
+        ]
     stand_ins = {"--benchmark-json": lambda _: os.devnull, "--bench-implementation": _installed}
     words = [stand_ins.get(before, str)(word) for before, word in itertools.pairwise(["", *rest])]
     return [
@@ -183,8 +185,6 @@ def _pip(words: list[str]) -> bool:
 
 
 def _tox(words: list[str]) -> bool:
-    from tests.project.test_tox_matrix import environments
-
     if words[0] != "tox":
         return False
     asked = words[words.index("-e") + 1].split(",") if "-e" in words else []

@@ -1,4 +1,4 @@
-"""Check HTML pages: their structure, and what a browser makes of them."""
+"""Check HTML pages: their structure, and how a browser reads them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ QUIET = (
 
 
 class Structure(HTMLParser):
-    """Reads a page; fails on a tag that is not closed, on a script, on anything from elsewhere."""
+    """Parses a page. Fails on an unclosed tag, a script, or anything loaded from elsewhere."""
 
     def __init__(self, source: str) -> None:
         super().__init__()
@@ -60,7 +60,7 @@ class Structure(HTMLParser):
 
 
 def rendered(path: Path, folder: Path) -> str:
-    """Return what a browser makes of a page. Without a browser, return the page itself."""
+    """Return the page as a browser serialises it. Without a browser, return the page itself."""
     source = path.read_text(encoding="utf-8")
     Structure(source)
     names = ("chromium", "chromium-browser", "google-chrome")

@@ -1,7 +1,11 @@
 """A local server that speaks the part of the Hugging Face hub's protocol that hub.py needs."""
 
+from __future__ import annotations
+
 import hashlib
 import re
+from collections.abc import Callable
+from email.message import Message
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from gpt2ref.checkpoint.hub import PUBLISHED
@@ -10,17 +14,21 @@ FILES = ["config.json", "model.safetensors"]
 
 
 class Server(ThreadingHTTPServer):
-    """Serves published files. As on the hub, weights are a redirect to another host's name."""
+    """Serves published files. Like the hub, it redirects a request for weights to another host."""
 
     daemon_threads = True
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Answer)
-        self.files = {}  # (repository, commit, file) -> bytes
-        self.asked = []  # (method, path, the headers), in the order of arrival
-        self.send = lambda _: None  # request -> how many bytes of the body to send, None for all
-        self.damage = lambda body: body  # the announced body -> the body that is sent
-        self.headers = {}  # file -> headers that replace the right ones; None removes one
+        self.files: dict[tuple[str, str, str], bytes] = {}  # (repository, commit, file) -> bytes
+        # (method, path, headers) of each request, in the order of arrival
+        self.asked: list[tuple[str, str, Message]] = []
+        # request -> how many bytes of the body to send, None for all
+        self.send: Callable[[Answer], int | None] = lambda _: None
+        # the announced body -> the body that is sent
+        self.damage: Callable[[bytes], bytes] = lambda body: body
+        # file -> headers that replace the right ones; None removes one
+        self.headers: dict[str, dict[str, str | None]] = {}
 
     def publish(self, name, folder):
         for file in FILES:
@@ -36,6 +44,7 @@ class Server(ThreadingHTTPServer):
 
 
 class Answer(BaseHTTPRequestHandler):
+    server: Server
     protocol_version = "HTTP/1.1"
 
     def do_HEAD(self):
@@ -70,7 +79,7 @@ class Answer(BaseHTTPRequestHandler):
         if self.command == "GET":
             body = self.server.damage(body) if status == 200 else body
             if status == 200 and (asked := self.headers["Range"]):
-                start = int(re.fullmatch(r"bytes=(\d+)-", asked)[1])
+                start = int(asked.removeprefix("bytes=").removesuffix("-"))
                 headers |= {"Content-Range": f"bytes {start}-{len(body) - 1}/{len(body)}"}
                 status, body = 206, body[start:]
         self.send_response(status)

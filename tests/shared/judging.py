@@ -23,7 +23,7 @@ PLUGINS = ("cacheprovider", "faulthandler", "xdist")
 
 @dataclass(frozen=True)
 class Run:
-    """The exit status and the output of a command line."""
+    """The exit status and the output of a run."""
 
     returncode: int
     stdout: str
@@ -45,5 +45,5 @@ def judge(*arguments: str) -> Run:
 
 
 def section(output: str, adapter: str) -> str:
-    """Return the part of the output that is the verdict on one adapter."""
+    """Return the part of the verdict that is about one adapter."""
     return re.split(r"=+ conformance of ", output.split(f" conformance of {adapter} ")[1])[0]

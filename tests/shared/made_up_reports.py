@@ -1,4 +1,4 @@
-"""Conformance reports that are made up, as `conformance/verdict/report.schema.json` has them."""
+"""Made-up conformance reports that satisfy `conformance/verdict/report.schema.json`."""
 
 from __future__ import annotations
 
@@ -42,7 +42,10 @@ def requirement(name: str, outcome: str, **fields: Any) -> dict[str, Any]:
 def implementation(
     name: str, state: str, asked: Mapping[str, Mapping[str, Any]], **fields: Any
 ) -> dict[str, Any]:
-    """`asked` maps requirements to their outcomes and further fields. No other one was run."""
+    """Make an implementation's part of a report.
+
+    `asked` maps requirements to outcomes and further fields. The others were not run.
+    """
     rows = [requirement(each, **asked.get(each, {"outcome": "not run"})) for each in REQUIREMENTS]
     outcomes = [row["outcome"] for row in rows]
     return {
@@ -87,7 +90,7 @@ def activation(shift: float) -> list[dict[str, Any]]:
 
 
 def wrong_implementation() -> dict[str, Any]:
-    """A GPT-2 with exact GELU, and with one failure that nothing explains."""
+    """Make the part of a GPT-2 with exact GELU, and with one failure that nothing explains."""
     found = finding("failed", "activation: erf-GELU", "activation: tanh-GELU", "gelu-erf")
     shown = finding("failed", "logits that differ", "", "gelu-erf")
     return implementation(
@@ -119,7 +122,7 @@ def wrong_implementation() -> dict[str, Any]:
 
 
 def right_implementation() -> dict[str, Any]:
-    """A right GPT-2 that has no generate()."""
+    """Make the part of a right GPT-2 that has no generate()."""
     return implementation(
         RIGHT,
         "no deviation found",

@@ -1,4 +1,4 @@
-"""The pages of the documentation: their code blocks, their text, and the code inside the text."""
+"""Read the pages of the documentation: their code blocks, their text, and code in the text."""
 
 from __future__ import annotations
 
