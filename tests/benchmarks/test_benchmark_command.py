@@ -19,6 +19,8 @@ ENVIRONMENT = ("platform", "python", "torch", "transformers", "gpt2ref", "loaded
 
 
 def pytest_benchmarks(*arguments: str) -> subprocess.CompletedProcess[str]:
+    # Under `pytest -n` its variables are here, and pytest-benchmark measures nothing beside them.
+    environment = {name: value for name, value in os.environ.items() if "XDIST" not in name}
     return subprocess.run(
         [
             sys.executable,
@@ -33,7 +35,7 @@ def pytest_benchmarks(*arguments: str) -> subprocess.CompletedProcess[str]:
             *arguments,
         ],
         cwd=PROJECT,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        env=environment | {"OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
     )
