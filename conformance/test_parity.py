@@ -22,7 +22,7 @@ LENGTHS = (1, 2, SMALL.n_positions - 1, SMALL.n_positions)
 
 
 def has_dtype(device: str, dtype: torch.dtype) -> bool:
-    """Whether torch can compute what a GPT-2 needs, in this dtype on this device."""
+    """Return whether torch can compute what a GPT-2 needs, in this dtype on this device."""
     try:
         x = torch.ones(1, 2, 2, 2, device=device, dtype=dtype)
         torch.nn.functional.gelu(

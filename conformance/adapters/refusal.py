@@ -28,7 +28,7 @@ class Refusal:
         return self.error is not None
 
     def mentions(self, words: Sequence[str]) -> bool:
-        """Whether the error names its subject, so that it is a refusal and not a crash."""
+        """Return whether the error names its subject: it is then a refusal and not a crash."""
         return self.error is not None and mentions(self.error, words)
 
     def __str__(self) -> str:
@@ -67,5 +67,5 @@ def accepted(what: str) -> Iterator[None]:
 
 
 def mentions(error: Exception, words: Sequence[str]) -> bool:
-    """Whether the message of an error contains one of these words, in any case."""
+    """Return whether the message of an error contains one of these words, in any case."""
     return any(word in str(error).lower() for word in words)

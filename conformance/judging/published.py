@@ -37,7 +37,7 @@ _FIRST_WEIGHTS = (-0.1101, -0.0393, 0.0331)  # the first three of wte, with four
 
 
 def is_gpt2_124m(model: GPT2) -> bool:
-    """Whether a model has the published weights of that size. A few of them are compared."""
+    """Compare a few of the weights with the published ones of that size."""
     if model.config != PUBLISHED_CONFIGS["gpt2"]:
         return False
     found = model.transformer.wte.weight[0, :3].tolist()

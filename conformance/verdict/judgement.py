@@ -140,7 +140,7 @@ class Judgement:
 
     @property
     def causes(self) -> list[Cause]:
-        """As few of the named mistakes as explain every failure that names any."""
+        """The fewest named mistakes that explain every failure that names any."""
         own = {name: self.results[name].mistakes(own=True) for name in self.with_outcome(FAILED)}
         named = {name: own[name] or self.results[name].mistakes(own=False) for name in own}
         causes = []

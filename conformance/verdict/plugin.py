@@ -176,7 +176,7 @@ def adapter_of(item: Any) -> str:
 
 
 def _single_tests(session: pytest.Session) -> bool:
-    """Whether the command line names tests, not only files."""
+    """Return whether the command line names tests, not only files."""
     return any("::" in argument for argument in session.config.args)
 
 
