@@ -4,6 +4,7 @@
 
 ADAPTER is gpt2ref, huggingface, a Python file or module with a `load` function (my_gpt2.py,
 package.module), or with another one (my_gpt2.py:function), or "command: program".
+On a CPU with two cores or more, two processes share the tests; -n 0 takes one.
 The options are those of pytest, and:
 
 """
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -51,6 +53,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--tb=short",
         "-rN",
     ]
+    # One core is enough for most tests. A device may not have the memory for two processes, and a
+    # debugger needs the terminal.
+    own = ("-n", "--numprocesses", "--dist", "--device", "--pdb", "--trace", "-s", "-p")
+    if (os.cpu_count() or 1) > 1 and not any(word.startswith(own) for word in words):
+        settings += ["-n", "2"]
     # pytest warns that this module, which is no test, was imported before it could be rewritten.
     settings += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]
     return pytest.main([*settings, str(FOLDER), *chosen, *words[len(adapters) :]])

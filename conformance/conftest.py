@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +71,8 @@ def pytest_configure(config: pytest.Config) -> None:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:  # the latter from a build without CUDA
         raise pytest.UsageError(f"--device {config.option.device}: {error}") from None
+    if workers := getattr(config, "workerinput", {}).get("workercount"):
+        torch.set_num_threads(max(1, torch.get_num_threads() // workers))
     dtype = DTYPES[config.option.dtype or "float32"]
     names = list(dict.fromkeys(config.option.implementation or ["gpt2ref"]))
     plugin = VerdictPlugin
@@ -89,8 +93,6 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_report_header(config: pytest.Config) -> str:
-    import transformers
-
     adapters = config.stash[_ADAPTERS]
     judged = (
         f"{len(adapters)} wrong GPT-2s" if config.option.defects else ", ".join(map(str, adapters))
@@ -98,7 +100,7 @@ def pytest_report_header(config: pytest.Config) -> str:
     return (
         f"conformance: {judged} in {config.option.dtype or 'float32'} on "
         f"{config.option.device}; python {platform.python_version()}, torch {torch.__version__}, "
-        f"transformers {transformers.__version__}, {torch.get_num_threads()} threads"
+        f"transformers {version('transformers')}, {torch.get_num_threads()} threads"
     )
 
 
@@ -147,7 +149,8 @@ def one_thread(request: pytest.FixtureRequest) -> Iterator[None]:
     long.
     """
     before = torch.get_num_threads()
-    if "gpt2_124m" not in request.fixturenames and not request.node.get_closest_marker("slow"):
+    large = {"gpt2_124m", "full_context"} & set(request.fixturenames)
+    if not large and not request.node.get_closest_marker("slow"):
         torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
@@ -208,3 +211,15 @@ def gpt2_124m(write: WriteCheckpoint) -> Path:
     """A checkpoint in the shape of the published 124M model: 548 MB."""
     config = PUBLISHED_CONFIGS["gpt2"]
     return write("gpt2-124m", config, lambda: trained_like(config, seed=0))
+
+
+@pytest.fixture(scope="session")
+def full_context(write: WriteCheckpoint, probe_shape: GPT2Config) -> Path:
+    """A checkpoint with the context and the width of the published 124M model.
+
+    Two layers show what a long context does as well as twelve. A program that has its sizes as
+    constants gets the twelve.
+    """
+    published = PUBLISHED_CONFIGS["gpt2"]
+    config = published if probe_shape == published else replace(published, n_layer=2)
+    return write("full-context", config, lambda: trained_like(config, seed=0))

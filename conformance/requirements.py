@@ -98,7 +98,7 @@ _ALL = [
         ("float16", HF_MODEL,
          "In float16, logits are as near to the float64 truth as Hugging Face's own."),
         ("full-context", HF_MODEL,
-         "The logits of the 124M shape are right over its whole context of 1024 tokens."),
+         "Logits are right over a whole context of 1024 tokens, at the width of the 124M shape."),
         ("given-checkpoint", HF_MODEL,
          "The logits of the checkpoint given with --checkpoint are right."),
         ("published-sizes", HF_MODEL, "The logits of the medium, large and XL shapes are right."),

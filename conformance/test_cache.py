@@ -10,8 +10,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from gpt2ref import PUBLISHED_CONFIGS
-
 from .adapters.adapter import Adapter
 from .adapters.protocol import Judged
 from .adapters.refusal import accepted
@@ -82,14 +80,6 @@ def test_pieces_in_bfloat16(adapter: Adapter, small: Path) -> None:
         with accepted(f"{TIME} tokens fed as {'+'.join(map(str, sizes))} in bfloat16"):
             logits = in_pieces(judged, PROMPT, sizes)
         check_logits(logits, truth, allowed, f"{TIME} tokens fed as {'+'.join(map(str, sizes))}")
-
-
-@requirement("cache.steps")
-def test_steps_of_the_124m_shape(adapter: Adapter, gpt2_124m: Path) -> None:
-    token_ids = random_token_ids(PUBLISHED_CONFIGS["gpt2"], batch=2, time=19)
-    truth, allowed = expected(str(gpt2_124m), token_ids, adapter.precision, adapter.device)
-    logits = in_pieces(adapter.load(gpt2_124m), token_ids, (11, *[1] * 8))
-    check_logits(logits, truth, allowed, "the 124M shape, 11 tokens and 8 steps")
 
 
 @requirement("cache.branches")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,13 @@ def blank(config: GPT2Config) -> Tensors:
             f"h.{layer}.mlp.c_proj.bias": torch.zeros(width),
         }
     return tensors
+
+
+@lru_cache(maxsize=8)
+def shapes(config: GPT2Config) -> dict[str, torch.Size]:
+    """Return the shape of each tensor of a checkpoint, by its name without a prefix."""
+    with torch.device("meta"):
+        return {name: tensor.shape for name, tensor in blank(config).items()}
 
 
 def trained_like(config: GPT2Config, seed: int) -> Tensors:
@@ -131,21 +139,15 @@ def write_checkpoint(
     return folder
 
 
-def write_sparse_checkpoint(
-    folder: Path, config: GPT2Config, shapes: Mapping[str, torch.Size] | None = None
-) -> Path:
+def write_sparse_checkpoint(folder: Path, config: GPT2Config) -> Path:
     """Write a float32 checkpoint of zeros that takes no disk space. Returns the folder.
 
-    The safetensors header is followed by a hole in the file. `shapes`: by name; those of the config
-    if None.
+    The safetensors header is followed by a hole in the file.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    if shapes is None:
-        with torch.device("meta"):
-            shapes = {key: tensor.shape for key, tensor in blank(config).items()}
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}
     end = 0
-    for key, shape in shapes.items():
+    for key, shape in shapes(config).items():
         start, end = end, end + 4 * shape.numel()
         header[key] = {"dtype": "F32", "shape": list(shape), "data_offsets": [start, end]}
     encoded = json.dumps(header).encode()

@@ -11,7 +11,6 @@ import json
 import math
 import random
 from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from torch import Tensor
 import gpt2ref
 from gpt2ref import EOS, GPT2Config
 
-from ..checkpoints.tensors import blank
+from ..checkpoints.tensors import shapes
 from ..probes.gpt2 import PlainGPT2, Weights
 
 KeysValues = tuple[Tensor, Tensor]  # each [batch, n_head, seen, head_width]
@@ -30,13 +29,6 @@ Cache = list[KeysValues]  # of each layer; empty before the first token
 PREFIX = "transformer."
 MATRICES = ("attn.c_attn.weight", "attn.c_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight")
 MASK_BUFFERS = (".attn.bias", ".attn.masked_bias")  # of older files; no weights
-
-
-@lru_cache(maxsize=8)
-def shapes(config: GPT2Config) -> dict[str, torch.Size]:
-    """Return the shape of each tensor of a checkpoint, by its name without a prefix."""
-    with torch.device("meta"):
-        return {name: tensor.shape for name, tensor in blank(config).items()}
 
 
 def changed(

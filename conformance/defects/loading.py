@@ -10,9 +10,10 @@ from torch import Tensor
 
 from gpt2ref import GPT2Config
 
+from ..checkpoints.tensors import shapes
 from ..probes.gpt2 import Weights
 from .catalogue import defect, equivalent
-from .complete import MATRICES, PREFIX, CompleteGPT2, changed, shapes
+from .complete import MATRICES, PREFIX, CompleteGPT2, changed
 from .weights import freshly_initialised
 
 

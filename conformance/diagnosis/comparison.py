@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from ..adapters.protocol import Judged
-from ..defects import VARIANTS, CompleteGPT2, combined
+from ..defects import DEFECTS, VARIANTS, CompleteGPT2, combined
+from ..defects.steps import can_change
 from ..judging.oracle import FACTOR, FLOOR_ULPS
 from .asking import Frequencies
 from .questions import Question, answer, questions
@@ -31,9 +32,12 @@ class Answers:
     load: Load
     comparison: Comparison
     dtype: torch.dtype
+    steps: frozenset[str] | None = None  # that a defect overrides; None where nobody knows
     given: dict[str, Any] = field(default_factory=dict)
 
     def __getitem__(self, question: Question) -> Any:
+        if self.steps is not None and not can_change(self.steps, question.kind):
+            return self.comparison.right[question]
         if question.name not in self.given:
             checkpoint = self.comparison.checkpoint(question)
             self.given[question.name] = answer(question, self.load, checkpoint, self.dtype)
@@ -53,7 +57,7 @@ class Comparison:
         self.variants = [self.answers(defective(name)) for name in VARIANTS]
         self._exact = Answers(defective(), self, torch.float64)
         self._of_defects: dict[tuple[str, ...], Answers] = {}
-        self._checkpoints: dict[str, Path] = {}
+        self._checkpoints: dict[str, Path] = {}  # by the question's name
         self._rounding: dict[str, float] = {}
 
     def answers(self, load: Load) -> Answers:
@@ -61,14 +65,18 @@ class Comparison:
 
     def of_defects(self, *names: str) -> Answers:
         """Return the answers of a GPT-2 with these entries of the catalogue; they are kept."""
-        return self._of_defects.setdefault(names, self.answers(defective(*names)))
+        if names not in self._of_defects:
+            steps = frozenset().union(*(DEFECTS[name].steps for name in names))
+            answers = Answers(defective(*names), self, self.dtype, steps)
+            self._of_defects[names] = answers
+        return self._of_defects[names]
 
     def checkpoint(self, question: Question) -> Path:
         """Write the checkpoint of a question, unless it is there."""
-        key = repr(question.write)
-        if key not in self._checkpoints:
-            self._checkpoints[key] = question.write(self.folder / str(len(self._checkpoints)))
-        return self._checkpoints[key]
+        if question.name not in self._checkpoints:
+            folder = self.folder / str(len(self._checkpoints))
+            self._checkpoints[question.name] = question.write(folder)
+        return self._checkpoints[question.name]
 
     def alike(self, a: Answers, b: Answers, question: Question) -> bool:
         """Return whether two answers are the same, or one cannot be had."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from ..adapters.adapter import Adapter
 from ..defects import DEFECTS
-from .comparison import Answers, Comparison, comparison_in, defective
+from .comparison import Answers, Comparison, comparison_in
 from .departure import first_departure
 from .questions import Question
 
@@ -57,7 +57,8 @@ def diagnosed(comparison: Comparison, subject: Answers) -> Diagnosis | None:
     wrong = [each for each in unlike if not any(like(other, each) for other in comparison.variants)]
     if not wrong:
         return None
-    ordered = wrong + [each for each in comparison.questions if each not in unlike]
+    asked = wrong + [each for each in comparison.questions if each not in unlike]
+    ordered = sorted(asked, key=lambda each: each.slow)
     alike: list[tuple[str, ...]] = [
         (name,)
         for name in DEFECTS
@@ -76,7 +77,8 @@ def _pairs(
 
     At least one of them explains a wrong answer by itself.
     """
-    some = wrong[:: max(1, len(wrong) // 8)]
+    quick = [each for each in wrong if not each.slow] or wrong
+    some = quick[:: max(1, len(quick) // 8)]
 
     def explained(name: str) -> list[Question]:
         answers = comparison.of_defects(name)
@@ -93,6 +95,6 @@ def _pairs(
         rest = [question for question in ordered if question not in own] + own
         for other in DEFECTS:
             if DEFECTS[other].family != DEFECTS[name].family:
-                both = comparison.answers(defective(*sorted((name, other))))
+                both = comparison.of_defects(*sorted((name, other)))
                 if all(comparison.alike(subject, both, question) for question in rest):
                     yield tuple(sorted((name, other)))

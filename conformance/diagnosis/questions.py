@@ -7,6 +7,7 @@ sequence, scripts, dice, texts.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -31,6 +32,7 @@ from ..checkpoints.tensors import (
     write_checkpoint,
     write_sparse_checkpoint,
 )
+from ..defects.steps import AnswerKind
 from ..outcomes import NotApplicable
 from ..probes.designs import ALL, DESIGNS, PROBE, SEED, Design
 from ..probes.experiment import Experiment
@@ -46,7 +48,8 @@ class Question:
     """A question, the checkpoint for it, and the dtype it is asked in (None: the one judged).
 
     `about`: words of which an error must have one to count as a refusal and not as a crash; empty
-    where any error is a refusal.
+    where any error is a refusal. `kind`: what the answer is made of. `slow`: it is asked last, as
+    an answer takes a fiftieth of a second or more.
     """
 
     name: str
@@ -54,6 +57,8 @@ class Question:
     ask: Callable[[Judged], Any]
     dtype: torch.dtype | None = None
     about: tuple[str, ...] = ()
+    kind: AnswerKind = "logits"
+    slow: bool = False
 
 
 def _design(design: Design, folder: Path) -> Path:
@@ -122,10 +127,10 @@ def questions() -> Iterator[Question]:
     yield from _of_logits()
     yield from _of_files()
     yield from _of_the_cache()
-    yield from _of_generation()
-    yield from _of_stopping()
-    yield from _of_sampling()
-    yield from _of_text()
+    for question in itertools.chain(_of_generation(), _of_stopping(), _of_sampling()):
+        yield replace(question, kind="tokens")
+    for question in _of_text():
+        yield replace(question, kind="text")
 
 
 def _of_logits() -> Iterator[Question]:
@@ -142,12 +147,13 @@ def _of_logits() -> Iterator[Question]:
         "a token too many", whole, partial(asking.logits, torch.full((1, PROBE.n_positions + 1), 7))
     )
     for dtype in (torch.bfloat16, torch.float16, torch.float64):
-        yield Question(f"{dtype}", _plain, partial(asking.logits, IDS), dtype)
+        yield Question(f"{dtype}", _plain, partial(asking.logits, IDS), dtype, slow=True)
     long = GPT2Config(n_embd=24, n_layer=1, n_head=4)
     yield Question(
         "1024 tokens",
         partial(_plain, config=long),
         partial(asking.logits, random_token_ids(long, 1, 1024)),
+        slow=True,
     )
 
 
@@ -171,7 +177,8 @@ def _of_files() -> Iterator[Question]:
 def _of_the_cache() -> Iterator[Question]:
     for sizes in [(2, 1, 3), (1, 5), (4, 1, 1)]:
         yield Question(f"pieces of {sizes}", _plain, partial(asking.pieces, sizes))
-    yield Question("pieces in bfloat16", _plain, partial(asking.pieces, (2, 1, 3)), torch.bfloat16)
+    pieces = partial(asking.pieces, (2, 1, 3))
+    yield Question("pieces in bfloat16", _plain, pieces, torch.bfloat16, slow=True)
     yield Question(
         "pieces with wide heads",
         partial(_plain, config=WIDE_HEADS),
@@ -228,7 +235,8 @@ def _of_sampling() -> Iterator[Question]:
         {"temperature": 2.0, "top_k": 2},
         {"temperature": 1.0, "top_k": None},
     ):
-        yield Question(f"dice with {options}", drawn, partial(asking.drawn, **options))
+        dice_with = partial(asking.drawn, **options)
+        yield Question(f"dice with {options}", drawn, dice_with, slow=True)
     short = partial(asking.new, torch.tensor([[5], [5]]), 4, greedy_by_top_k=False)
     for options in (
         {"temperature": 0.0},
@@ -240,7 +248,7 @@ def _of_sampling() -> Iterator[Question]:
         yield Question(
             f"dice with top_k={top_k}", drawn, partial(asking.draws, top_k=top_k), about=TOP_K
         )
-    yield Question("seeds", drawn, asking.seeds)
+    yield Question("seeds", drawn, asking.seeds, slow=True)
     yield Question(
         "NaN",
         partial(_script, dice({17: 1.0, 300: math.nan}), DICE),

@@ -24,16 +24,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
-from transformers import GPT2LMHeadModel
-from transformers.utils import logging
 
 from ..outcomes import Failure
 
-logging.disable_progress_bar()  # a bar for each small checkpoint would hide the findings
+if TYPE_CHECKING:
+    from transformers import GPT2LMHeadModel
 
 FACTOR = 4
 FLOOR_ULPS = 4
@@ -120,6 +119,10 @@ def hugging_face_logits(
 
 
 def _model(checkpoint: str, dtype: torch.dtype, attention: str, device: str) -> GPT2LMHeadModel:
+    from transformers import GPT2LMHeadModel  # takes seconds, and not every process needs it
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()  # a bar for each small checkpoint would hide the findings
     return (
         GPT2LMHeadModel.from_pretrained(checkpoint, attn_implementation=attention)
         .to(device, dtype)

@@ -18,6 +18,7 @@ from gpt2ref import __version__
 
 from .. import defects
 from ..defects import DEFECTS, EQUIVALENT, VARIANTS, Entry
+from ..defects.steps import FEEDING, LOADING, LOOP, SAMPLER, TEXT, can_change
 from ..requirements import REQUIREMENTS
 from ..verdict.judgement import ERRORED, FAILED, NOT_RUN, VARIANT, Judgement
 
@@ -28,31 +29,22 @@ ENTRIES = DEFECTS | EQUIVALENT | VARIANTS
 LARGE = frozenset({"parity.full-context", "cache.steps", "keys.published-sizes"})
 # These need real weights, and 20 GB of memory. No defect is asked.
 NEVER = frozenset({"parity.given-checkpoint", "parity.published-sizes"})
-_TEXT = frozenset({"encode", "decode"})
-_SAMPLER = frozenset({"check", "generators", "uniform", "next_token", "probabilities", "draw"})
-_LOOP = frozenset(
-    {"generate", "generate_ragged", "ends_at_once", "ends", "next_logits", "padding", "crop"}
-)
-_LOADING = frozenset({"configure", "read", "convert", "state_dict"})
-# The steps that treat tokens fed one by one differently from tokens fed at once.
-_FEEDING = frozenset({"prefill", "step", "extend", "positions", "mask"})
 _STEPS_OF_FAMILY = {
-    "keys": _LOADING,
-    "text": _TEXT,
-    "sampling": _SAMPLER,
-    "eos": _LOOP,
-    "generation": _LOOP | _FEEDING,
+    "keys": LOADING,
+    "text": TEXT,
+    "sampling": SAMPLER,
+    "eos": LOOP,
+    "generation": LOOP | FEEDING,
 }
 
 
 def asked(entry: Entry, requirement: str) -> bool:
-    """Whether a defect is asked for a requirement: not if the steps that it replaces can't matter.
+    """Return whether a defect is asked for a requirement: only if the steps it replaces can matter.
 
-    A wrong sampler can't change a logit, and a wrong tokenizer can't change a token. A wrong
-    forward pass loads and refuses the same files as a right one. It does change the generated
-    tokens, their frequencies and their number, but only because its logits are wrong. An equivalent
-    or a variant is asked for everything; for frequencies only if it replaces the sampler. (Any
-    implementation that is not of the catalogue is asked for everything.)
+    A wrong forward pass loads and refuses the same files as a right one. It does change the
+    generated tokens, their frequencies and their number, but only because its logits are wrong. An
+    equivalent or a variant is asked for everything; for frequencies only if it replaces the
+    sampler. (Any implementation that is not of the catalogue is asked for everything.)
     """
     asked_for, replaced = REQUIREMENTS[requirement], entry.steps
     if requirement == entry.requirement:
@@ -60,11 +52,11 @@ def asked(entry: Entry, requirement: str) -> bool:
     if requirement in LARGE | NEVER:
         return False
     if entry.id not in DEFECTS:
-        return asked_for.family != "sampling" or bool(replaced & _SAMPLER)
+        return asked_for.family != "sampling" or bool(replaced & SAMPLER)
     for family, steps_of_it in _STEPS_OF_FAMILY.items():
         if asked_for.family == family:
             return bool(replaced & steps_of_it)
-    return not replaced <= _TEXT | _SAMPLER | _LOOP
+    return can_change(replaced, "logits")
 
 
 @dataclass(frozen=True)

@@ -96,13 +96,13 @@ def test_the_command_line_generates_with_it() -> None:
 def test_it_ends_most_of_its_stories_by_itself(prompt: str) -> None:
     """The model's README counts 97 and 95 of 100.
 
-    Of 40 that end with a chance of 0.9 each, fewer than 29 end once in 2000 times.
+    Of 12 that end with a chance of 0.9 each, fewer than 7 end once in 1800 times.
     """
     model = load_checkpoint("tiny", dtype=torch.float32)
     token_ids = encode(prompt) or [EOS]
     room = model.config.n_positions - len(token_ids)
-    rows = sample(model, [token_ids] * 40, max_new_tokens=room, seed=1)
-    assert sum(len(row) < room for row in rows) >= 29
+    rows = sample(model, [token_ids] * 12, max_new_tokens=room, seed=1)
+    assert sum(len(row) < room for row in rows) >= 7
 
 
 def test_a_text_is_likelier_than_its_words_shuffled() -> None:
