@@ -21,7 +21,13 @@ OPTIONS: dict[str, Any] = {
     "seed": 4,
     "eos_token_id": 7,
 }
-SHAPE = {"vocab_size": 97, "n_positions": 13, "n_embd": 24, "n_layer": 2, "n_head": 3}
+SHAPE: dict[str, Any] = {
+    "vocab_size": 97,
+    "n_positions": 13,
+    "n_embd": 24,
+    "n_layer": 2,
+    "n_head": 3,
+}
 
 CODE = f"""
 import json, sys
