@@ -33,9 +33,10 @@ def check_options(
 
 def check_sampling(temperature: float, top_k: int | None) -> tuple[float, int | None]:
     """Check the options of the sampler."""
-    temperature = _scalar("temperature", temperature, float, "a number")
+    given = temperature
+    temperature = _scalar("temperature", given, float, "a number")
     if not 0 <= temperature <= sys.float_info.max:
-        raise ValueError(f"temperature={temperature}: expected a finite number of at least 0")
+        raise ValueError(f"temperature={given}: expected a finite number of at least 0")
     if top_k is not None:
         top_k = _scalar("top_k", top_k, index, "an integer or None")
         if top_k < 1:

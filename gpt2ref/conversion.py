@@ -54,11 +54,11 @@ def from_tensors(
 ) -> GPT2:
     """Make a model of a checkpoint's tensors. It shares their memory where nothing changes.
 
-    The names are Hugging Face's, with what wrappers add, such as `module.` or `_orig_mod.`, or
-    without (see `wrappers`). `layout` says how the matrices are stored: "in_out" (Hugging Face,
-    OpenAI) or "out_in" (nanoGPT, minGPT). Give it where you know it. Without it, the layout is
-    guessed from c_attn, the only matrix that is never square: all matrices are taken to be stored
-    as most c_attn are.
+    The names are Hugging Face's, with or without what wrappers add, such as `module.` or
+    `_orig_mod.` (`wrappers.py` has the rule). `layout` says how the matrices are stored: "in_out"
+    (Hugging Face, OpenAI) or "out_in" (nanoGPT, minGPT). Give it where you know it. Without it, the
+    layout is guessed from c_attn, the only matrix that is never square: all matrices are taken to
+    be stored as most c_attn are.
     `device` and `dtype` default to the tensors' own. The parameters take no gradients.
 
     Raises CheckpointError, with all their names at once, for tensors that are missing, unexpected,
