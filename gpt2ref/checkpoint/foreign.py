@@ -89,9 +89,11 @@ def recognise(path: Path) -> Kind:
         start = file.read(1024)
         file.seek(max(0, size - 8))
         end = file.read(8)
+    if part := _by_name(path):
+        raise ForeignFileError(path, *part)
     if kind := _own(path, start, end):
         return kind
-    if known := _foreign(path, start):
+    if known := _foreign(start):
         raise ForeignFileError(path, *known)
     if path.suffix == ".safetensors":
         return "safetensors"
@@ -135,12 +137,20 @@ def _zip(path: Path) -> Kind:
     raise ForeignFileError(path, what, remedy)
 
 
-def _foreign(path: Path, start: bytes) -> tuple[str, str] | None:
-    """Return what the file is, and what to do, if its bytes or its name tell."""
+def _by_name(path: Path) -> tuple[str, str] | None:
+    """Return what a part of a checkpoint is, and what to do, where its first bytes do not tell."""
     if data := _TENSORFLOW_DATA.fullmatch(path.name):
         return "TensorFlow's file of data", f"give {data[1]}.index beside it, or their folder"
-    if path.suffix == ".meta" and start[:1] == b"\n":
+    if path.name.endswith(".ckpt.meta"):
         return "TensorFlow's graph", f"give {path.stem}.index beside it, or their folder"
+    if path.suffix == ".distcp":
+        convert = "torch.distributed.checkpoint.format_utils.dcp_to_torch_save(folder, path)"
+        return "a part of torch's distributed checkpoint", f"convert it: {convert}"
+    return None
+
+
+def _foreign(start: bytes) -> tuple[str, str] | None:
+    """Return what a file is that begins so, and what to do, if that is known."""
     if not start:
         return "an empty file", _AGAIN
     if not start.strip(b"\0"):

@@ -142,11 +142,19 @@ def test_a_peft_folder_and_its_file_are_named(tmp_path, name):
             load_checkpoint(path)
 
 
-@pytest.mark.parametrize("name", ["model.ckpt.data-00000-of-00001", "model.ckpt.meta"])
-def test_the_other_files_of_tensorflow_are_named_with_the_one_to_give(tmp_path, name):
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("model.ckpt.data-00000-of-00001", "model.ckpt.index"),
+        ("model.ckpt.meta", "model.ckpt.index"),
+        ("__0_0.distcp", "dcp_to_torch_save"),
+    ],
+)
+def test_a_part_of_a_checkpoint_is_named_with_what_to_give(tmp_path, name, words):
     (tmp_path / name).write_bytes(b"\n\x05" + b"\x3f" * 100)
-    with pytest.raises(CheckpointError, match=named(tmp_path / name, "model.ckpt.index")):
-        load_checkpoint(tmp_path / name)
+    for path in (tmp_path, tmp_path / name):
+        with pytest.raises(CheckpointError, match=named(tmp_path / name, words)):
+            load_checkpoint(path)
 
 
 @pytest.mark.parametrize("name", ["weights.anything", "weights"])
