@@ -92,9 +92,9 @@ def from_hugging_face_tensors(
     if twice := given_twice(names):
         raise CheckpointError(f"several names for one tensor: {', '.join(twice)}")
     found = {name: tensors[key] for key, name in names.items()}
-    tied = ["lm_head.weight", "wte.weight"] if not config.tie_word_embeddings else []
-    denied = "which tie_word_embeddings=False demands beside the other"
-    problems = [f"missing: {name}, {denied}" for name in tied if name not in found]
+    both = [] if config.tie_word_embeddings else ["lm_head.weight", "wte.weight"]
+    denied = "the config has tie_word_embeddings=False, so the checkpoint needs both matrices"
+    problems = [f"missing: {name} ({denied})" for name in both if name not in found]
     head = found.pop("lm_head.weight", None)
     if head is not None and not _same(head, found.setdefault("wte.weight", head)):
         problems.append("lm_head.weight differs from wte.weight: GPT-2 has one matrix for both")

@@ -1,4 +1,4 @@
-"""Take off the names of tensors what wrappers around a model, or around a part of it, add."""
+"""Remove from tensors' names what wrappers around a model, or around a part of it, add."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ _HDF5 = "in a transformers before 5, GPT2LMHeadModel.from_pretrained(folder, fro
 _FLAX = "in a transformers before 5, GPT2LMHeadModel.from_pretrained(folder, from_flax=True)"
 _NUMPY = "save its arrays as tensors under GPT-2's names, with safetensors.torch.save_file"
 _PEFT = (
-    "a PEFT adapter, which changes a model and is none: merge it with "
+    "a PEFT adapter, not a model: merge it with "
     "AutoPeftModelForCausalLM.from_pretrained(folder).merge_and_unload().save_pretrained(new)"
 )
 _WEIGHTS = "give the file with the weights, or the folder"

@@ -125,7 +125,7 @@ def _refuse_other_pickles(path: Path) -> None:
 
 
 def _refuse_other_protocol(start: bytes) -> None:
-    if start[:1] == b"\x80" and start[1:2] in (b"\3", b"\4", b"\5"):
+    if start[:1] == b"\x80" and start[1:2] in (b"\4", b"\5"):  # torch cannot read these
         raise CheckpointError(
             f"it has pickle protocol {start[1]}: save it with torch.save's own, 2"
         )

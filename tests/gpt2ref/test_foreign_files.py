@@ -197,11 +197,11 @@ def test_a_pickle_that_torch_did_not_write_is_named(tmp_path, protocol):
 
 @pytest.mark.usefixtures("reads_pickles")
 @pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
-@pytest.mark.parametrize("protocol", [3, 4, 5])
+@pytest.mark.parametrize("protocol", [4, 5])
 def test_a_pickle_protocol_that_is_not_torchs_is_named(tmp_path, protocol, zipped):
     options = {"pickle_protocol": protocol, "_use_new_zipfile_serialization": zipped}
     torch.save(TENSORS, tmp_path / "w.pt", **options)
-    with pytest.raises(CheckpointError, match=named(tmp_path / "w.pt", f"protocol {protocol}")):
+    with pytest.raises(CheckpointError, match=named("w.pt", f"it has pickle protocol {protocol}")):
         load_checkpoint(tmp_path / "w.pt")
 
 
