@@ -52,6 +52,10 @@ MIDDLES = {
     "attention": (r"\.attn\.", ".attn._orig_mod."),
     "matrices": (r"\.(c_\w+)\.", r".\1._orig_mod."),
     "norms": (r"(ln_\w)\.", r"\1._orig_mod."),
+    "block, by any name": (r"^(h\.\d+\.)", r"\1inner."),
+    "attention, by any name": (r"\.attn\.", ".attn.wrapped.layer."),
+    "blocks, by any name": (r"^h\.", "h.layers."),
+    "matrices of an adapter that was taken away": (r"\.(c_attn)\.", r".\1.base_layer."),
     "embeddings": (r"^(w[tp]e)\.", r"\1.module."),
 }
 
@@ -128,6 +132,10 @@ def test_masks_under_a_wrapper_are_ignored():
         "n_averaged",
         "wte.adapter.weight",
         "h.0.h.0.ln_1.weight",
+        "v_head.wte.weight",
+        "wte.weight.adapter",
+        "h.0.ln_1.adapter.shift.weight",
+        "h.0.adapter.attn.c_attn.weight",
     ],
 )
 @pytest.mark.parametrize("front", ["", "module.", "model."])
@@ -140,7 +148,8 @@ def test_a_tensor_that_is_no_gpt2s_is_unexpected(front, key):
 
 
 def test_another_tensor_does_not_take_the_place_of_one_that_is_missing():
-    for other in ("adapter.ln_f.weight", "ln_f.scale.weight", "ln_f.lora_A.weight"):
+    others = ("adapter.ln_f.weight", "ln_f.scale.weight", "ln_f.lora_A.weight", "h.0.ln_f.weight")
+    for other in others:
         tensors = {key: tensor for key, tensor in TENSORS.items() if key != "ln_f.weight"}
         with pytest.raises(CheckpointError, match=rf"^missing: ln_f.weight\nunexpected: {other}"):
             loads(tensors | {other: TENSORS["ln_f.weight"]})
@@ -164,3 +173,20 @@ def test_what_was_taken_off_is_in_the_error():
         match=r"^missing: wpe\.weight\ntaken off the names: _orig_mod\., model\., module\.$",
     ):
         loads(tensors)
+
+
+def test_parts_that_hold_two_things_are_no_wrappers():
+    """An adapter that is not merged changes the numbers, so its matrix must not load alone."""
+    base = "h.0.attn.c_attn"
+    tensors = {key: tensor for key, tensor in TENSORS.items() if key != f"{base}.weight"}
+    tensors[f"{base}.base_layer.weight"] = TENSORS[f"{base}.weight"]
+    lora = {f"{base}.lora_A.weight": torch.ones(2, 4), f"{base}.lora_B.weight": torch.ones(12, 2)}
+    with pytest.raises(CheckpointError, match=rf"^missing: {base}.weight\nunexpected: .*lora_A"):
+        loads(tensors | lora)
+
+
+@pytest.mark.parametrize("name", ["h." * 300_000 + "x", "a." * 300_000 + "wte.weight", "." * 10**6])
+def test_a_hostile_name_takes_no_longer_than_its_length(name):
+    """A search that takes the square of it would not end."""
+    with pytest.raises(CheckpointError, match="unexpected"):
+        loads(TENSORS | {name: torch.ones(1)})
