@@ -33,8 +33,8 @@ import torch.distributed as dist
 
 from conformance.checkpoints.tensors import trained_like
 from gpt2ref import from_tensors
+from gpt2ref.arguments import check_sampling
 from gpt2ref.generation import sample_steps
-from gpt2ref.sampling import check_sampling
 
 from .environment import environment
 from .implementations import TokenIds

@@ -3,8 +3,10 @@
 >>> from gpt2ref import generate
 >>> print(generate("Once upon a time", max_new_tokens=50, temperature=0.8, top_k=40, seed=0))
 
-Read the core in this order: `config`, `model`, `conversion`, `sampling`, `generation`. It works
-without the rest: `tokenizer`, `text` and `cli`; `checkpoint` for files; `fast` for speed alone.
+Read the core in this order: `config`, `model`, `conversion`, `sampling`, `generation`. Beside it,
+`arguments` checks what callers pass, and `wrappers` knows what training code adds to names. The
+core works without the rest: `tokenizer`, `text` and `cli`; `checkpoint` for files; `fast` for speed
+alone.
 """
 
 from importlib.util import find_spec

@@ -11,9 +11,9 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
+from .arguments import check_options
 from .conversion import CheckpointError
 from .fast.compiled_step import compile_step
-from .generation import check_options
 from .text import load_model, stream
 
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}

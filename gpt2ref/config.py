@@ -13,10 +13,14 @@ EOS = 50256  # <|endoftext|>: ends a text, and starts one that has no prompt
 # Field -> its values for the one that OpenAI published.
 _FIXED_FIELDS: dict[str, tuple[object, ...]] = {
     "model_type": ("gpt2",),
-    "activation_function": ("gelu_new", "gelu_pytorch_tanh"),  # two names of the tanh form
+    # Names of the tanh form in transformers' ACT2FN. They differ in speed alone.
+    "activation_function": tuple(
+        f"gelu_{name}" for name in ("new", "pytorch_tanh", "fast", "accurate", "python_tanh")
+    ),
     "scale_attn_weights": (True,),
     "scale_attn_by_inverse_layer_idx": (False,),
     "add_cross_attention": (False,),
+    "tie_word_embeddings": (True, False),
 }
 _LARGEST_SIZE = 2**24  # beyond any model; the bytes of a matrix still fit an int64
 
@@ -35,6 +39,7 @@ class GPT2Config:
     n_head: int = 12
     n_inner: int | None = None  # width of the MLP; None is 4 * n_embd
     layer_norm_epsilon: float = 1e-5
+    tie_word_embeddings: bool = True  # False: a checkpoint must have lm_head.weight, too
 
     def __post_init__(self) -> None:
         for name in ("vocab_size", "n_positions", "n_embd", "n_layer", "n_head", "n_inner"):

@@ -7,7 +7,6 @@ use `nn.Linear`'s [out, in]. A change of layout is a transposed *view*: nothing 
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from functools import lru_cache
@@ -18,10 +17,10 @@ from torch import Tensor
 
 from .config import GPT2Config
 from .model import GPT2
+from .wrappers import given_twice, plain_names, taken_off
 
 Layout = Literal["in_out", "out_in"]
 PREFIX = "transformer."  # GPT2LMHeadModel's tensors have it, the published files' do not
-_COMPILED = "_orig_mod."  # torch.compile puts it before that
 
 # Every tensor of a checkpoint, without the prefix; "{layer}" runs over the blocks.
 COPIED = (
@@ -55,10 +54,11 @@ def from_tensors(
 ) -> GPT2:
     """Make a model of a checkpoint's tensors. It shares their memory where nothing changes.
 
-    The names are Hugging Face's, with or without the `transformer.` prefix. `layout` says how the
-    matrices are stored: "in_out" (Hugging Face, OpenAI) or "out_in" (nanoGPT, minGPT). Give it
-    where you know it. Without it, the layout is guessed from c_attn, the only matrix that is never
-    square: all matrices are taken to be stored as most c_attn are.
+    The names are Hugging Face's, with or without what wrappers add, such as `module.` or
+    `_orig_mod.` (`wrappers.py` has the rule). `layout` says how the matrices are stored: "in_out"
+    (Hugging Face, OpenAI) or "out_in" (nanoGPT, minGPT). Give it where you know it. Without it, the
+    layout is guessed from c_attn, the only matrix that is never square: all matrices are taken to
+    be stored as most c_attn are.
     `device` and `dtype` default to the tensors' own. The parameters take no gradients.
 
     Raises CheckpointError, with all their names at once, for tensors that are missing, unexpected,
@@ -66,6 +66,7 @@ def from_tensors(
     `dtype` that is not in DTYPES.
     """
     state = from_hugging_face_tensors(tensors, config, layout=layout, dtype=dtype)
+    config = replace(config, tie_word_embeddings=True)  # GPT2 has one matrix for both
     with torch.device("meta"):  # no memory: the model takes the given tensors as its parameters
         model = GPT2(config)
     moved = {key: tensor.to(device or tensor.device) for key, tensor in state.items()}
@@ -87,14 +88,21 @@ def from_hugging_face_tensors(
         raise ValueError(f"dtype={dtype}: expected {', '.join(map(str, DTYPES))}")
     # A hostile config may have millions of layers; some are enough to say what is missing.
     config = replace(config, n_layer=min(config.n_layer, len(tensors) + 1000))
-    found = _without_prefix(tensors)
+    names = plain_names(tensors)
+    if twice := given_twice(names):
+        raise CheckpointError(f"several names for one tensor: {', '.join(twice)}")
+    found = {name: tensors[key] for key, name in names.items()}
+    both = [] if config.tie_word_embeddings else ["lm_head.weight", "wte.weight"]
+    denied = "the config has tie_word_embeddings=False, so the checkpoint needs both matrices"
+    problems = [f"missing: {name} ({denied})" for name in both if name not in found]
     head = found.pop("lm_head.weight", None)
-    problems = []
     if head is not None and not _same(head, found.setdefault("wte.weight", head)):
         problems.append("lm_head.weight differs from wte.weight: GPT-2 has one matrix for both")
     layout = layout or _guess_layout(found, config)
     problems += _differences(found, config, layout, dtype)
     if problems:
+        if wrappers := taken_off(names):
+            problems.append(f"taken off the names: {', '.join(wrappers)}")
         raise CheckpointError("\n".join(problems))
     turned = _names(TRANSPOSED, config) if layout == "in_out" else {}
     ours = {key: found[key].t() if key in turned else found[key] for key in shapes(config)}
@@ -131,14 +139,6 @@ def _names(keys: Iterable[str], config: GPT2Config) -> dict[str, None]:
     return {key.format(layer=i): None for key in keys for i in range(config.n_layer)}
 
 
-def _without_prefix(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    names = {key: key.removeprefix(_COMPILED).removeprefix(PREFIX) for key in tensors}
-    count = Counter(names.values())
-    if twice := sorted(key for key, name in names.items() if key != name and count[name] > 1):
-        raise CheckpointError(f"given with and without the prefix: {', '.join(twice)}")
-    return {name: tensors[key] for key, name in names.items()}
-
-
 def _guess_layout(found: Mapping[str, Tensor], config: GPT2Config) -> Layout:
     """Return the layout of most c_attn matrices, "in_out" if none has either shape."""
     stored = [list(found[key].shape) for key in found if key.endswith(".attn.c_attn.weight")]
@@ -160,9 +160,18 @@ def _differences(
         remedy = f"from_tensors(..., layout={other!r}) loads them"
         shape = f"matrices stored {other}, expected {layout}; {remedy}"
     dtypes = sorted({str(t.dtype) for t in present.values() if t.dtype in DTYPES})
+    missing = sorted(expected.keys() - found.keys())
+    unexpected = sorted(found.keys() - expected.keys() - _names(IGNORED, config).keys())
+    if 2 * len(missing) > len(expected) and 2 * len(unexpected) > len(found):
+        sides = {"missing": missing, "unexpected": unexpected}
+        counts = [f"{len(s)} {side}, such as {', '.join(s[:3])}" for side, s in sides.items()]
+        return [f"the names are not GPT-2's: {'; '.join(counts)}"]
+    if missing and missing == sorted(key for key in expected if key.endswith(".bias")):
+        cause = "a model trained with bias=False has none"
+        missing = [f"all {len(missing)} biases ({cause}; zeros in their place change nothing)"]
     problems = {
-        "missing": sorted(expected.keys() - found.keys()),
-        "unexpected": sorted(found.keys() - expected.keys() - _names(IGNORED, config).keys()),
+        "missing": missing,
+        "unexpected": unexpected,
         shape: [f"{key} is {wrong[key]}, expected {list(expected[key])}" for key in wrong],
         "not a floating-point dtype that GPT-2 runs in": [
             f"{key} is {t.dtype}" for key, t in present.items() if t.dtype not in DTYPES
@@ -173,6 +182,9 @@ def _differences(
 
 
 def _same(a: Tensor, b: Tensor) -> bool:
-    if a.shape != b.shape or a.dtype != b.dtype:
+    """Whether the matrices are equal, in the coarser dtype if they have two."""
+    if a.shape != b.shape or (a.dtype != b.dtype and not {a.dtype, b.dtype} <= set(DTYPES)):
         return False
-    return a.is_meta or b.is_meta or a.data_ptr() == b.data_ptr() or torch.equal(a, b)
+    if a.is_meta or b.is_meta or (a.data_ptr() == b.data_ptr() and a.dtype == b.dtype):
+        return True
+    return torch.equal(a.to(b.dtype), b) or torch.equal(a, b.to(a.dtype))

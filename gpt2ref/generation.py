@@ -5,14 +5,14 @@ from __future__ import annotations
 import random
 import secrets
 from collections.abc import Callable, Iterator, Sequence
-from numbers import Integral
 
 import torch
 from torch import Tensor
 
+from .arguments import check_options, check_rows, check_vocab_size
 from .config import EOS
 from .model import GPT2, KVCache
-from .sampling import check_chosen, check_sampling, choose
+from .sampling import check_chosen, choose
 
 
 def sample(
@@ -24,12 +24,17 @@ def sample(
     top_k: int | None = None,
     seed: int | None = None,
     eos_token_id: int | None = EOS,
+    vocab_size: int | None = None,
 ) -> list[list[int]]:
     """Continue each row of token ids; return each row's new ids, without the EOS that ended it.
 
     Rows may differ in length, and each stops by itself: at `eos_token_id` (None: never) or after
     `max_new_tokens`. A row without tokens starts from `<|endoftext|>`. Temperature 0 is greedy;
     `top_k=None` is no restriction.
+
+    Only ids below `vocab_size` are drawn (default: all of the model's). The logits of the others,
+    such as padding and added tokens, are cut off before top-k, so they change no probability. The
+    prompt may have any of the model's ids.
 
     Row r draws one uniform number a step from a generator seeded with `seed + r`. So it gets the
     tokens that it gets alone with that seed, whatever its neighbours do (up to rounding of the
@@ -40,10 +45,11 @@ def sample(
 
     Raises TypeError or ValueError, naming the argument, before any work is done.
     """
-    rows = _check_rows(token_ids, model.config.vocab_size)
-    check_options(max_new_tokens, temperature, top_k, seed)
+    rows = check_rows(token_ids, model.config.vocab_size)
+    options = check_options(max_new_tokens, temperature, top_k, seed)
+    vocab_size = check_vocab_size(vocab_size, model.config.vocab_size)
     new: list[list[int]] = [[] for _ in rows]
-    for step in sample_steps(model, rows, max_new_tokens, temperature, top_k, seed, eos_token_id):
+    for step in sample_steps(model, rows, *options, eos_token_id, vocab_size):
         for row, token_id in step.items():
             new[row].append(token_id)
     return new
@@ -58,6 +64,7 @@ def sample_steps(
     top_k: int | None,
     seed: int | None,
     eos_token_id: int | None,
+    vocab_size: int | None = None,
 ) -> Iterator[dict[int, int]]:
     """Yield, after each step, row number -> new token of every row that goes on.
 
@@ -68,7 +75,8 @@ def sample_steps(
     rows = [list(prompt) for prompt in prompts]
     running = list(range(len(rows)))  # the rows that go on
     first = secrets.randbits(63) if seed is None else seed
-    steps = make_steps(model, [first + r for r in running], max_new_tokens, temperature, top_k)
+    seeds = [first + r for r in running]
+    steps = make_steps(model, seeds, max_new_tokens, temperature, top_k, vocab_size)
     for _ in range(max_new_tokens):
         token_ids = steps.next_tokens(rows, running)
         check_chosen({row: token_ids[row] for row in running})
@@ -84,13 +92,20 @@ class DecodeSteps:
     """The decode steps of one batch: the model's forward pass with a cache, then the sampler."""
 
     def __init__(
-        self, model: GPT2, seeds: list[int], n_steps: int, temperature: float, top_k: int | None
+        self,
+        model: GPT2,
+        seeds: list[int],
+        n_steps: int,
+        temperature: float,
+        top_k: int | None,
+        vocab_size: int | None = None,
     ) -> None:
         self.model = model
         self.generators = [random.Random(seed) for seed in seeds]  # one for each row
         self.n_steps = n_steps
         self.temperature = temperature
         self.top_k = top_k
+        self.vocab_size = vocab_size or model.config.vocab_size
         self.cache: KVCache | None = None
 
     def next_tokens(self, rows: list[list[int]], running: list[int]) -> list[int]:
@@ -110,7 +125,7 @@ class DecodeSteps:
             self.cache.lengths = [min(len(row), n_positions) - 1 for row in rows]
             logits = self.feed([row[-1] for row in rows], self.cache)
         uniform = draw_uniform(self.generators, 1).to(logits.device)[:, 0]
-        return self.choose(logits, uniform).tolist()
+        return self.choose(logits[:, : self.vocab_size], uniform).tolist()
 
     def feed(self, token_ids: list[int], cache: KVCache) -> Tensor:
         """Feed each row one more token, [batch]: logits of its next one [batch, vocab]."""
@@ -123,7 +138,7 @@ class DecodeSteps:
 
 # `sample_steps` makes its steps with this. `gpt2ref/__init__.py` puts `fast.make_steps` here, which
 # returns a subclass that is faster for the model's device.
-make_steps: Callable[[GPT2, list[int], int, float, int | None], DecodeSteps] = DecodeSteps
+make_steps: Callable[..., DecodeSteps] = DecodeSteps
 
 
 def prefill(model: GPT2, rows: list[list[int]], cache: KVCache) -> Tensor:
@@ -145,36 +160,3 @@ def draw_uniform(generators: list[random.Random], n_steps: int) -> Tensor:
     """Draw the next numbers of each row's generator: float64 [batch, n_steps] in [0, 1)."""
     numbers = [[generator.random() for _ in range(n_steps)] for generator in generators]
     return torch.tensor(numbers, dtype=torch.float64)
-
-
-def _check_rows(token_ids: Sequence[Sequence[int]] | Tensor, vocab_size: int) -> list[list[int]]:
-    """Return the rows as lists of int, with EOS for an empty one."""
-    values = token_ids.tolist() if isinstance(token_ids, Tensor) else token_ids
-    try:
-        rows: list[list[int]] = [list(row) or [EOS] for row in values]
-    except TypeError:
-        raise TypeError(
-            f"token_ids: {token_ids!r}, expected rows of ids such as [[15496, 995]]"
-        ) from None
-    for number, row in enumerate(rows):
-        for token_id in row:
-            # NumPy's integers are Integral too.
-            if isinstance(token_id, bool) or not isinstance(token_id, Integral):
-                raise TypeError(f"token_ids: {token_id!r} in row {number}, expected an integer")
-            if not 0 <= token_id < vocab_size:
-                raise ValueError(
-                    f"token_ids: {token_id} in row {number}, expected 0 to {vocab_size - 1}"
-                )
-    return [[int(token_id) for token_id in row] for row in rows]
-
-
-def check_options(
-    max_new_tokens: int, temperature: float, top_k: int | None, seed: int | None
-) -> None:
-    """Raise TypeError or ValueError, naming the argument, its value and what is allowed."""
-    for name, value in (("max_new_tokens", max_new_tokens), ("seed", 0 if seed is None else seed)):
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise TypeError(f"{name}={value!r}: expected an integer")
-        if value < 0:
-            raise ValueError(f"{name}={value}: expected at least 0")
-    check_sampling(temperature, top_k)

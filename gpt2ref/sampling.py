@@ -7,11 +7,12 @@ depends on the logits alone.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor
+
+from .arguments import check_sampling
 
 
 def next_token(
@@ -22,7 +23,7 @@ def next_token(
     Temperature 0 is greedy: it takes the first of equal maxima and ignores `uniform`. Raises
     ValueError if a row's largest logit is not a finite number, and what `check_sampling` raises.
     """
-    check_sampling(temperature, top_k)
+    temperature, top_k = check_sampling(temperature, top_k)
     token_ids = choose(logits, uniform, temperature=temperature, top_k=top_k)
     check_chosen(dict(enumerate(token_ids.tolist())))
     return token_ids
@@ -80,16 +81,3 @@ def draw(probabilities: Tensor, uniform: Tensor) -> Tensor:
     # little at a token of probability 0. A draw that falls there takes the first possible token.
     first = torch.searchsorted(cumulative, torch.zeros_like(cumulative[:, -1:]), right=True)
     return torch.where(probabilities.gather(-1, drawn) > 0, drawn, first)[:, 0]
-
-
-def check_sampling(temperature: float, top_k: int | None) -> None:
-    """Raise TypeError or ValueError, naming the argument, its value and what is allowed."""
-    if isinstance(temperature, bool) or not isinstance(temperature, (int, float)):
-        raise TypeError(f"temperature={temperature!r}: expected a number")
-    if not 0 <= temperature <= sys.float_info.max:
-        raise ValueError(f"temperature={temperature}: expected a finite number of at least 0")
-    if top_k is not None:
-        if isinstance(top_k, bool) or not isinstance(top_k, int):
-            raise TypeError(f"top_k={top_k!r}: expected an integer or None")
-        if top_k < 1:
-            raise ValueError(f"top_k={top_k}: expected at least 1, or None for no restriction")

@@ -8,9 +8,10 @@ from typing import TypeVar
 
 import torch
 
+from .arguments import check_options
 from .checkpoint.load import load_checkpoint
 from .config import EOS
-from .generation import check_options, sample, sample_steps
+from .generation import sample, sample_steps
 from .model import GPT2
 from .tokenizer import VOCAB_SIZE, decode, decode_pieces, encode
 
@@ -34,6 +35,9 @@ def generate(
     which stays where it is, or a checkpoint (see `load_checkpoint`; default: the package's small
     one), loaded for this call onto `device` (default: CUDA if there is one) in `dtype` (default:
     the file's own). `sample` describes the other arguments and the errors.
+
+    The tokenizer has GPT-2's 50257 tokens. Where the model has more rows, for padding or for added
+    tokens, the further ids are never drawn.
     """
     prompts = [prompt] if isinstance(prompt, str) else prompt
     rows = _encode_prompts(prompts)
@@ -45,6 +49,7 @@ def generate(
         temperature=temperature,
         top_k=top_k,
         seed=seed,
+        vocab_size=VOCAB_SIZE,
     )
     texts = [text + decode(ids) for text, ids in zip(prompts, new, strict=True)]
     return texts[0] if isinstance(prompt, str) else texts
@@ -68,9 +73,9 @@ def stream(
     if not isinstance(prompt, str):
         raise TypeError(f"prompt: {type(prompt).__name__}, expected str")
     rows = _encode_prompts([prompt])
-    check_options(max_new_tokens, temperature, top_k, seed)
+    options = check_options(max_new_tokens, temperature, top_k, seed)
     model = load_model(model, device, dtype)
-    steps = sample_steps(model, rows, max_new_tokens, temperature, top_k, seed, EOS)
+    steps = sample_steps(model, rows, *options, EOS, VOCAB_SIZE)
     return decode_pieces(step[0] for step in steps)
 
 
@@ -81,7 +86,7 @@ def load_model(
 ) -> GPT2:
     """Return the model as given, or load the checkpoint of that name.
 
-    Raises ValueError for a vocabulary that is not GPT-2's, and what `load_checkpoint` raises.
+    Raises ValueError for a vocabulary smaller than GPT-2's, and what `load_checkpoint` raises.
     """
     if not isinstance(model, GPT2):
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
@@ -91,10 +96,10 @@ def load_model(
             f"device={device!r}, dtype={dtype!r}: only for a checkpoint to load; "
             "move the model with model.to()"
         )
-    if model.config.vocab_size != VOCAB_SIZE:
+    if model.config.vocab_size < VOCAB_SIZE:
         raise ValueError(
-            f"model: vocab_size={model.config.vocab_size}, expected {VOCAB_SIZE}; "
-            "sample() takes token ids"
+            f"model: vocab_size={model.config.vocab_size}, expected at least {VOCAB_SIZE}, "
+            "the tokens of GPT-2's tokenizer; sample() takes token ids of any vocabulary"
         )
     return model
 

@@ -13,8 +13,12 @@ from ..conversion import CheckpointError
 MOST_BYTES = 100_000_000  # of a JSON file, as many as safetensors lets a header have
 
 
-def read_config(path: Path, names: Mapping[str, str] | None = None) -> GPT2Config:
-    """Read the shape. `names` maps the file's names of the fields to ours: see `renamed`.
+def read_config(
+    path: Path, names: Mapping[str, str] | None = None
+) -> tuple[GPT2Config, dict[str, Any]]:
+    """Read the shape, and all fields of the file.
+
+    `names` maps the file's names of the fields to ours: see `renamed`.
 
     Raises FileNotFoundError if there is no such file, and CheckpointError, with the file's name,
     if it is not a GPT-2's.
@@ -25,7 +29,7 @@ def read_config(path: Path, names: Mapping[str, str] | None = None) -> GPT2Confi
         )
     try:
         fields = read_json_object(path)
-        return renamed(fields, names) if names else GPT2Config.from_dict(fields)
+        return (renamed(fields, names) if names else GPT2Config.from_dict(fields)), fields
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: {error}") from None
 

@@ -14,8 +14,10 @@ from torch import Tensor
 from ..config import GPT2Config
 from ..conversion import CheckpointError, Layout, from_tensors
 from ..model import GPT2
+from .biases import with_biases
 from .config_file import read_config, read_json_object
-from .pickles import named_tensors, read_pickle
+from .foreign import recognise, refuse_adapter
+from .pickles import gpt2_tensors, read_pickle
 
 # The published names, in order of preference. An index lists the shards of a large checkpoint.
 WEIGHT_FILES = (
@@ -31,10 +33,13 @@ def read(weights: Path) -> tuple[GPT2Config, dict[str, Tensor], Layout | None]:
 
     A file with one of the published names is Hugging Face's, so its matrices are [in, out]: any
     other is refused, as transformers refuses it. A file of another name may be anybody's, for
-    example a nanoGPT state dict saved as safetensors, so its layout is unknown.
+    example a nanoGPT state dict saved as safetensors, so its layout is unknown, as is that of MLX.
     """
-    config = read_config(weights.parent / "config.json")
-    return config, _read_tensors(weights), "in_out" if weights.name in WEIGHT_FILES else None
+    tensors = _read_tensors(weights)
+    refuse_adapter(weights, tensors)
+    config, fields = read_config(weights.parent / "config.json")
+    published = weights.name in WEIGHT_FILES and not _is_mlx(weights)
+    return config, with_biases(weights, tensors, fields, config), "in_out" if published else None
 
 
 def from_hugging_face(model: Any) -> GPT2:
@@ -52,9 +57,20 @@ def _read_tensors(weights: Path) -> dict[str, Tensor]:
                 raise CheckpointError(f"{shard}: another shard has these too: {', '.join(twice)}")
             tensors |= part
         return tensors
-    if weights.suffix in (".bin", ".pt", ".pth"):
-        return named_tensors(weights, read_pickle(weights))
+    kind = recognise(weights)
+    if kind == "pickle":
+        return gpt2_tensors(weights, read_pickle(weights))
+    if kind != "safetensors":
+        raise CheckpointError(f"{weights}: expected safetensors or a pickle, found {kind}'s format")
     return _read_safetensors(weights)
+
+
+def _is_mlx(weights: Path) -> bool:
+    """Whether Apple's MLX wrote the file. Its matrices are nn.Linear's, [out, in]."""
+    if weights.suffix != ".safetensors":
+        return False
+    with safe_open(weights, framework="pt") as file:
+        return (file.metadata() or {}).get("format") == "mlx"
 
 
 def _shards(index: Path) -> list[Path]:
@@ -78,4 +94,5 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
         with safe_open(path, framework="pt") as file:
             return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
     except (SafetensorError, OSError, RuntimeError) as error:
-        raise CheckpointError(f"{path}: not a readable safetensors file: {error}") from None
+        reason = f"{error} (if it was cut off, get it again)"
+        raise CheckpointError(f"{path}: not a readable safetensors file: {reason}") from None

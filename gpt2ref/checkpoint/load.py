@@ -2,7 +2,7 @@
 
 A format is a module with `read(path)`, which returns the config, the tensors under Hugging Face's
 names, and how the matrices are stored (None if the file does not tell). To add one, write such a
-module and add it to `_find` and `_read`.
+module and add it to `_find`, `_read` and `foreign.recognise`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from torch import Tensor
 from ..config import GPT2Config
 from ..conversion import CheckpointError, Layout, from_tensors
 from ..model import GPT2
-from . import hugging_face, nanogpt, tensorflow
+from . import hugging_face, llmc, nanogpt, tensorflow
+from .foreign import folder_without_weights, recognise
 from .hub import download
 
 _TINY = Path(__file__).parents[1] / "data" / "tiny"  # in the package: see the model card there
@@ -34,9 +35,14 @@ def load_checkpoint(
 
     Known names are "tiny", which is in the package, and the published "gpt2", "gpt2-medium",
     "gpt2-large", "gpt2-xl" and "distilgpt2". A file or folder of that name comes first.
-    A folder has Hugging Face's config.json and weights, or OpenAI's hparams.json and
-    `model.ckpt.index`. A weights file has its config.json beside it; nanoGPT's ckpt.pt needs none.
-    It does not say which GELU nanoGPT trained with (since 2023 the exact one): GPT-2's is used.
+    A folder has Hugging Face's config.json and weights, OpenAI's hparams.json and
+    `model.ckpt.index`, or nanoGPT's ckpt.pt. A weights file is recognised by its first bytes,
+    whatever its name. It has its config.json beside it; nanoGPT's ckpt.pt and llm.c's .bin (version
+    3, float32, and 5, bfloat16) need none. A file of torch.save may have the tensors in a
+    dictionary of its own, such as `model_state_dict` or `state_dict`, if it has only one.
+    Where nanoGPT's file, or the config.json, says `bias=False`, the absent biases are zeros, which
+    is logged as a warning. No file says which GELU nanoGPT trained with (since 2023 the exact one):
+    GPT-2's is used.
 
     On the CPU, in the file's own dtype (the default), the weights are the memory-mapped file: no
     copy is made and a page is read when it is first used, so the file must not change while the
@@ -67,11 +73,11 @@ def _find(checkpoint: str | os.PathLike[str]) -> Path:
     if path.is_file():
         return path
     if path.is_dir():
-        names = (*hugging_face.WEIGHT_FILES, tensorflow.INDEX)
+        names = (*hugging_face.WEIGHT_FILES, tensorflow.INDEX, nanogpt.FILE)
         for name in names:
             if (path / name).is_file():
                 return path / name
-        raise FileNotFoundError(f"{path}: expected one of {', '.join(names)} in this folder")
+        raise folder_without_weights(path, ", ".join(names))
     if str(checkpoint) == "tiny":
         return _find(_TINY)
     if _HUB_ID.fullmatch(str(checkpoint)):
@@ -82,8 +88,12 @@ def _find(checkpoint: str | os.PathLike[str]) -> Path:
 
 
 def _read(weights: Path) -> tuple[GPT2Config, dict[str, Tensor], Layout | None]:
-    if weights.suffix == ".index":
-        return tensorflow.read(weights)
-    if weights.suffix in (".pt", ".pth"):
-        return nanogpt.read(weights)
-    return hugging_face.read(weights)
+    if weights.name.endswith(".index.json"):
+        return hugging_face.read(weights)
+    read = {
+        "safetensors": hugging_face.read,
+        "pickle": nanogpt.read,
+        "llm.c": llmc.read,
+        "tensorflow": tensorflow.read,
+    }[recognise(weights)]
+    return read(weights)

@@ -29,7 +29,7 @@ _HPARAMS = {
     "n_head": "n_head",
     "n_layer": "n_layer",
 }
-_MAGIC = bytes.fromhex("57fb808b247547db")
+MAGIC = bytes.fromhex("57fb808b247547db")
 # The index of 1.5 billion parameters has 20 KB and names of 30 bytes.
 _MOST_BYTES = 2**19
 _LONGEST_NAME = 500
@@ -45,7 +45,7 @@ def read(index: Path) -> tuple[GPT2Config, dict[str, Tensor], Layout]:
     damaged or compressed, and for data that is missing, partitioned, big-endian or not floating
     point.
     """
-    config = read_config(index.parent / "hparams.json", _HPARAMS)
+    config, _ = read_config(index.parent / "hparams.json", _HPARAMS)
     entries = _entries(index)
     header, _ = entries.pop("", _fields(b""))
     count = header[1]
@@ -169,7 +169,7 @@ def _fields(data: bytes) -> tuple[dict[int, int], dict[int, list[bytes]]]:
 
 def _table(file: bytes) -> Iterator[tuple[bytes, bytes]]:
     """Yield the keys and values of a LevelDB table."""
-    if len(file) < 48 or not file.endswith(_MAGIC):
+    if len(file) < 48 or not file.endswith(MAGIC):
         raise ValueError("it does not end in a table's footer; perhaps it was cut off")
     footer = _Reader(file[-48:-8])
     for _ in range(2):  # skip the offset and size of a block of statistics

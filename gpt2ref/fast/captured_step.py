@@ -58,6 +58,7 @@ class CapturedDecodeSteps(DecodeSteps):
             capacity=min(n_positions, _bucket(self.longest + self.n_captured)),
             greedy=self.temperature == 0,
             top_k=self.top_k,
+            vocab_size=self.vocab_size,
             weights=tuple(parameter.data_ptr() for parameter in model.parameters()),
         )
         self.buffers = _take(model, captured)
@@ -78,6 +79,7 @@ class Captured(NamedTuple):
     capacity: int
     greedy: bool
     top_k: int | None
+    vocab_size: int  # ids from here on are never drawn
     weights: tuple[int, ...]  # their addresses
 
 
@@ -138,6 +140,7 @@ class StepBuffers:
         uniform = self.uniform.index_select(1, self.number)[:, 0]
         temperature = 0 if self.captured.greedy else self.temperature
         top_k = self.captured.top_k
+        logits = logits[:, : self.captured.vocab_size]
         self.chosen.copy_(choose(logits, uniform, temperature=temperature, top_k=top_k))
         self.token_ids.copy_(self.chosen.clamp(min=0)[:, None])
         self.number.add_(1)

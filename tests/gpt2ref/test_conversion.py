@@ -222,6 +222,60 @@ def test_a_head_equal_to_the_embedding_is_the_embedding(tensors):
     assert_same_bits(convert(tensors | {"lm_head.weight": tensors["wte.weight"].clone()}), expected)
 
 
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("own", DTYPES, ids=str)
+def test_an_equal_head_in_another_dtype_is_the_embedding(tensors, own, dtype):
+    """A head that was rounded, or one whose embedding was: equal in the coarser dtype."""
+    coarse = min(own, dtype, key=lambda each: (each.itemsize, each != torch.float16))
+    tensors = {key: tensor.to(coarse).to(own) for key, tensor in tensors.items()}
+    head = tensors["wte.weight"].to(dtype)
+    if {own, dtype} != {torch.float16, torch.bfloat16}:  # neither of these has the other's numbers
+        assert_same_bits(convert(tensors | {"lm_head.weight": head}), convert(tensors))
+    rounded = trained_like(CONFIG, seed=0)["wte.weight"].double().to(own)
+    tensors["wte.weight"] = rounded
+    assert_same_bits(
+        convert(tensors | {"lm_head.weight": rounded.to(dtype)}),
+        convert(tensors),
+    )
+
+
+@pytest.mark.parametrize("absent", ["lm_head.weight", "wte.weight"])
+def test_a_matrix_that_the_config_does_not_tie_must_be_there(tensors, absent):
+    untied = GPT2Config.from_dict(CONFIG.to_dict() | {"tie_word_embeddings": False})
+    tensors["lm_head.weight"] = tensors["wte.weight"]
+    both = from_tensors(tensors, untied)
+    assert both.config == CONFIG  # the model has one matrix for both
+    del tensors[absent]
+    message = rf"^missing: {re.escape(absent)} \(the config has tie_word_embeddings=False"
+    with pytest.raises(CheckpointError, match=message):
+        from_tensors(tensors, untied)
+    from_tensors(tensors, CONFIG)
+
+
+def test_other_tensors_names_are_one_line_with_three_examples_of_each_side(tensors):
+    others = {f"encoder.layers.{i}.linear.weight": torch.ones(1) for i in range(300)}
+    for found in (others, others | {"wpe.weight": tensors["wpe.weight"]}):
+        with pytest.raises(CheckpointError) as error:
+            convert(found)
+        lines = str(error.value).split("\n")
+        assert len(lines) == 1
+        assert re.match(r"the names are not GPT-2's: 13\d missing, such as (h\S+,? ?){3}", lines[0])
+        assert lines[0].count("encoder.layers.") == 3
+        assert lines[0].count("h.0.") == 3
+        assert "300 unexpected" in lines[0]
+
+
+def test_missing_biases_are_named_by_their_cause(tensors):
+    without = {key: tensor for key, tensor in tensors.items() if not key.endswith(".bias")}
+    with pytest.raises(
+        CheckpointError, match=r"^missing: all 67 biases \(a model trained with bias=False has none"
+    ):
+        convert(without)
+    without["ln_f.bias"] = tensors["ln_f.bias"]  # then it is something else
+    with pytest.raises(CheckpointError, match=r"^missing: h\.0\.attn\.c_attn\.bias, "):
+        convert(without)
+
+
 def test_a_head_without_an_embedding_is_the_embedding(tensors):
     expected = convert(tensors)
     tensors["lm_head.weight"] = tensors.pop("wte.weight")
@@ -233,9 +287,10 @@ def test_a_head_without_an_embedding_is_the_embedding(tensors):
     [
         lambda head: head.index_put((torch.tensor(6), torch.tensor(3)), torch.tensor(9.0)),
         lambda head: head[:6],
-        torch.Tensor.half,
+        lambda head: head.half() + 1,
+        torch.Tensor.int,
     ],
-    ids=["one value", "shape", "dtype"],
+    ids=["one value", "shape", "in another dtype", "no floating point"],
 )
 def test_a_head_that_differs_from_the_embedding_is_refused(tensors, change):
     tensors["lm_head.weight"] = change(tensors["wte.weight"])
@@ -246,7 +301,8 @@ def test_a_head_that_differs_from_the_embedding_is_refused(tensors, change):
 def test_a_tensor_given_with_and_without_the_prefix_is_refused(tensors):
     tensors["transformer.ln_f.bias"] = tensors["ln_f.bias"]
     with pytest.raises(
-        CheckpointError, match=r"^given with and without the prefix: transformer\.ln_f\.bias$"
+        CheckpointError,
+        match=r"^several names for one tensor: ln_f\.bias, transformer\.ln_f\.bias$",
     ):
         convert(tensors)
 

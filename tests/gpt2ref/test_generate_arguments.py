@@ -3,11 +3,15 @@
 import copy
 import math
 import re
+from fractions import Fraction
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from gpt2ref import generate, sample, stream
+from gpt2ref.sampling import next_token
 
 BAD_OPTIONS = [
     (ValueError, "max_new_tokens", -1),
@@ -29,6 +33,23 @@ BAD_OPTIONS = [
     (TypeError, "seed", 1.5),
     (TypeError, "seed", True),
     (TypeError, "seed", "0"),
+    (TypeError, "max_new_tokens", torch.tensor(True)),
+    (TypeError, "max_new_tokens", torch.tensor([3])),
+    (TypeError, "max_new_tokens", np.float64(3)),
+    (ValueError, "max_new_tokens", np.int64(-1)),
+    (TypeError, "temperature", np.bool_(True)),
+    (TypeError, "temperature", torch.tensor([0.5])),
+    (TypeError, "temperature", torch.tensor([[0.5]])),
+    (TypeError, "temperature", np.array([0.5])),
+    (TypeError, "temperature", np.complex64(1)),
+    (TypeError, "temperature", b"1"),
+    (ValueError, "temperature", 10**400),
+    (TypeError, "top_k", torch.tensor(5.0)),
+    (TypeError, "top_k", torch.tensor(True)),
+    (TypeError, "top_k", np.float32(5)),
+    (TypeError, "top_k", np.array([5])),
+    (TypeError, "seed", torch.tensor([1, 2])),
+    (TypeError, "seed", np.bool_(False)),
 ]
 
 
@@ -59,13 +80,55 @@ def test_a_model_that_must_not_be_run_says_so(idle):
 @pytest.mark.parametrize(("error", "name", "value"), BAD_OPTIONS)
 def test_a_bad_option_is_refused_by_name_and_value(idle, error, name, value):
     options = {"max_new_tokens": 5, name: value}
-    message = f"^{name}={re.escape(repr(value))}: expected "
+    # A number of the right kind is shown as Python's: -1 for np.int64(-1).
+    shown = re.escape(repr(value)) if error is TypeError else r"-?(inf|nan|[0-9.]+)"
+    message = f"^{name}={shown}: expected "
     with pytest.raises(error, match=message):
         sample(idle, [[1, 2]], **options)
     with pytest.raises(error, match=message):
         generate("Hello", idle, **options)
     with pytest.raises(error, match=message):
         stream("Hello", idle, **options)
+
+
+NUMBERS: list[dict[str, Any]] = [
+    {
+        "temperature": kind(0.75),
+        "top_k": integer(5),
+        "seed": integer(3),
+        "max_new_tokens": integer(9),
+    }
+    for kind, integer in (
+        (np.float32, np.int64),
+        (np.float16, np.uint8),
+        (np.array, np.array),
+        (torch.tensor, torch.tensor),
+        (Fraction, np.int16),
+    )
+]
+
+
+@pytest.mark.parametrize("options", NUMBERS, ids=str)
+def test_scalars_of_numpy_and_torch_are_numbers(model, options):
+    plain: dict[str, Any] = {"temperature": 0.75, "top_k": 5, "seed": 3, "max_new_tokens": 9}
+    text = generate("A", model, **plain)
+    assert generate("A", model, **options) == text
+    assert "A" + "".join(stream("A", model, **options)) == text
+    assert sample(model, [[32]], **options) == sample(model, [[32]], **plain)
+    rows: Any = [torch.tensor([32])]
+    vocab_size: Any = np.int64(50257)
+    assert sample(model, rows, **options, vocab_size=vocab_size) == sample(model, [[32]], **plain)
+    logits, uniform = torch.randn(2, 50), torch.tensor([0.3, 0.9], dtype=torch.float64)
+    setting = {name: options[name] for name in ("temperature", "top_k")}
+    assert torch.equal(
+        next_token(logits, uniform, **setting),
+        next_token(logits, uniform, temperature=0.75, top_k=5),
+    )
+    zeros: tuple[Any, ...] = (np.float32(0), torch.tensor(0), np.int64(0))
+    for zero in zeros:
+        assert generate("A", model, max_new_tokens=5, temperature=zero) == generate(
+            "A", model, max_new_tokens=5, temperature=0
+        )
 
 
 @pytest.mark.parametrize(("error", "name", "value"), BAD_OPTIONS)
@@ -134,7 +197,7 @@ def test_text_needs_gpt2s_vocabulary(idle_tiny, tiny_folder):
         for function in (generate, stream):
             with pytest.raises(
                 ValueError,
-                match=r"^model: vocab_size=97, expected 50257; sample\(\) takes token ids",
+                match=r"^model: vocab_size=97, expected at least 50257, .*sample\(\) takes token",
             ):
                 function("Hello", model)
 

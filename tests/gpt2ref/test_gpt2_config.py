@@ -6,6 +6,7 @@ import torch
 import transformers
 from hypothesis import given
 from hypothesis import strategies as st
+from transformers.activations import ACT2FN
 
 from gpt2ref import EOS, GPT2, PUBLISHED_CONFIGS, GPT2Config
 
@@ -60,9 +61,22 @@ def test_a_config_of_another_architecture_is_refused_by_field_and_value(field, v
         GPT2Config.from_dict({field: value})
 
 
-def test_both_names_of_the_tanh_gelu_are_read():
-    for name in ("gelu_new", "gelu_pytorch_tanh"):
+def test_every_name_of_the_tanh_gelu_is_read_and_no_other():
+    """Compare all of transformers' activations with the tanh form, where they differ most."""
+    x = torch.cat([torch.linspace(-6, 6, 4001), torch.tensor([-30.0, 30.0])]).double()
+    expected = torch.nn.functional.gelu(x, approximate="tanh")
+    names = {
+        name
+        for name in ACT2FN
+        if name not in ("xielu", "prelu")  # these have parameters
+        and (ACT2FN[name](x) - expected).abs().max() < 1e-7  # gelu_fast has a constant of 10 digits
+    }
+    assert {"gelu_new", "gelu_fast", "gelu_pytorch_tanh"} <= names
+    for name in names:
         assert GPT2Config.from_dict({"activation_function": name}) == GPT2Config()
+    for name in ACT2FN.keys() - names:
+        with pytest.raises(ValueError, match=f"^activation_function={name!r}: expected "):
+            GPT2Config.from_dict({"activation_function": name})
 
 
 def test_training_fields_and_unknown_fields_are_ignored():

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from torch.testing import assert_close
 
 from conformance.judging import textbook
-from gpt2ref.sampling import check_sampling, draw, next_token, probabilities
+from gpt2ref.arguments import check_sampling
+from gpt2ref.sampling import draw, next_token, probabilities
 
 INF, NAN = math.inf, math.nan
 LAST_BELOW_ONE = math.nextafter(1.0, 0.0)
