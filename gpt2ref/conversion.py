@@ -68,9 +68,8 @@ def from_tensors(
     state = from_hugging_face_tensors(tensors, config, layout=layout, dtype=dtype)
     with torch.device("meta"):  # no memory: the model takes the given tensors as its parameters
         model = GPT2(config)
-    moved = {key: tensor.to(device or tensor.device) for key, tensor in state.items()}
-    model.load_state_dict(moved, assign=True)
-    return model.eval().requires_grad_(False)
+    model.load_state_dict(state, assign=True)
+    return model.to(device or model.device).eval().requires_grad_(False)
 
 
 def from_hugging_face_tensors(

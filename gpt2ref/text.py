@@ -10,6 +10,7 @@ import torch
 
 from .checkpoint.load import load_checkpoint
 from .config import EOS
+from .devices import default_device
 from .generation import check_options, sample, sample_steps
 from .model import GPT2
 from .tokenizer import VOCAB_SIZE, decode, decode_pieces, encode
@@ -32,8 +33,8 @@ def generate(
 
     A list of prompts gives a list. An empty prompt gives a text from its start. `model` is a GPT2,
     which stays where it is, or a checkpoint (see `load_checkpoint`; default: the package's small
-    one), loaded for this call onto `device` (default: CUDA if there is one) in `dtype` (default:
-    the file's own). `sample` describes the other arguments and the errors.
+    one), loaded for this call onto `device` (default: cuda if there is one, else mps, else cpu) in
+    `dtype` (default: the file's own). `sample` describes the other arguments and the errors.
     """
     prompts = [prompt] if isinstance(prompt, str) else prompt
     rows = _encode_prompts(prompts)
@@ -84,13 +85,15 @@ def load_model(
     Raises ValueError for a vocabulary that is not GPT-2's, and what `load_checkpoint` raises.
     """
     if not isinstance(model, GPT2):
-        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        device = default_device() if device is None else device
         model = load_checkpoint(model, device=device, dtype=dtype)
     elif device is not None or dtype is not None:
         raise ValueError(
             f"device={device!r}, dtype={dtype!r}: only for a checkpoint to load; "
             "move the model with model.to()"
         )
+    if model.device.type == "meta":
+        raise ValueError("device='meta': it keeps no weights, so no text can be generated")
     if model.config.vocab_size != VOCAB_SIZE:
         raise ValueError(
             f"model: vocab_size={model.config.vocab_size}, expected {VOCAB_SIZE}; "
