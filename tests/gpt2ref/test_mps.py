@@ -48,8 +48,15 @@ def there(folder: Path) -> GPT2:
     return load_checkpoint(folder, device="mps")
 
 
-@pytest.mark.parametrize("options", OPTIONS, ids=str)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize(
+    ("dtype", "options"),
+    [
+        *((torch.float32, each) for each in OPTIONS),
+        (torch.bfloat16, OPTIONS[1]),
+        (torch.float16, OPTIONS[2]),
+    ],
+    ids=str,
+)
 def test_the_text_is_the_cpu_s(folder: Path, dtype: torch.dtype, options: dict[str, Any]) -> None:
     options = options | {"max_new_tokens": N_TOKENS, "seed": 5}
     here = load_checkpoint(folder, dtype=dtype)
