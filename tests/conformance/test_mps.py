@@ -8,6 +8,7 @@ import torch
 
 from conformance.adapters.protocol import Judged
 from conformance.checkpoints.tensors import SMALL, trained_like, write_checkpoint
+from conformance.defects.complete import CompleteGPT2
 from conformance.judging.oracle import hugging_face_logits
 from tests.shared.judging import judge
 from tests.shared.mps_emulation import emulated_mps
@@ -44,6 +45,17 @@ def test_the_oracle_s_logits_are_the_cpu_s(tmp_path: Path, attention: str) -> No
     expected = hugging_face_logits(str(folder), TOKEN_IDS, torch.float32, attention)
     assert (type(found), found.dtype) == (torch.Tensor, torch.float64)
     torch.testing.assert_close(found, expected)
+
+
+def test_a_complete_gpt2_of_the_catalogue_generates_what_it_does_on_the_cpu(
+    tmp_path: Path,
+) -> None:
+    folder = str(write_checkpoint(tmp_path / "small", SMALL, trained_like(SMALL, seed=0)))
+    options: dict[str, Any] = {"max_new_tokens": 4, "top_k": 40, "seed": 1}
+    with emulated_mps():
+        there = CompleteGPT2.load(folder, device="mps")
+        found = there.generate_ragged([[1, 2], [3]], **options)
+    assert found == CompleteGPT2.load(folder).generate_ragged([[1, 2], [3]], **options)
 
 
 @pytest.mark.parametrize("device", ["hip", "cuda:99", "nonsense"])
