@@ -83,6 +83,7 @@ def load_model(
     """Return the model as given, or load the checkpoint of that name.
 
     Raises ValueError for a vocabulary that is not GPT-2's, and what `load_checkpoint` raises.
+    The device "meta", which keeps no weights, is a ValueError too.
     """
     if not isinstance(model, GPT2):
         device = default_device() if device is None else device

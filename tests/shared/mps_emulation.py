@@ -91,7 +91,8 @@ def asked_for(args: Any, kwargs: Any) -> torch.device | None:
 
 def check(func: Any, args: Any, kwargs: Any) -> None:
     """Raise what a Mac raises."""
-    if func is Tensor.to and torch.float64 in args and asked_for(args, kwargs) == CPU:
+    double = any(each is torch.float64 for each in (*args[1:], *kwargs.values()))
+    if func is Tensor.to and double and asked_for(args, kwargs) == CPU:
         raise TypeError(NO_FLOAT64)  # by torch 2.13; by 2.14, the copy is full of zeros
     if func is Tensor.numpy:
         raise TypeError("can't convert mps:0 device type tensor to numpy. Use Tensor.cpu()")
@@ -101,7 +102,7 @@ def check(func: Any, args: Any, kwargs: Any) -> None:
         args = args[0], *args[2:]
     elif func in (Tensor.copy_, torch._has_compatible_shallow_copy_type):
         return
-    if any(each.dim() for each in tree_leaves((args, kwargs)) if type(each) is Tensor):
+    if any(each.dim() for each in tree_leaves((args, kwargs)) if is_of_the_cpu(each)):
         raise RuntimeError(
             f"{func.__name__}: Expected all tensors to be on the same device, "
             "but found at least two devices, mps:0 and cpu!"
@@ -116,7 +117,11 @@ def on_cpu(each: Any) -> Any:
 
 
 def on_device(each: Any) -> Any:
-    return MPSTensor(each) if type(each) is Tensor else each
+    return MPSTensor(each) if is_of_the_cpu(each) else each
+
+
+def is_of_the_cpu(each: Any) -> bool:
+    return isinstance(each, Tensor) and not isinstance(each, MPSTensor)
 
 
 @contextmanager
