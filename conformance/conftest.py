@@ -15,6 +15,7 @@ import torch
 from hypothesis import HealthCheck, Phase, settings
 
 from gpt2ref import PUBLISHED_CONFIGS, GPT2Config
+from gpt2ref.devices import check_device
 
 from . import options
 from .adapters.adapter import Adapter
@@ -67,10 +68,9 @@ def pytest_configure(config: pytest.Config) -> None:
     for marker in options.MARKERS:
         config.addinivalue_line("markers", marker)
     try:
-        device = torch.device(config.option.device)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:  # the latter from a build without CUDA
-        raise pytest.UsageError(f"--device {config.option.device}: {error}") from None
+        check_device(config.option.device)
+    except ValueError as error:
+        raise pytest.UsageError(f"--{error}") from None
     if workers := getattr(config, "workerinput", {}).get("workercount"):
         torch.set_num_threads(max(1, torch.get_num_threads() // workers))
     dtype = DTYPES[config.option.dtype or "float32"]

@@ -54,9 +54,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--temperature", type=float, default=1.0, metavar="T", help="0 is greedy (default: 1.0)")
     add("--top-k", type=int, metavar="K", help="draw from the K likeliest tokens (default: all)")
     add("--seed", type=int, help="the same seed gives the same text (default: a fresh one)")
-    add("--device", help="cpu, cuda, ... (default: CUDA if there is one)")
+    add("--device", help="default: cuda if there is one, else mps (a Mac's), else cpu")
     add("--dtype", choices=_DTYPES, help="default: the checkpoint's own")
-    compiled = "compile the decode step first, for the CPU, in float32 or bfloat16; needs cc"
+    compiled = "compile the decode step first, for --device cpu, in float32 or bfloat16; needs cc"
     add("--compile", action="store_true", help=compiled)
     return parser
 

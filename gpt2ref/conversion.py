@@ -69,9 +69,8 @@ def from_tensors(
     config = replace(config, tie_word_embeddings=True)  # GPT2 has one matrix for both
     with torch.device("meta"):  # no memory: the model takes the given tensors as its parameters
         model = GPT2(config)
-    moved = {key: tensor.to(device or tensor.device) for key, tensor in state.items()}
-    model.load_state_dict(moved, assign=True)
-    return model.eval().requires_grad_(False)
+    model.load_state_dict(state, assign=True)
+    return model.to(device or model.device).eval().requires_grad_(False)
 
 
 def from_hugging_face_tensors(

@@ -124,8 +124,9 @@ class DecodeSteps:
             # A row that has ended is fed its last token again, in the same place.
             self.cache.lengths = [min(len(row), n_positions) - 1 for row in rows]
             logits = self.feed([row[-1] for row in rows], self.cache)
-        uniform = draw_uniform(self.generators, 1).to(logits.device)[:, 0]
-        return self.choose(logits[:, : self.vocab_size], uniform).tolist()
+        # The CPU chooses, since not every device has float64.
+        logits, uniform = logits.cpu()[:, : self.vocab_size], draw_uniform(self.generators, 1)
+        return self.choose(logits, uniform[:, 0]).tolist()
 
     def feed(self, token_ids: list[int], cache: KVCache) -> Tensor:
         """Feed each row one more token, [batch]: logits of its next one [batch, vocab]."""

@@ -5,6 +5,8 @@ Shapes in the comments: batch; time, the tokens fed now; seen, those of the long
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -170,6 +172,10 @@ class GPT2(nn.Module):
     @property
     def dtype(self) -> torch.dtype:
         return self.transformer.wte.weight.dtype
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> GPT2:
+        # No weight is a view off the CPU, since F.linear fails on a Mac then (pytorch #162730).
+        return super()._apply(lambda t: t if (t := fn(t)).is_cpu else t.contiguous(), recurse)
 
     def make_cache(self, batch: int, capacity: int | None = None) -> KVCache:
         """Make an empty cache on the model's device: `batch` rows of up to `capacity` tokens.

@@ -2,7 +2,7 @@
 
 These are pure functions that change nothing in place. The order, and the treatment of ties, are
 those of OpenAI's `sample.py`. Probabilities and their cumulative sums are float64, so that the draw
-depends on the logits alone.
+depends on the logits alone. A Mac's device has no float64: give `logits.cpu()`.
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ import torch
 from .arguments import check_options
 from .checkpoint.load import load_checkpoint
 from .config import EOS
+from .devices import default_device
 from .generation import sample, sample_steps
 from .model import GPT2
 from .tokenizer import VOCAB_SIZE, decode, decode_pieces, encode
@@ -33,8 +34,8 @@ def generate(
 
     A list of prompts gives a list. An empty prompt gives a text from its start. `model` is a GPT2,
     which stays where it is, or a checkpoint (see `load_checkpoint`; default: the package's small
-    one), loaded for this call onto `device` (default: CUDA if there is one) in `dtype` (default:
-    the file's own). `sample` describes the other arguments and the errors.
+    one), loaded for this call onto `device` (default: cuda if there is one, else mps, else cpu) in
+    `dtype` (default: the file's own). `sample` describes the other arguments and the errors.
 
     The tokenizer has GPT-2's 50257 tokens. Where the model has more rows, for padding or for added
     tokens, the further ids are never drawn.
@@ -86,16 +87,19 @@ def load_model(
 ) -> GPT2:
     """Return the model as given, or load the checkpoint of that name.
 
-    Raises ValueError for a vocabulary smaller than GPT-2's, and what `load_checkpoint` raises.
+    Raises ValueError for a vocabulary smaller than GPT-2's and for the device "meta", which keeps
+    no weights, and what `load_checkpoint` raises.
     """
     if not isinstance(model, GPT2):
-        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        device = default_device() if device is None else device
         model = load_checkpoint(model, device=device, dtype=dtype)
     elif device is not None or dtype is not None:
         raise ValueError(
             f"device={device!r}, dtype={dtype!r}: only for a checkpoint to load; "
             "move the model with model.to()"
         )
+    if model.device.type == "meta":
+        raise ValueError("device='meta': it keeps no weights, so no text can be generated")
     if model.config.vocab_size < VOCAB_SIZE:
         raise ValueError(
             f"model: vocab_size={model.config.vocab_size}, expected at least {VOCAB_SIZE}, "

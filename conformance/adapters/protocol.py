@@ -190,7 +190,7 @@ class Judged:
                 f"logits are {tensor.dtype} {list(tensor.shape)} for token ids "
                 f"{list(token_ids.shape)}, expected floating point [batch, time, vocab_size]"
             )
-        return tensor.to("cpu", torch.float64)
+        return tensor.cpu().double()
 
 
 @contextmanager

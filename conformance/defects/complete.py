@@ -169,7 +169,9 @@ class CompleteGPT2(PlainGPT2):
         cache: Cache = []
         for _ in range(max_new_tokens):
             logits, cache = self.next_logits(rows, cache)
-            chosen = self.next_token(logits, self.uniform(generators), temperature, top_k).tolist()
+            # The CPU chooses, since not every device has float64.
+            uniform = self.uniform(generators)
+            chosen = self.next_token(logits.cpu(), uniform, temperature, top_k).tolist()
             ended = self.ends(ended, chosen)
             if all(ended):
                 break
@@ -233,7 +235,7 @@ class CompleteGPT2(PlainGPT2):
             raise ValueError("logits: the largest one is not a finite number")
         if temperature == 0:
             return logits.argmax(-1)
-        return self.draw(self.probabilities(logits, temperature, top_k), uniform.to(logits.device))
+        return self.draw(self.probabilities(logits, temperature, top_k), uniform)
 
     def probabilities(self, logits: Tensor, temperature: float, top_k: int | None) -> Tensor:
         """Return the chance of each token [batch, vocab]."""

@@ -58,7 +58,7 @@ def prompts_in_turn(judged: Judged) -> list[Tensor]:
 def weights(judged: Judged) -> list[Any]:
     return [
         shapes(judged),
-        *(t.flatten()[::97].double() for _, t in sorted(judged.state_dict().items())),
+        *(t.flatten()[::97].cpu().double() for _, t in sorted(judged.state_dict().items())),
     ]
 
 

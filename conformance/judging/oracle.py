@@ -115,7 +115,7 @@ def hugging_face_logits(
     if model.num_parameters() > 200e6:  # XL takes 12 GB in float64: keep one model at a time
         _large.cache_clear()
     hidden = model.transformer(token_ids.to(device)).last_hidden_state
-    return model.lm_head(hidden[:, every - 1 :: every]).to("cpu", torch.float64)
+    return model.lm_head(hidden[:, every - 1 :: every]).cpu().double()
 
 
 def _model(checkpoint: str, dtype: torch.dtype, attention: str, device: str) -> GPT2LMHeadModel:

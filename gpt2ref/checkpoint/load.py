@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ..config import GPT2Config
 from ..conversion import CheckpointError, Layout, from_tensors
+from ..devices import check_device
 from ..model import GPT2
 from . import hugging_face, llmc, nanogpt, tensorflow
 from .foreign import folder_without_weights, recognise
@@ -46,24 +47,20 @@ def load_checkpoint(
 
     On the CPU, in the file's own dtype (the default), the weights are the memory-mapped file: no
     copy is made and a page is read when it is first used, so the file must not change while the
-    model lives. Nothing looks for NaN and infinity among them: the sampler refuses their logits.
+    model lives. On another device the weights are contiguous copies. Nothing looks for NaN and
+    infinity among them: the sampler refuses their logits.
 
     Raises FileNotFoundError if there is no such checkpoint, CheckpointError, with the file's name,
     if it is not a GPT-2's, and ValueError for a device or dtype that cannot be used.
     """
-    _check_device(device)
+    check_device(device)
     weights = _find(checkpoint)
     config, tensors, layout = _read(weights)
     try:
         return from_tensors(tensors, config, layout=layout, device=device, dtype=dtype)
     except CheckpointError as error:
         raise CheckpointError(f"{weights}:\n{error}") from None
-
-
-def _check_device(device: torch.device | str) -> None:
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:  # AssertionError: a build without CUDA
+    except TypeError as error:  # mps has no float64
         raise ValueError(f"device={str(device)!r}: {error}") from None
 
 

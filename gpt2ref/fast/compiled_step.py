@@ -46,9 +46,11 @@ def compile_step(model: GPT2) -> None:
     alone: it calls no hooks, and ignores autocast. The logits are the same up to rounding; in
     bfloat16 they are nearer to float32's, as only weights, keys and values are rounded.
 
-    Raises RuntimeError, with the command and the compiler's message, if there is no compiler or it
-    fails. The model is unchanged then.
+    Raises ValueError for a model that is not on the CPU, and RuntimeError, with the command and the
+    compiler's message, if there is no compiler or it fails. The model is unchanged then.
     """
+    if model.device.type != "cpu":
+        raise ValueError(f"model: on {model.device}, expected the CPU, for which C is compiled")
     if model.dtype in _DEFINITIONS:
         _library(model.dtype)
     _models.add(model)

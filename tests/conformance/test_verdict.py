@@ -135,7 +135,7 @@ def test_a_broken_adapter_is_reported_once() -> None:
             "--implementation no_such_module: No module named",
         ),
         (["--implementation", f"{ADAPTERS}:nobody"], "has no function nobody()"),
-        (["--device", "nonsense"], "--device nonsense: "),
+        (["--device", "nonsense"], "--device='nonsense': this torch has no such device\n"),
         (["--dtype", "int8"], "--dtype: invalid choice: 'int8'"),
     ],
 )
