@@ -16,6 +16,7 @@ import itertools
 import os
 import sys
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 FOLDER = Path(__file__).parent
@@ -56,7 +57,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # One core is enough for most tests. A device may not have the memory for two processes, and a
     # debugger needs the terminal.
     own = ("-n", "--numprocesses", "--dist", "--device", "--pdb", "--trace", "-s", "-p")
-    if (os.cpu_count() or 1) > 1 and not any(word.startswith(own) for word in words):
+    several = (os.cpu_count() or 1) > 1 and find_spec("xdist") is not None
+    if several and not any(word.startswith(own) for word in words):
         settings += ["-n", "2"]
     # pytest warns that this module, which is no test, was imported before it could be rewritten.
     settings += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from conformance.adapters.adapter import Adapter
-from conformance.defects import DEFECTS, EQUIVALENT, VARIANTS, CompleteGPT2
+from conformance.defects import DEFECTS, CompleteGPT2
 from conformance.diagnosis.comparison import Comparison, defective
 from conformance.diagnosis.departure import first_departure
 from conformance.diagnosis.diagnose import Diagnosis, diagnosed
@@ -22,7 +22,11 @@ SINGLE = (
     "batch-frozen-at-first-call", "temperature-multiplied", "eos-kept", "special-injection",
     "tf32-or-autocast",
 )  # fmt: skip
-PAIRS = (("no-ln-f", "no-scale"), ("eos-any-row", "position-not-offset"))
+PAIRS = (("no-ln-f", "no-scale"),)
+HARMLESS = (
+    "cache-recomputed", "head-of-its-own", "centred-unembed",
+    "topk-exactly-k", "context-end-refused", "config-followed",
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +49,7 @@ def test_two_defects_at_once_are_both_named(comparison: Comparison, names: tuple
     assert tuple(sorted(names)) in diagnosis.alike
 
 
-@pytest.mark.parametrize("name", [*EQUIVALENT, *VARIANTS])
+@pytest.mark.parametrize("name", HARMLESS)
 def test_a_harmless_entry_has_no_diagnosis(comparison: Comparison, name: str) -> None:
     assert diagnosed(comparison, comparison.answers(defective(name))) is None
 
