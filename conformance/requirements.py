@@ -241,7 +241,7 @@ _ALL = [
         ("distribution", OPENAI_SAMPLE,
          "Tokens are drawn from softmax(logits / temperature) over the top_k."),
         ("temperature-range", OPENAI_SAMPLE,
-         "Temperatures from 1e-8 to 100 give softmax(logits / temperature), in half precision too."),
+         "Temperatures from 1e-8 to 100 give softmax(logits / temperature) in each dtype."),
         ("rare-tokens", OPENAI_SAMPLE,
          "Unlikely tokens are drawn as often as others let them: top_k alone restricts a draw."),
         ("repetition", OPENAI_SAMPLE,

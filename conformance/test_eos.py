@@ -95,7 +95,7 @@ def test_up_to_the_last_position(check_says: CheckSays) -> None:
 def test_no_other_token_ends_a_text(adapter: Adapter, tmp_path: Path) -> None:
     """Every id but EOS is said, and followed by another."""
     judged = adapter.load(write_checkpoint(tmp_path, SUCCESSOR, successor()))
-    steps, rows = 8, 240
+    steps, rows = 8, 16  # few rows, whose logits fit a cache
     starts = range(0, EOS, steps - 1)  # so that no id is only a row's last
     for batch in torch.tensor(list(starts)).split(rows):
         prompts = batch[:, None]

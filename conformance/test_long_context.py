@@ -21,6 +21,7 @@ from .requirements import requirement
 CONTEXT = ECHO.n_positions
 STEPS = 24
 DISTANCE = CONTEXT - STEPS
+PIECES = [(DISTANCE,), (512, 256, DISTANCE - 768)]  # of the prompt
 
 
 @pytest.fixture
@@ -75,9 +76,7 @@ def test_a_prompt_of_the_whole_context(adapter: Adapter, tmp_path: Path) -> None
 
 
 @requirement("cache.far-past")
-@pytest.mark.parametrize(
-    "sizes", [(DISTANCE,), (512, 256, DISTANCE - 768)], ids=["whole", "pieces"]
-)
+@pytest.mark.parametrize("sizes", PIECES, ids=["whole", "pieces"])
 def test_pieces_see_the_first_tokens(echoing: Judged, sizes: tuple[int, ...]) -> None:
     prompts = words(rows=1, time=CONTEXT - 1)
     # Fed again, what is expected: a wrong token does not spoil the steps after it.

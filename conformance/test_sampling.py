@@ -241,14 +241,13 @@ def test_rare_tokens(adapter: Adapter, tmp_path: Path) -> None:
 
 
 @requirement("sampling.repetition")
-@pytest.mark.parametrize(
-    "options", [{"temperature": 0.0}, {"temperature": 1.0, "top_k": 1}], ids=str
-)
-def test_repetition(adapter: Adapter, write: WriteCheckpoint, options: dict[str, Any]) -> None:
-    """The logits of two tokens are 1/64 apart: any penalty for the first one gives the second."""
+@pytest.mark.parametrize("temperature", [0.0, 1.0], ids=["greedy", "top-k-one"])
+def test_repetition(adapter: Adapter, write: WriteCheckpoint, temperature: float) -> None:
+    """The logits of two tokens are 1/64 apart: a penalty for the first one gives the second."""
     close = {LARGEST: 2.0, 17: 2.0 - 1 / 64, 31000: 1.0}
     judged = adapter.load(write("dice-close", DICE, lambda: dice(close)))
-    for row in throw(judged, rows=2, steps=48, **options):
+    top_k = 1 if temperature else None
+    for row in throw(judged, rows=2, steps=48, temperature=temperature, top_k=top_k):
         wrong = [step for step, token in enumerate(row) if token != LARGEST]
         if wrong:
             said, other = row[: wrong[0]], row[wrong[0]]

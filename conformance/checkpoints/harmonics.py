@@ -26,25 +26,8 @@ _LOUD = 40.0  # the size of what is said; the code of the token just fed has siz
 
 SUCCESSOR = GPT2Config(n_embd=3 * len(_OF_TOKENS), n_layer=1, n_head=3)
 ECHO = GPT2Config(n_embd=80, n_layer=1, n_head=2)
-# The words of an echo.
-WORDS = (
-    0,
-    11,
-    13,
-    198,
-    262,
-    628,
-    1135,
-    2061,
-    4096,
-    10000,
-    20000,
-    31000,
-    40000,
-    50000,
-    50254,
-    50255,
-)
+# The tokens of an echo.
+WORDS = (0, 11, 13, 198, 262, 628, 1135, 2061, 4096, 9999, 20000, 31000, 40000, 50000, 50254, 50255)
 
 
 def successor() -> Tensors:
