@@ -18,7 +18,7 @@ from gpt2ref import PUBLISHED_CONFIGS, GPT2Config
 from gpt2ref.devices import check_device
 
 from . import options
-from .adapters.adapter import Adapter
+from .adapters.adapter import Adapter, check_apart
 from .checkpoints.tensors import DICE, SMALL, Tensors, trained_like, write_checkpoint
 from .options import DTYPES
 from .probes.designs import PROBE
@@ -88,6 +88,7 @@ def pytest_configure(config: pytest.Config) -> None:
         )
         names, plugin = adapters(config.option.defects), KillMatrixPlugin
     chosen = [Adapter(name, config.option.device, dtype) for name in names]
+    check_apart(chosen)
     config.stash[_ADAPTERS] = chosen
     config.pluginmanager.register(plugin(config, chosen), "conformance-verdict")
 

@@ -14,6 +14,7 @@ from gpt2ref import EOS
 
 from .adapters.adapter import Adapter
 from .adapters.refusal import accepted
+from .checkpoints.harmonics import SUCCESSOR, successor
 from .checkpoints.scripts import SCRIPT, by_position, chain, dice
 from .checkpoints.tensors import DICE, Tensors, write_checkpoint
 from .judging.frequencies import check_frequency
@@ -88,6 +89,25 @@ def test_up_to_the_last_position(check_says: CheckSays) -> None:
     room = SCRIPT.n_positions - len(prompt)
     tokens = ([A, B, C] * room)[:room]
     check_says(after(len(prompt), tokens), [prompt], [tokens], room)
+
+
+@requirement("eos.never")
+def test_no_other_token_ends_a_text(adapter: Adapter, tmp_path: Path) -> None:
+    """Every id but EOS is said, and followed by another."""
+    judged = adapter.load(write_checkpoint(tmp_path, SUCCESSOR, successor()))
+    steps, rows = 8, 16  # few rows, whose logits fit a cache
+    starts = range(0, EOS, steps - 1)  # so that no id is only a row's last
+    for batch in torch.tensor(list(starts)).split(rows):
+        prompts = batch[:, None]
+        new = judged.generate(prompts, max_new_tokens=steps, temperature=0.0)
+        for start, row in zip(batch.tolist(), new, strict=True):
+            should = [(start + step) % EOS for step in range(1, steps + 1)]
+            if len(row) < steps and row == should[: len(row)]:
+                raise Failure(
+                    f"a text ends after {[start, *row]}, before or at id {should[len(row)]}",
+                    expected="no end but EOS",
+                )
+            check(row == should, f"new tokens {row} after {start}", expected=f"{should}")
 
 
 def followed(followers: Mapping[int, int], token: int, steps: int) -> list[int]:

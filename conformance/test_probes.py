@@ -129,6 +129,11 @@ def test_raw_logits(observe: Observe) -> None:
     if largest > observation.experiment.allowed:
         centred = observation.logits.mean(-1).abs().max() < largest / 100
         kind = "so that their mean is zero" if centred else "by position"
+        if observation.logits.logsumexp(-1).abs().max() < 1e-3:
+            raise Variant(
+                "log-probabilities, whose exponentials add up to 1: probabilities are GPT-2's; "
+                "leave out the log_softmax to return raw logits"
+            )
         raise Variant(
             f"logits are shifted {kind}, by up to {largest:.3g}: probabilities are GPT-2's, raw "
             "logits are not"

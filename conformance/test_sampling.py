@@ -6,6 +6,7 @@ a false alarm (see `frequencies`); 1536 draws show a frequency of 0.3 that shoul
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import cache, partial
 from pathlib import Path
@@ -22,9 +23,11 @@ from .checkpoints.tensors import DICE, SMALL, random_token_ids, write_checkpoint
 from .conftest import WriteCheckpoint
 from .judging import textbook
 from .judging.frequencies import check_frequency
-from .outcomes import Failure, Variant, check
+from .options import DTYPES
+from .outcomes import Failure, NotApplicable, Variant, check
 from .requirements import requirement
 from .test_generation import check_tokens
+from .test_parity import has_dtype
 
 FACE_LOGITS = [FACES[token] for token in FACES]
 LARGEST = 50255  # the token with the largest logit
@@ -200,6 +203,60 @@ def test_distribution(
     for token, probability in expected.items():
         what = f"temperature {temperature}, top_k {top_k}: token {token}"
         check_frequency(tokens.count(token), len(tokens), probability, what)
+
+
+@requirement("sampling.temperature-range")
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_temperature_range(adapter: Adapter, write: WriteCheckpoint, dtype: str) -> None:
+    if not has_dtype(adapter.device, DTYPES[dtype]):
+        raise NotApplicable(f"no {dtype} on {adapter.device}")
+    folder = write("dice", DICE, lambda: dice(FACES))
+    judged = adapter.load(folder, dtype=DTYPES[dtype])
+    throw(judged, rows=1, steps=1, temperature=1.0)
+    for temperature in (1e-8, 1e-5, 1e-2):
+        with accepted(f"temperature={temperature} in {dtype}"):
+            new = throw(judged, rows=4, steps=4, temperature=temperature)
+        check_tokens_drawn(new, {LARGEST}, f"temperature {temperature} in {dtype}")
+    with accepted(f"temperature=100 in {dtype}"):
+        new = throw(judged, steps=32, temperature=100.0, top_k=len(FACES))
+    tokens = [token for row in new for token in row]
+    check_possible(tokens, set(FACES))
+    for token, probability in face_probabilities(100.0, None).items():
+        what = f"temperature 100 in {dtype}: token {token}"
+        check_frequency(tokens.count(token), len(tokens), probability, what)
+
+
+@requirement("sampling.rare-tokens")
+def test_rare_tokens(adapter: Adapter, tmp_path: Path) -> None:
+    """A nucleus (top-p) of 0.97 would keep a quarter of the 40 tokens that share 4 percent."""
+    rare = range(1000, 41000, 1000)
+    faces = {LARGEST: math.log(0.96)} | {token: math.log(0.04 / len(rare)) for token in rare}
+    judged = adapter.load(write_checkpoint(tmp_path, DICE, dice(faces)))
+    tokens = [token for row in throw(judged, temperature=1.0, seed=5) for token in row]
+    check_possible(tokens, set(faces))
+    drawn = [token for token in tokens if token != LARGEST]
+    restricted = "" if drawn else ", none at all, as top-p or min-p leave out rare tokens,"
+    what = f"tokens of 0.1 percent each{restricted}"
+    check_frequency(len(drawn), len(tokens), 0.04, what)
+
+
+@requirement("sampling.repetition")
+@pytest.mark.parametrize("temperature", [0.0, 1.0], ids=["greedy", "top-k-one"])
+def test_repetition(adapter: Adapter, write: WriteCheckpoint, temperature: float) -> None:
+    """The logits of two tokens are 1/64 apart: a penalty for the first one gives the second."""
+    close = {LARGEST: 2.0, 17: 2.0 - 1 / 64, 31000: 1.0}
+    judged = adapter.load(write("dice-close", DICE, lambda: dice(close)))
+    top_k = 1 if temperature else None
+    for row in throw(judged, rows=2, steps=48, temperature=temperature, top_k=top_k):
+        wrong = [step for step, token in enumerate(row) if token != LARGEST]
+        if wrong:
+            said, other = row[: wrong[0]], row[wrong[0]]
+            new = ", which was not said before" if other not in said else ""
+            raise Failure(
+                f"token {other}{new}, after {len(said)} times the token with the largest logit: a "
+                "penalty for what was said, or n-grams that are blocked",
+                expected=f"{LARGEST} at each step",
+            )
 
 
 @requirement("sampling.independent-draws")

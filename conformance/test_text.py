@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gpt2ref import decode, encode
+from gpt2ref import EOS, decode, encode
 
 from .adapters.adapter import Adapter
 from .adapters.protocol import Judged
@@ -53,6 +53,14 @@ def test_a_character_in_several_tokens(judged: Judged) -> None:
     token_ids = encode("🙂")  # no single one of them is a character
     found = judged.decode(token_ids)
     check(found == "🙂", f"text {found!r} of {token_ids}", expected="'🙂'")
+
+
+@requirement("text.decode")
+def test_every_id_is_decoded(judged: Judged) -> None:
+    """Nothing is added before the first id, and no id is dropped, special or not."""
+    for token_ids in ([EOS], [464, EOS, 464], [EOS, 464], [464, EOS], [464] * 3, [220, 198, 220]):
+        found, should = judged.decode(token_ids), decode(token_ids)
+        check(found == should, f"text {found!r} of {token_ids}", expected=repr(should))
 
 
 @requirement("text.unknown-id")

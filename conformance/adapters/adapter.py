@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
+import json
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 import torch
@@ -17,9 +16,12 @@ from gpt2ref import GPT2Config
 from ..checkpoints.tensors import DICE, write_sparse_checkpoint
 from ..outcomes import NotApplicable
 from .command import load_command
+from .forms import ProtocolError, check_arguments
+from .modules import Imported, import_adapter, of_the_same_name
 from .protocol import PRECISIONS, BrokenAdapterError, Implementation, Judged, not_applicable
 
 BUILT_IN = ("gpt2ref", "huggingface")
+TRIED = [1, 2, 3]  # the token ids of the first call
 
 
 class Adapter:
@@ -32,7 +34,9 @@ class Adapter:
         # try_out replaces both by what the implementation declares.
         self.precision = dtype
         self.lacks: frozenset[str] = frozenset()  # a part of protocol.OPTIONAL
-        self._load = find_load(specification)
+        self.broken: dict[str, ProtocolError] = {}  # methods that answer in a wrong form
+        self.imported: Imported | None = None  # nothing for a command
+        self._load = self._find_load()
 
     def load(
         self, checkpoint: Path | str, *, dtype: torch.dtype | None = None, device: str | None = None
@@ -40,21 +44,29 @@ class Adapter:
         """Load a checkpoint. Raises NotApplicable if the adapter raises NotImplementedError."""
         device = device or self.device
         dtype = dtype or self.dtype
+        fields = json.loads((Path(checkpoint) / "config.json").read_text(encoding="utf-8"))
+        options = {"device": device, "dtype": dtype}
+        check_arguments("load", self._load, str(checkpoint), **options)
         with not_applicable():
-            return Judged(self._load(str(checkpoint), device=device, dtype=dtype), device)
+            implementation = self._load(str(checkpoint), **options)
+        return Judged(
+            implementation, device, vocab_size=fields.get("vocab_size"), broken=self.broken
+        )
 
     def try_out(self, shape: GPT2Config = DICE) -> None:
-        """Load a checkpoint of zeros and ask for the logits of three tokens.
+        """Load a checkpoint of zeros, ask for the logits of three tokens, and generate one.
 
-        Raises BrokenAdapterError if that fails. So an adapter that never works is reported once,
-        and not as a failure of every requirement. Raises NotApplicable if the adapter says that it
-        can't.
+        Raises BrokenAdapterError if there are no logits. So an adapter that never works is reported
+        once, and not as a failure of every requirement. A method that answers in a wrong form is
+        kept in `broken`, and is an error of the adapter wherever it is called. Raises NotApplicable
+        if the adapter says that it can't.
         """
         with tempfile.TemporaryDirectory() as folder:
             try:
                 judged = self.load(write_sparse_checkpoint(Path(folder), shape))
-                judged.logits(torch.tensor([[1, 2, 3]]))
+                self._check_raw(judged.logits(torch.tensor([TRIED])))
                 self.lacks = judged.lacks
+                self._try_generate(judged)
                 if judged.precision is not None:
                     if judged.precision not in PRECISIONS:
                         allowed = ", ".join(PRECISIONS)
@@ -68,57 +80,74 @@ class Adapter:
                     f"{reason} (the first checkpoint has {tried}; --probe-shape takes another)"
                 ) from reason
             except Exception as error:
+                kind = "" if isinstance(error, ProtocolError) else f"{type(error).__name__}: "
                 raise BrokenAdapterError(
                     "the adapter can't load a blank checkpoint and give three tokens' logits: "
-                    f"{type(error).__name__}: {error}"
+                    f"{kind}{error}"
                 ) from error
+
+    def _find_load(self) -> Callable[..., Implementation]:
+        """Find the `load` function of the adapter.
+
+        The specification is one of
+        - `gpt2ref` or `huggingface`;
+        - `path/to/file.py` or `package.module`, with `:function` if the function isn't `load`;
+        - `command: program --option`, a program that speaks the JSON lines of docs/adapters.md.
+
+        Raises pytest.UsageError, naming the specification, if there is no such function or program.
+        """
+        specification = self.specification
+        if specification.startswith("command:"):
+            try:
+                return load_command(specification.removeprefix("command:"))
+            except (OSError, ValueError) as error:
+                raise self._unusable(str(error)) from error
+        place, _, name = (
+            specification.rpartition(":") if ":" in specification else (specification, "", "load")
+        )
+        try:
+            built_in = f"{__package__}.{place}" if place in BUILT_IN else place
+            self.imported = import_adapter(built_in)
+        except (ImportError, OSError) as error:
+            expected = f"expected {', '.join(BUILT_IN)}, a Python file or a module"
+            raise self._unusable(f"{error}; {expected}") from error
+        except Exception as error:
+            raise self._unusable(f"importing it raised {type(error).__name__}: {error}") from error
+        load = getattr(self.imported.module, name, None)
+        if not callable(load):
+            raise self._unusable(f"{self.imported.module.__name__} has no function {name}()")
+        return load
+
+    def _unusable(self, why: str) -> pytest.UsageError:
+        return pytest.UsageError(f"--implementation {self.specification}: {why}")
+
+    @staticmethod
+    def _check_raw(logits: torch.Tensor) -> None:
+        """Raise ProtocolError for probabilities. The logits of zeros are zeros, or a constant."""
+        if bool((logits >= 0).all()) and bool(((logits.sum(-1) - 1).abs() < 1e-2).all()):
+            raise ProtocolError(
+                "logits() returned probabilities, each row of which adds up to 1: return the "
+                "numbers before the softmax"
+            )
+
+    def _try_generate(self, judged: Judged) -> None:
+        options = {"max_new_tokens": 1, "temperature": 1.0, "top_k": 5, "seed": 0}
+        for name, prompts in (("generate", torch.tensor([TRIED])), ("generate_ragged", [TRIED])):
+            with suppress(Exception):  # anything else is for the tests to see
+                try:
+                    getattr(judged, name)(prompts, **options)
+                except ProtocolError as error:
+                    self.broken[name] = error
 
     def __repr__(self) -> str:
         return self.specification
 
 
-def find_load(specification: str) -> Callable[..., Implementation]:
-    """Find the `load` function of an adapter.
-
-    `specification` is one of
-    - `gpt2ref` or `huggingface`;
-    - `path/to/file.py` or `package.module`, with `:function` if the function isn't `load`;
-    - `command: program --option`, a program that speaks the JSON lines of docs/adapters.md.
-
-    Raises pytest.UsageError, naming the specification, if there is no such function or program.
-    """
-    if specification.startswith("command:"):
-        try:
-            return load_command(specification.removeprefix("command:"))
-        except (OSError, ValueError) as error:
-            raise pytest.UsageError(f"--implementation {specification}: {error}") from error
-    place, _, name = (
-        specification.rpartition(":") if ":" in specification else (specification, "", "load")
-    )
-    try:
-        module = _module(place)
-    except (ImportError, OSError) as error:
+def check_apart(adapters: Sequence[Adapter]) -> None:
+    """Raise pytest.UsageError if two adapters bring different modules of the same name."""
+    if name := of_the_same_name(each.imported for each in adapters if each.imported):
         raise pytest.UsageError(
-            f"--implementation {specification}: {error}; "
-            f"expected {', '.join(BUILT_IN)}, a Python file or a module"
-        ) from error
-    load = getattr(module, name, None)
-    if not callable(load):
-        raise pytest.UsageError(
-            f"--implementation {specification}: {module.__name__} has no function {name}()"
+            f"--implementation: two of {', '.join(map(str, adapters))} import a module {name!r} "
+            "from a folder of their own, and Python keeps one module of a name: judge them in "
+            "runs of their own"
         )
-    return load
-
-
-def _module(place: str) -> ModuleType:
-    """Import a built-in adapter, a Python file or a module."""
-    if place in BUILT_IN:
-        return importlib.import_module(f".{place}", __package__)
-    if not place.endswith(".py"):
-        return importlib.import_module(place)
-    spec = importlib.util.spec_from_file_location(Path(place).stem, place)
-    assert spec, place  # a name that ends in .py always gives one
-    assert spec.loader, place
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module

@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .protocol import ProtocolError
+from .forms import ProtocolError
 
 OPTIONAL = ("generate", "prefill", "step")
 # Seconds for one answer, such as a load of 548 MB, or the logits of 1024 tokens of the 124M shape.

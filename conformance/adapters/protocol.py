@@ -20,6 +20,16 @@ import torch
 from torch import Tensor
 
 from ..outcomes import NotApplicable
+from .forms import (
+    ProtocolError,
+    check_arguments,
+    ids_of_text,
+    is_about_arguments,
+    logits_and_cache,
+    logits_tensor,
+    token_rows,
+    wrong_arguments,
+)
 
 OPTIONAL = ("generate", "generate_ragged", "prefill", "step", "state_dict", "encode", "decode")
 # int8 keeps about as many digits of a weight as bfloat16.
@@ -88,10 +98,6 @@ class Implementation(Protocol):
     precision: str
 
 
-class ProtocolError(Exception):
-    """The adapter's answer has the wrong form, so there is nothing to judge."""
-
-
 class BrokenAdapterError(ProtocolError):
     """The adapter can't be used at all, so no requirement can be judged."""
 
@@ -101,24 +107,44 @@ class Judged:
 
     Logits come as float64 tensors on the CPU. Every method raises NotApplicable if the
     implementation lacks it or raises NotImplementedError, and ProtocolError for a wrong form.
+
+    `vocab_size`: the config's, which logits of a padded vocabulary are cut to. `broken`: the
+    methods that are known to answer in a wrong form, each with its ProtocolError.
     """
 
-    def __init__(self, implementation: Implementation, device: str) -> None:
+    def __init__(
+        self,
+        implementation: Implementation,
+        device: str,
+        *,
+        vocab_size: int | None = None,
+        broken: Mapping[str, ProtocolError] | None = None,
+    ) -> None:
         self._implementation = implementation
         self._device = device
+        self._vocab_size = vocab_size
+        self._broken = broken or {}
 
     def logits(self, token_ids: Tensor) -> Tensor:
         with not_applicable():
-            return self._checked(self._implementation.logits(token_ids.to(self._device)), token_ids)
+            answer = self._call("logits", self._given(token_ids))
+        return self._checked(answer, token_ids, "logits")
 
     def generate(self, token_ids: Tensor, **options: Any) -> list[list[int]]:
-        return self._generated("generate", token_ids.to(self._device), **options)
+        return self._generated("generate", self._given(token_ids), token_ids.tolist(), **options)
 
     def generate_ragged(self, prompts: Sequence[Sequence[int]], **options: Any) -> list[list[int]]:
-        return self._generated("generate_ragged", [list(prompt) for prompt in prompts], **options)
+        rows = [list(prompt) for prompt in prompts]
+        return self._generated("generate_ragged", rows, rows, **options)
 
     def _generated(
-        self, method: str, prompts: Any, *, greedy_by_top_k: bool = True, **options: Any
+        self,
+        method: str,
+        given: Any,
+        prompts: list[list[int]],
+        *,
+        greedy_by_top_k: bool = True,
+        **options: Any,
     ) -> list[list[int]]:
         """Call a method that generates.
 
@@ -126,28 +152,27 @@ class Judged:
         top_k=1 instead, unless `greedy_by_top_k` is false.
         """
         with not_applicable():
-            generate = self._optional(method)
             try:
-                rows = generate(prompts, **options)
+                answer = self._call(method, given, **options)
             except Exception as error:
                 refused = options.get("temperature") == 0 and "temperature" in str(error).lower()
-                if not (greedy_by_top_k and refused):
+                if not (greedy_by_top_k and refused) or isinstance(error, ProtocolError):
                     raise
-                rows = generate(prompts, **options | {"temperature": 1.0, "top_k": 1})
-        if len(rows) != len(prompts):
-            raise ProtocolError(f"{method} returned {len(rows)} rows for {len(prompts)}")
-        return [[int(token_id) for token_id in row] for row in rows]
+                answer = self._call(method, given, **options | {"temperature": 1.0, "top_k": 1})
+        return token_rows(answer, prompts, method, options["max_new_tokens"])
 
     def prefill(self, token_ids: Tensor) -> tuple[Tensor, Any]:
         self._optional("step")  # prefill is of no use without it
         with not_applicable():
-            logits, cache = self._optional("prefill")(token_ids.to(self._device))
-        return self._checked(logits, token_ids), cache
+            answer = self._call("prefill", self._given(token_ids))
+        logits, cache = logits_and_cache(answer, "prefill")
+        return self._checked(logits, token_ids, "prefill"), cache
 
     def step(self, token_ids: Tensor, cache: Any) -> tuple[Tensor, Any]:
         with not_applicable():
-            logits, cache = self._optional("step")(token_ids.to(self._device), cache)
-        return self._checked(logits, token_ids), cache
+            answer = self._call("step", self._given(token_ids), cache)
+        logits, cache = logits_and_cache(answer, "step")
+        return self._checked(logits, token_ids, "step"), cache
 
     def state_dict(self) -> dict[str, Tensor]:
         with not_applicable():
@@ -155,7 +180,7 @@ class Judged:
 
     def encode(self, text: str) -> list[int]:
         with not_applicable():
-            return [int(token_id) for token_id in self._optional("encode")(text)]
+            return ids_of_text(self._optional("encode")(text))
 
     def decode(self, token_ids: Sequence[int]) -> str:
         with not_applicable():
@@ -175,22 +200,36 @@ class Judged:
 
     def _optional(self, name: str) -> Callable[..., Any]:
         method = getattr(self._implementation, name, None)
+        if method is None and name == "logits":
+            kind = type(self._implementation).__name__
+            raise ProtocolError(f"load() returned a {kind}: return an object that has logits()")
         if method is None:
             raise NotApplicable(f"the adapter has no {name}()")
         return method
 
-    def _checked(self, logits: Any, token_ids: Tensor) -> Tensor:
-        tensor = torch.as_tensor(logits).detach()
-        if (
-            tensor.dim() != 3
-            or tensor.shape[:2] != token_ids.shape
-            or not tensor.is_floating_point()
-        ):
-            raise ProtocolError(
-                f"logits are {tensor.dtype} {list(tensor.shape)} for token ids "
-                f"{list(token_ids.shape)}, expected floating point [batch, time, vocab_size]"
-            )
-        return tensor.cpu().double()
+    def _call(self, name: str, *args: Any, **options: Any) -> Any:
+        """Call a method. Raises ProtocolError if it can't be called with the protocol's arguments.
+
+        `logits` is a method that every implementation has.
+        """
+        if name in self._broken:
+            raise self._broken[name]
+        method = self._optional(name)
+        check_arguments(name, method, *args, **options)
+        try:
+            return method(*args, **options)
+        except (TypeError, ValueError) as error:
+            if is_about_arguments(error):
+                raise ProtocolError(wrong_arguments(name, error, options)) from error
+            raise
+
+    def _given(self, token_ids: Tensor) -> Tensor:
+        # Contiguous: many a loss calls .view, which fails on the slice of a batch.
+        return token_ids.to(self._device).contiguous()
+
+    def _checked(self, answer: Any, token_ids: Tensor, method: str) -> Tensor:
+        logits = logits_tensor(answer, token_ids, method, self._vocab_size)
+        return logits.cpu().double()
 
 
 @contextmanager
@@ -201,4 +240,10 @@ def not_applicable() -> Iterator[None]:
     except NotImplementedError as error:
         raise NotApplicable(str(error) or "the adapter says so") from error
     except AssertionError as error:  # the adapter's own: it must not look like a finding of a test
-        raise RuntimeError(f"AssertionError: {error}") from error
+        raise RuntimeError(f"AssertionError: {own_words(error)}") from error
+
+
+def own_words(error: AssertionError) -> str:
+    """Return the message of an assert, without the expressions that pytest adds to it."""
+    first = str(error).partition("\n")[0]
+    return "" if first.startswith("assert ") else first

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from ..outcomes import Failure, Outcome
-from .protocol import ProtocolError
+from .forms import ProtocolError
 
 # The words that a refusal may use for its subject.
 TEMPERATURE = ("temperature",)

@@ -25,6 +25,25 @@ Tensors = dict[str, Tensor]
 # h.2), 3 heads of width 16, 37 positions, width 48, MLP 192, and the real vocabulary.
 SMALL = GPT2Config(n_positions=37, n_embd=48, n_layer=11, n_head=3)
 
+# What Hugging Face's config.json has beside the fields of a GPT2Config: converters ask for them.
+TRAINING_FIELDS = {
+    "attn_pdrop": 0.0,
+    "embd_pdrop": 0.0,
+    "resid_pdrop": 0.0,
+    "initializer_range": 0.02,
+    "reorder_and_upcast_attn": False,
+    "scale_attn_by_inverse_layer_idx": False,
+    "scale_attn_weights": True,
+    "summary_activation": None,
+    "summary_first_dropout": 0.1,
+    "summary_proj_to_labels": True,
+    "summary_type": "cls_index",
+    "summary_use_proj": True,
+    "tie_word_embeddings": True,
+    "torch_dtype": "float32",
+    "use_cache": True,
+}
+
 # A very small GPT-2, for what does not depend on the model: the draw, and whether an adapter works.
 DICE = GPT2Config(n_positions=128, n_embd=8, n_layer=1, n_head=2)
 
@@ -128,9 +147,7 @@ def write_checkpoint(
     `fields`: more fields for config.json, which a GPT2Config does not have. Returns the folder.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.json").write_text(
-        json.dumps(config.to_dict() | dict(fields or {}), indent=2), encoding="utf-8"
-    )
+    _write_config(folder, config, fields or {})
     save_file(
         {key: tensor.contiguous() for key, tensor in tensors.items()},
         folder / "model.safetensors",
@@ -155,8 +172,13 @@ def write_sparse_checkpoint(folder: Path, config: GPT2Config) -> Path:
     with open(folder / "model.safetensors", "wb") as file:
         file.write(len(encoded).to_bytes(8, "little") + encoded)
         file.truncate(8 + len(encoded) + end)
-    (folder / "config.json").write_text(json.dumps(config.to_dict()), encoding="utf-8")
+    _write_config(folder, config, {})
     return folder
+
+
+def _write_config(folder: Path, config: GPT2Config, fields: Mapping[str, Any]) -> None:
+    text = json.dumps(TRAINING_FIELDS | config.to_dict() | dict(fields), indent=2)
+    (folder / "config.json").write_text(text, encoding="utf-8")
 
 
 def random_token_ids(config: GPT2Config, batch: int, time: int, seed: int = 0) -> Tensor:

@@ -36,6 +36,7 @@ FAMILIES = (
     "cache",
     "padding",
     "sampling",
+    "restrictions",
     "randomness",
     "stopping",
     "tokenizer",

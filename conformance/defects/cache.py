@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .catalogue import defect, equivalent
+from .catalogue import KNOWLEDGE, defect, equivalent
 from .complete import Cache, CompleteGPT2, KeysValues, length
 
 
@@ -195,3 +195,15 @@ class WindowSlides(CompleteGPT2):
         real = torch.ones(len(rows), n, dtype=torch.bool)
         logits, cache = self.feed(torch.tensor([row[-1:] for row in rows]), kept, real)
         return logits[:, -1], cache
+
+
+@defect("cache-of-512", "cache.far-past", f"a cache with a size of its own; {KNOWLEDGE}")
+class CacheOf512(CompleteGPT2):
+    """The cache has room for 512 positions, and forgets the oldest."""
+
+    def extend(self, past: KeysValues, k: Tensor, v: Tensor) -> KeysValues:
+        keys, values = super().extend(past, k, v)
+        if keys.size(2) > 512:  # the positions are those of the whole text
+            keys, values = keys.clone(), values.clone()
+            keys[:, :, :-512], values[:, :, :-512] = 0.0, 0.0
+        return keys, values

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from gpt2ref import EOS
 
-from .catalogue import defect
+from .catalogue import KNOWLEDGE, defect
 from .complete import Cache, CompleteGPT2
 
 
@@ -202,3 +202,33 @@ class EmptyPrompt(CompleteGPT2):
     def generate_ragged(self, prompts: Sequence[Sequence[int]], **options: Any) -> list[list[int]]:
         self.empty = not any(prompts)
         return super().generate_ragged(prompts, **options)
+
+
+@defect("stops-at-blank-line", "eos.never", "stanford-crfm/helm #3948")
+class StopsAtBlankLine(CompleteGPT2):
+    """A blank line, id 628, ends a text as EOS does."""
+
+    def ends(self, ended: list[bool], chosen: list[int]) -> list[bool]:
+        return super().ends(ended, [EOS if token_id == 628 else token_id for token_id in chosen])
+
+
+@defect("new-tokens-capped", "eos.never", f"a server's default; {KNOWLEDGE}")
+class NewTokensCapped(CompleteGPT2):
+    """There are never more than 128 new tokens, whatever max_new_tokens says."""
+
+    def generate_ragged(
+        self, prompts: Sequence[Sequence[int]], *, max_new_tokens: int, **options: Any
+    ) -> list[list[int]]:
+        return super().generate_ragged(prompts, max_new_tokens=min(max_new_tokens, 128), **options)
+
+
+@defect(
+    "view-of-256",
+    "generation.far-past",
+    "rasbt/LLMs-from-scratch: a loop whose context_size is 256",
+)
+class ViewOf256(CompleteGPT2):
+    """The loop feeds the last 256 tokens at most, in a model of 1024 positions."""
+
+    def crop(self, row: Sequence[int]) -> Sequence[int]:
+        return super().crop(row)[-256:]

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from gpt2ref import EOS
 
-from .catalogue import defect
+from .catalogue import KNOWLEDGE, defect
 from .complete import CompleteGPT2
 
 SPECIAL = "<|endoftext|>"
@@ -92,3 +92,11 @@ class TokenizerMismatch(CompleteGPT2):
 
     def decode(self, token_ids: Sequence[int]) -> str:
         return super().decode([token_id - 1 for token_id in token_ids if token_id])
+
+
+@defect("special-skipped", "text.decode", f"skip_special_tokens=True; {KNOWLEDGE}")
+class SpecialSkipped(CompleteGPT2):
+    """EOS is left out of the text."""
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        return super().decode([token_id for token_id in token_ids if token_id != EOS])

@@ -17,7 +17,8 @@ import pytest
 from gpt2ref import __version__
 
 from ..adapters.adapter import Adapter
-from ..adapters.protocol import BrokenAdapterError
+from ..adapters.forms import ProtocolError
+from ..adapters.protocol import BrokenAdapterError, own_words
 from ..diagnosis.diagnose import diagnose
 from ..outcomes import Failure, NotApplicable, Variant
 from ..requirements import REQUIREMENTS
@@ -160,10 +161,12 @@ def finding_of(error: BaseException | None) -> Finding:
         return Finding(VARIANT, str(error))
     if isinstance(error, Failure):
         return Finding(FAILED, error.read, error.expected, error.mistakes, error.own)
-    if isinstance(error, (AssertionError, pytest.fail.Exception)):
+    if isinstance(error, AssertionError):
+        return Finding(FAILED, own_words(error))
+    if isinstance(error, pytest.fail.Exception):
         return Finding(FAILED, str(error))
-    if isinstance(error, BrokenAdapterError):
-        return Finding(ERRORED, str(error), broken=True)
+    if isinstance(error, ProtocolError):
+        return Finding(ERRORED, str(error), broken=isinstance(error, BrokenAdapterError))
     return Finding(ERRORED, f"{type(error).__name__}: {error}")
 
 

@@ -17,9 +17,9 @@ from typing import Any
 import pytest
 import torch
 
-from conformance.adapters.adapter import find_load
+from conformance.adapters.adapter import Adapter
 from conformance.adapters.command import Command, ProgramError, load_command
-from conformance.adapters.protocol import ProtocolError
+from conformance.adapters.forms import ProtocolError
 from tests.shared.judging import ROOT, judge, section
 
 PAGE = (ROOT / "docs/adapters.md").read_text(encoding="utf-8")
@@ -168,7 +168,7 @@ def test_a_missing_program_is_refused(command: str) -> None:
     with pytest.raises(
         pytest.UsageError, match=re.escape(f"--implementation command: {command}: ")
     ):
-        find_load(f"command: {command}")
+        Adapter(f"command: {command}", "cpu", torch.float32)
 
 
 def test_only_methods_that_the_program_names_exist(program: Callable[..., Command]) -> None:

@@ -20,7 +20,7 @@ SCHEMA = json.loads((ROOT / "conformance/verdict/report.schema.json").read_text(
 TESTS = """
 import pytest
 from hypothesis import given, strategies as st
-from conformance.adapters.protocol import ProtocolError
+from conformance.adapters.forms import ProtocolError
 from conformance.conftest import LAWS
 from conformance.outcomes import Failure, NotApplicable, Variant
 from conformance.requirements import requirement

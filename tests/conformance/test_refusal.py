@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from conformance.adapters.protocol import BrokenAdapterError, ProtocolError
+from conformance.adapters.forms import ProtocolError
+from conformance.adapters.protocol import BrokenAdapterError
 from conformance.adapters.refusal import TEMPERATURE, TOP_K, accepted, may_refuse
 from conformance.outcomes import Failure, NotApplicable, Variant
 from tests.shared.judged import judged_on_cpu

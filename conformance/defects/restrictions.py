@@ -1,0 +1,93 @@
+"""Restrictions of the draw that nobody asked for, and temperatures that fail."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from .catalogue import KNOWLEDGE, defect
+from .complete import Cache, CompleteGPT2
+
+
+@defect("top-p-unasked", "sampling.rare-tokens", "ollama/ollama #17679; kekzl/imp #1596")
+class TopPUnasked(CompleteGPT2):
+    """A nucleus of 0.95 is left on: the likeliest tokens that have that probability together."""
+
+    def probabilities(self, logits: Tensor, temperature: float, top_k: int | None) -> Tensor:
+        chances = super().probabilities(logits, temperature, top_k)
+        largest, token_ids = chances.sort(dim=-1, descending=True)
+        largest[largest.cumsum(-1) - largest > 0.95] = 0.0
+        return torch.zeros_like(chances).scatter(-1, token_ids, largest)
+
+
+@defect("min-p-unasked", "sampling.rare-tokens", f"llama.cpp's default of 0.05; {KNOWLEDGE}")
+class MinPUnasked(CompleteGPT2):
+    """Tokens with less than a twentieth of the largest probability are left out."""
+
+    def probabilities(self, logits: Tensor, temperature: float, top_k: int | None) -> Tensor:
+        chances = super().probabilities(logits, temperature, top_k)
+        return chances * (chances >= 0.05 * chances.amax(-1, keepdim=True))
+
+
+class Penalised(CompleteGPT2):
+    """The logits depend on the tokens so far, [vocab] for each row."""
+
+    def next_logits(self, rows: Sequence[Sequence[int]], cache: Cache) -> tuple[Tensor, Cache]:
+        logits, cache = super().next_logits(rows, cache)
+        penalised = [self.penalty(*pair) for pair in zip(logits, rows, strict=True)]
+        return torch.stack(penalised), cache
+
+    def penalty(self, logits: Tensor, row: Sequence[int]) -> Tensor:
+        return logits
+
+
+@defect("repetition-penalty-unasked", "sampling.repetition", "ollama/ollama #17679")
+class RepetitionPenaltyUnasked(Penalised):
+    """A repetition penalty of 1.1 is left on."""
+
+    def penalty(self, logits: Tensor, row: Sequence[int]) -> Tensor:
+        said, penalised = list(set(row)), logits.clone()
+        penalised[said] = torch.where(logits[said] > 0, logits[said] / 1.1, logits[said] * 1.1)
+        return penalised
+
+
+@defect("frequency-penalty-unasked", "sampling.repetition", f"OpenAI's API has one; {KNOWLEDGE}")
+class FrequencyPenaltyUnasked(Penalised):
+    """A token's logit sinks by 0.01 each time that it is said."""
+
+    def penalty(self, logits: Tensor, row: Sequence[int]) -> Tensor:
+        return logits - 0.01 * torch.tensor(row).bincount(minlength=len(logits)).to(logits.dtype)
+
+
+@defect("n-grams-blocked", "sampling.repetition", f"no_repeat_ngram_size of 4; {KNOWLEDGE}")
+class NGramsBlocked(Penalised):
+    """A token that would repeat four tokens is never chosen."""
+
+    def penalty(self, logits: Tensor, row: Sequence[int]) -> Tensor:
+        grams = (tuple(row[i : i + 4]) for i in range(len(row) - 3))
+        blocked = [gram[3] for gram in grams if gram[:3] == tuple(row[-3:])]
+        penalised = logits.clone()
+        penalised[blocked] = float("-inf")
+        return penalised
+
+
+@defect("low-temperature-crash", "sampling.temperature-range", "microsoft/aici #19")
+class LowTemperatureCrash(CompleteGPT2):
+    """The quotient overflows at a small temperature, and there is an error."""
+
+    def next_token(
+        self, logits: Tensor, uniform: Tensor, temperature: float, top_k: int | None
+    ) -> Tensor:
+        if temperature > 0 and not torch.tensor(1 / temperature, dtype=torch.float16).isfinite():
+            raise RuntimeError("probability tensor contains either inf, nan or element < 0")
+        return super().next_token(logits, uniform, temperature, top_k)
+
+
+@defect("temperature-clamped", "sampling.temperature-range", f"a server's limits; {KNOWLEDGE}")
+class TemperatureClamped(CompleteGPT2):
+    """The temperature is at most 2."""
+
+    def probabilities(self, logits: Tensor, temperature: float, top_k: int | None) -> Tensor:
+        return super().probabilities(logits, min(temperature, 2.0), top_k)

@@ -1,0 +1,108 @@
+"""What decides a token may lie as far back as the context allows, whatever feeds the model.
+
+Each new token of an echo (see `checkpoints.harmonics`) is the one a given distance before it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from .adapters.adapter import Adapter
+from .adapters.protocol import Judged
+from .checkpoints.harmonics import ECHO, SUCCESSOR, WORDS, echo, successor
+from .checkpoints.tensors import write_checkpoint
+from .outcomes import Failure, check
+from .requirements import requirement
+
+CONTEXT = ECHO.n_positions
+STEPS = 24
+DISTANCE = CONTEXT - STEPS
+PIECES = [(DISTANCE,), (512, 256, DISTANCE - 768)]  # of the prompt
+
+
+@pytest.fixture
+def echoing(adapter: Adapter, tmp_path: Path) -> Judged:
+    return adapter.load(write_checkpoint(tmp_path, ECHO, echo(DISTANCE)))
+
+
+def words(rows: int, time: int) -> Tensor:
+    """Return a text of WORDS in any order, int64 [rows, time]."""
+    drawn = torch.randint(len(WORDS), (rows, time), generator=torch.Generator().manual_seed(1))
+    return torch.tensor(WORDS)[drawn]
+
+
+def check_echo(new: list[list[int]], prompts: Tensor, what: str) -> None:
+    """Check that each row repeats its prompt from the first token on.
+
+    A position that is lost is named. If all are, the window or the cache is too short.
+    """
+    for row, (found, prompt) in enumerate(zip(new, prompts.tolist(), strict=True)):
+        should = prompt[: len(found)]
+        lost = [i for i, pair in enumerate(zip(found, should, strict=True)) if pair[0] != pair[1]]
+        # Of WORDS some are right by chance.
+        if len(lost) > len(found) / 2:
+            raise Failure(
+                f"{what}, row {row}: tokens {found}, whatever stands that far back: a window or a "
+                "cache is shorter than the context",
+                expected=f"{should}",
+            )
+        check(not lost, f"{what}, row {row}: positions {lost} of the prompt are lost")
+
+
+@requirement("generation.far-past")
+def test_new_tokens_see_the_first_ones(echoing: Judged) -> None:
+    prompts = words(rows=2, time=DISTANCE - 1)
+    new = echoing.generate(prompts, max_new_tokens=STEPS + 1, temperature=0.0)
+    check_lengths(new, STEPS + 1)
+    # The first new token has nothing to repeat.
+    check_echo([row[1:] for row in new], prompts, f"new tokens, each {DISTANCE} after its model")
+
+
+@requirement("generation.far-past")
+def test_a_prompt_of_the_whole_context(adapter: Adapter, tmp_path: Path) -> None:
+    judged = adapter.load(write_checkpoint(tmp_path, ECHO, echo(CONTEXT)))
+    prompts = words(rows=8, time=CONTEXT)
+    new = judged.generate(prompts, max_new_tokens=1, temperature=0.0)
+    check_lengths(new, 1)
+    wrong = [row for row, found in enumerate(new) if found[0] != prompts[row, 0]]
+    check(
+        not wrong,
+        f"in rows {wrong} of 8, the token after {CONTEXT} others does not depend on the first",
+    )
+
+
+@requirement("cache.far-past")
+@pytest.mark.parametrize("sizes", PIECES, ids=["whole", "pieces"])
+def test_pieces_see_the_first_tokens(echoing: Judged, sizes: tuple[int, ...]) -> None:
+    prompts = words(rows=1, time=CONTEXT - 1)
+    # Fed again, what is expected: a wrong token does not spoil the steps after it.
+    fed = torch.cat([prompts[:, :DISTANCE], prompts[:, : STEPS - 1]], dim=1)
+    first, *rest = fed.split([*sizes, *[1] * (STEPS - 1)], dim=1)
+    logits, cache = echoing.prefill(first)
+    said = [logits[:, -1]]
+    for piece in rest:
+        logits, cache = echoing.step(piece, cache)
+        said.append(logits[:, -1])
+    new = torch.stack(said[len(sizes) - 1 :], dim=1).argmax(-1).tolist()
+    what = f"a prompt in {len(sizes)} piece(s), then steps, each {DISTANCE} after its model"
+    check_echo(new, prompts, what)
+
+
+@requirement("eos.never")
+def test_as_many_tokens_as_the_context_has(adapter: Adapter, tmp_path: Path) -> None:
+    judged = adapter.load(write_checkpoint(tmp_path, SUCCESSOR, successor()))
+    n = SUCCESSOR.n_positions - 1
+    (new,) = judged.generate(torch.tensor([[50000]]), max_new_tokens=n, temperature=0.0)
+    check(len(new) == n, f"{len(new)} new tokens", expected=f"max_new_tokens={n}, without EOS")
+    should = [(50000 + step) % 50256 for step in range(1, n + 1)]
+    wrong = [step for step, pair in enumerate(zip(new, should, strict=True)) if pair[0] != pair[1]]
+    check(not wrong, f"other tokens than the script's from step {wrong[:1]} of {n} on")
+
+
+def check_lengths(new: list[list[int]], n: int) -> None:
+    lengths = [len(row) for row in new]
+    check(set(lengths) == {n}, f"{lengths} new tokens in the rows", expected=f"{n} in each")
