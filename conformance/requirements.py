@@ -200,6 +200,8 @@ _ALL = [
         ("last-step", TEXTBOOK, "EOS at the last step is not part of the result either."),
         ("never", TEXTBOOK,
          "Without EOS, there are exactly max_new_tokens new tokens, also for 0 and 1."),
+        ("no-other", TEXTBOOK,
+         "Neither another token nor a smaller number of new tokens ends a text."),
         ("per-row", DESIGN, "Each row of a batch stops by itself, and the others go on."),
         ("in-prompt", DESIGN, "EOS inside the prompt ends nothing."),
         ("probability", TEXTBOOK,

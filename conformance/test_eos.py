@@ -91,7 +91,7 @@ def test_up_to_the_last_position(check_says: CheckSays) -> None:
     check_says(after(len(prompt), tokens), [prompt], [tokens], room)
 
 
-@requirement("eos.never")
+@requirement("eos.no-other")
 def test_no_other_token_ends_a_text(adapter: Adapter, tmp_path: Path) -> None:
     """Every id but EOS is said, and followed by another."""
     judged = adapter.load(write_checkpoint(tmp_path, SUCCESSOR, successor()))

@@ -92,8 +92,8 @@ def test_pieces_see_the_first_tokens(echoing: Judged, sizes: tuple[int, ...]) ->
     check_echo(new, prompts, what)
 
 
-@requirement("eos.never")
-def test_as_many_tokens_as_the_context_has(adapter: Adapter, tmp_path: Path) -> None:
+@requirement("eos.no-other")
+def test_no_other_number_of_tokens_ends_a_text(adapter: Adapter, tmp_path: Path) -> None:
     judged = adapter.load(write_checkpoint(tmp_path, SUCCESSOR, successor()))
     n = SUCCESSOR.n_positions - 1
     (new,) = judged.generate(torch.tensor([[50000]]), max_new_tokens=n, temperature=0.0)

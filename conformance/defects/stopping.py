@@ -204,7 +204,7 @@ class EmptyPrompt(CompleteGPT2):
         return super().generate_ragged(prompts, **options)
 
 
-@defect("stops-at-blank-line", "eos.never", "stanford-crfm/helm #3948")
+@defect("stops-at-blank-line", "eos.no-other", "stanford-crfm/helm #3948")
 class StopsAtBlankLine(CompleteGPT2):
     """A blank line, id 628, ends a text as EOS does."""
 
@@ -212,7 +212,7 @@ class StopsAtBlankLine(CompleteGPT2):
         return super().ends(ended, [EOS if token_id == 628 else token_id for token_id in chosen])
 
 
-@defect("new-tokens-capped", "eos.never", f"a server's default; {KNOWLEDGE}")
+@defect("new-tokens-capped", "eos.no-other", f"a server's default; {KNOWLEDGE}")
 class NewTokensCapped(CompleteGPT2):
     """There are never more than 128 new tokens, whatever max_new_tokens says."""
 

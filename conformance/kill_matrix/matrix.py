@@ -25,8 +25,14 @@ from ..verdict.judgement import ERRORED, FAILED, NOT_RUN, VARIANT, Judgement
 PREFIX = f"{defects.__name__}:"
 ENTRIES = DEFECTS | EQUIVALENT | VARIANTS
 
-# The published sizes take seconds each. Only the defects that name these requirements are asked.
-LARGE = frozenset({"parity.full-context", "cache.steps", "keys.published-sizes"})
+# The published sizes and a whole context take seconds each. Only the defects that name these
+# requirements are asked.
+LARGE = frozenset(
+    {
+        *("parity.full-context", "cache.steps", "keys.published-sizes"),
+        *("cache.far-past", "generation.far-past", "eos.no-other"),
+    }
+)
 # These need real weights, and 20 GB of memory. No defect is asked.
 NEVER = frozenset({"parity.given-checkpoint", "parity.published-sizes"})
 _STEPS_OF_FAMILY = {
