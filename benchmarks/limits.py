@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from statistics import median
 from typing import Any, NamedTuple
 
@@ -109,6 +110,15 @@ def bandwidth_fields(
     }
 
 
+@lru_cache(maxsize=1)
+def read_buffer(count: int, device: torch.device) -> torch.Tensor:
+    """Return float32 numbers to read, kept for the next measurement.
+
+    Writing them takes longer than reading them several times.
+    """
+    return torch.ones(count, device=device)
+
+
 def measure_bandwidth(
     device: torch.device,
     synchronise: Callable[[], None],
@@ -126,7 +136,7 @@ def measure_bandwidth(
     size = buffer_bytes or BUFFER_BYTES[device.type]
     if device.type == "cuda":
         size = min(size, torch.cuda.mem_get_info(device)[0] // 4)
-    buffer = torch.ones(size // 4, device=device)  # written, so that the memory is really there
+    buffer = read_buffer(size // 4, device)
 
     def best(run: Callable[[], object]) -> float:
         seconds = []

@@ -12,7 +12,7 @@ import torch
 from gpt2ref import GPT2
 
 from .expectations import expectations, format_bytes
-from .limits import BUFFER_BYTES, REPEATS, Bandwidth, bytes_per_step, measure_bandwidth
+from .limits import BUFFER_BYTES, REPEATS, Bandwidth, bytes_per_step, measure_bandwidth, read_buffer
 from .measurement import Measurement, confirmed_limit, synchronise_on, take_turns
 from .memory import free_memory, needed_memory, process_peak
 from .plan import DTYPES, Cell, Plan
@@ -73,6 +73,7 @@ class Run:
     def finish(self) -> None:
         """Complete the results, which the caller appended, with what is known only now."""
         self._forget_weights()
+        read_buffer.cache_clear()
         for result in self.results:
             if self.plan.device.type == "cpu":
                 result["peak_memory_bytes"] = process_peak()
