@@ -79,24 +79,28 @@ def _impossible_rate(rounds: Sequence[Timing], needed: Sequence[float], limit: s
 
 
 def _burst(rounds: Sequence[Timing], needed: Sequence[float], limit: str, ahead: int) -> str | None:
-    """Find tokens that were reported together, the longest such run first."""
+    """Find the tokens that came the fastest, in relation to what so many steps may take."""
     work = np.cumsum([0.0, *needed])
-    for count in range(len(needed), ahead, -1):
-        computed = count - ahead  # steps that belong to this time and to no earlier one
-        least = (work[computed:] - work[:-computed])[: len(work) - count]
-        for number, timing in enumerate(rounds, 1):
-            at = np.cumsum([0.0, *timing.decode_seconds])
+    worst, found = 1.0, None
+    for number, timing in enumerate(rounds, 1):
+        at = np.cumsum([0.0, *timing.decode_seconds])
+        for count in range(ahead + 1, len(at)):
+            computed = count - ahead  # steps that belong to this time and to no earlier one
+            least = (work[computed:] - work[:-computed])[: len(at) - count]
             took = at[count:] - at[:-count]
-            burst = least > (1 + MARGIN + 1 / computed) * took
-            if burst.any():
-                first = int(burst.argmax())
-                tokens = f"new token {first + 1}" if count == 1 else f"{count} new tokens"
-                return (
-                    f"round {number}: {tokens} came {_ms(took[first])} after new token {first}, "
-                    f"but computing that has to read for {_ms(least[first])} {limit}: "
-                    "tokens were reported in a burst"
-                )
-    return None
+            faster = least / took / (1 + MARGIN + 1 / computed)
+            first = int(faster.argmax())
+            if faster[first] > worst:
+                worst, found = faster[first], (number, count, first, took[first], least[first])
+    if found is None:
+        return None
+    number, count, first, seconds, reading = found
+    tokens = f"new token {first + 1}" if count == 1 else f"{count} new tokens"
+    return (
+        f"round {number}: {tokens} came {_ms(seconds)} after new token {first}, "
+        f"but computing that has to read for {_ms(reading)} {limit}: "
+        "tokens were reported in a burst"
+    )
 
 
 def _impossible_prefill(rounds: Sequence[Timing], needed: float, limit: str) -> str | None:
