@@ -30,7 +30,9 @@ MARGIN = MOST_PERCENT / 100 - 1
 # reads several tokens at once. On the CPU each step begins when the host has the last token.
 AHEAD = {"cpu": 0, "cuda": 8}
 
-LEAST_TAIL = 5e-3  # seconds: what a call may need to return, however short its steps are
+# Seconds that a call may need to return, however short its steps are. Measured beside other work:
+# 0.06 to 0.42 ms, and once 4.6 ms.
+LEAST_TAIL = 20e-3
 
 
 def impossible_times(
@@ -115,8 +117,11 @@ def _impossible_prefill(rounds: Sequence[Timing], needed: float, limit: str) -> 
 
 
 def _late_return(rounds: Sequence[Timing]) -> str | None:
-    """Judge the time after the last token, in which nothing is left to compute."""
-    tail = median(
+    """Judge the time after the last token, in which nothing is left to compute.
+
+    The shortest of the rounds counts, as other work may delay the return of an honest call.
+    """
+    tail = min(
         timing.end_to_end_seconds - timing.prefill_seconds - sum(timing.decode_seconds)
         for timing in rounds
     )

@@ -96,6 +96,8 @@ class Run:
                     synchronise=self.synchronise,
                     bandwidth=lambda: self._bandwidth(cell, PASSES),
                 )
+        if not measurements:
+            return failed
         take_turns([*measurements.values()], self.plan.rounds)
         return failed | self._judge(cell, measurements, weights.judge)
 

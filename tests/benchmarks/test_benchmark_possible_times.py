@@ -21,8 +21,9 @@ HONEST = [12.0] * 31  # ms
 def judged(steps: list[float], prefill: float = 100.0, tail: float = 0.1, ahead: int = 0) -> str:
     """Judge four honest rounds and one with these times, in milliseconds."""
     rounds = []
-    for each in (HONEST, steps, HONEST, HONEST, HONEST):
-        seconds = tuple(MS * step for step in each[: len(steps)])
+    honest = [max(12.0, min(steps))] * len(steps)
+    for each in (honest, steps, honest, honest, honest):
+        seconds = tuple(MS * step for step in each)
         prefill_seconds = MS * (prefill if each is steps else 100.0)
         end = prefill_seconds + sum(seconds) + MS * tail
         rounds.append(Timing(prefill_seconds, seconds, end))
@@ -84,8 +85,8 @@ def test_on_cuda_the_host_may_read_several_tokens_at_once() -> None:
 
 
 def test_a_prefill_reads_every_weight_once() -> None:
-    assert judged([*HONEST], prefill=5.0) == ""  # one of five, as a single step
-    assert judged([*HONEST], prefill=4.0).startswith(
+    assert judged(HONEST, prefill=5.0) == ""  # one of five, as a single step
+    assert judged(HONEST, prefill=4.0).startswith(
         "a prefill took 4 ms, but it has to read every weight once, for 10 ms at the 1.0 GB/s"
     )
     rounds = [Timing(8.9 * MS, (12 * MS,), 21 * MS)] * 3
@@ -93,8 +94,11 @@ def test_a_prefill_reads_every_weight_once() -> None:
 
 
 def test_a_call_that_goes_on_after_its_last_token_computed_late() -> None:
-    assert judged(HONEST, tail=5.9) == ""
-    assert "6.1 ms after its last token" in judged(HONEST, tail=6.1)
+    assert judged(HONEST, tail=19.0) == ""
+    assert "the call went on for 21 ms after its last token" in judged(HONEST, tail=21.0)
+    long = [100.0] * 31
+    assert judged(long, tail=21.0) == judged(long, tail=49.0) == ""
+    assert "the call went on for 51 ms" in judged(long, tail=51.0)
 
 
 @pytest.fixture(scope="module")

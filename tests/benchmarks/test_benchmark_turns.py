@@ -280,13 +280,14 @@ def test_without_hugging_face_there_is_no_ratio(run_of: Callable[..., Run]) -> N
     assert fields["ratio_to_huggingface"] is None
 
 
+class Unloadable(Reference):
+    def __init__(self, *_: Any) -> None:
+        raise MemoryError("too big")
+
+
 def test_only_the_peer_that_cannot_be_loaded_fails(
     run_of: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Unloadable(Reference):
-        def __init__(self, *_: Any) -> None:
-            raise MemoryError("too big")
-
     classes = {"gpt2ref": Reference, "huggingface": Unloadable}
     monkeypatch.setattr(benchmarks.weights, "implementation_class", classes.__getitem__)
     run = run_of(implementation=["gpt2ref,huggingface"])
@@ -295,6 +296,14 @@ def test_only_the_peer_that_cannot_be_loaded_fails(
     with pytest.raises(MemoryError, match="too big"):
         benchmark_of(run, where, "huggingface")
     assert len(run.results) == 1
+
+
+def test_if_no_peer_can_be_loaded_the_error_is_that_of_loading(
+    run_of: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(benchmarks.weights, "implementation_class", lambda _name: Unloadable)
+    run = run_of(implementation=["gpt2ref"])
+    assert str(run.outcome(run.plan.cells[0], "gpt2ref").error) == "too big"
 
 
 def test_an_invalid_row_is_recorded_and_fails_its_test(

@@ -127,18 +127,20 @@ class ReportsFirst(Reference):
     """Reports all tokens, and computes them afterwards."""
 
     pause = 0.0  # seconds before each report
+    more = 0.0  # seconds that a larger model would compute after them
 
     def generate(self, *asked: Any, on_step: Report, **more: Any) -> TokenIds:
         for _ in range(more["max_new_tokens"]):
             time.sleep(self.pause)
             on_step()
+        time.sleep(self.more)
         return super().generate(*asked, on_step=lambda: None, **more)
 
 
 class ReportsFirstSlowly(ReportsFirst):
     """Leaves as much time between the reports as a step would take."""
 
-    pause = 0.002
+    pause, more = 0.002, 0.03
 
 
 class ReportsOneStepEarly(Reference):
