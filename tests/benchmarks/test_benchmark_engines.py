@@ -15,9 +15,11 @@ import benchmarks.weights
 from benchmarks.implementations import TokenIds
 from benchmarks.implementations.gpt2ref import Reference
 from benchmarks.limits import Bandwidth
+from benchmarks.plan import random_prompts
 from benchmarks.report import markdown
 from benchmarks.results import read
 from benchmarks.run import Run
+from benchmarks.seeds import UnseenSeeds
 from benchmarks.speeds_page import page, picture
 from benchmarks.summary import summary
 from tests.shared.benchmark_fakes import plan
@@ -115,6 +117,16 @@ def test_no_prompt_shares_its_first_token_or_its_seed_with_another(
     rows = (1 + 3) * 4 * 2 * (1 + asked.rounds)
     assert len(set(begun)) == len(begun) == rows
     assert len(set(seeds)) == len(seeds) == rows
+
+
+def test_rows_differ_when_no_first_token_is_left() -> None:
+    seeds = UnseenSeeds()
+    drawn = [seeds.draw(vocab_size=7, batch=3) for _ in range(6)]
+    assert len({seed + row for seed in drawn for row in range(3)}) == 18
+    prompts = [row for seed in drawn for row in random_prompts(7, 3, prompt_length=20, seed=seed)]
+    assert len({tuple(row) for row in prompts}) == 18
+    assert random_prompts(7, 3, 20, drawn[0]) == prompts[:3]  # a seed gives its prompts again
+    assert len({row[0] for row in prompts[:3]}) == 3
 
 
 def test_an_invalid_row_has_no_figures_anywhere(rows_of: Measure, tmp_path: Path) -> None:
