@@ -6,9 +6,10 @@ the limit that the memory bandwidth sets.
 - What is run: `options.py` reads the command line into a plan (`plan.py`, `sampling.py`), and
   `implementations/` loads and runs each GPT-2.
 - The run: `run.py` goes through the plan. `expectations.py` prints what to expect, `weights.py`
-  loads the implementations, `measurement.py` lets them take turns, and `timing.py` turns clock
-  readings into figures. `limits.py` and `memory.py` find what the machine allows, `validity.py`
-  checks the tokens, and `environment.py` records what the figures depend on.
+  loads the implementations, `measurement.py` lets them take turns, with prompts that `seeds.py`
+  draws, and `timing.py` turns clock readings into figures. `limits.py` and `memory.py` find what
+  the machine allows, `validity.py` checks the tokens and `possible_times.py` the times, and
+  `environment.py` records what the figures depend on.
 - The results: `test_generation_speed.py` and `recorded_timer.py` hand them to pytest-benchmark, and
   `summary.py` prints them. A result is one implementation in one cell of the plan, and is one test.
   `result_fields.py` describes its fields. `report.py` turns the JSON into Markdown and a page.

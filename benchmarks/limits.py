@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from statistics import median
 from typing import Any, NamedTuple
 
@@ -64,9 +65,22 @@ def bytes_per_step(
     that reads more than this (no cache, a cache of fixed size, weights stored wider) is measured
     against the same figure, since the work is the same.
     """
-    weights = parameters(config) - config.n_positions * config.n_embd
     cache = batch * config.n_layer * config.n_embd * (2 * prompt_length + new_tokens)
-    return itemsize * (weights + cache)
+    return weight_bytes(config, itemsize) + itemsize * cache
+
+
+def weight_bytes(config: GPT2Config, itemsize: int) -> int:
+    """Return the bytes of the weights that choosing any token has to read: all but wpe."""
+    return itemsize * (parameters(config) - config.n_positions * config.n_embd)
+
+
+def bytes_of_steps(
+    config: GPT2Config, *, itemsize: int, batch: int, prompt_length: int, new_tokens: int
+) -> list[int]:
+    """Return the bytes that each decode step must read. Their mean is `bytes_per_step`."""
+    position = 2 * itemsize * batch * config.n_layer * config.n_embd  # a key and a value a layer
+    weights = weight_bytes(config, itemsize)
+    return [weights + position * (prompt_length + step) for step in range(1, new_tokens)]
 
 
 def ceiling(step_bytes: int, batch: int, bandwidth: float) -> float:
@@ -75,22 +89,34 @@ def ceiling(step_bytes: int, batch: int, bandwidth: float) -> float:
 
 
 def bandwidth_fields(
-    step_bytes: int, batch: int, rates: Sequence[float], bandwidths: Sequence[Bandwidth]
+    step_bytes: int,
+    batch: int,
+    rates: Sequence[float],
+    bandwidths: Sequence[Bandwidth],
+    limit: Bandwidth,
 ) -> dict[str, Any]:
     """Return the fields of a result that depend on the bandwidth.
 
-    `rates` are the decode tokens/s of each round, `bandwidths` those measured before each round.
+    `rates` are the decode tokens/s of each round (none if they mean nothing), `bandwidths` those
+    measured before each round, and `limit` the best one.
     """
-    measured = [bandwidth.bytes_per_second for bandwidth in bandwidths]
-    ceilings = [ceiling(step_bytes, batch, each) for each in measured]
-    percents = [100 * rate / limit for rate, limit in zip(rates, ceilings, strict=True)]
+    most = ceiling(step_bytes, batch, limit.bytes_per_second)
     return {
-        "bandwidth_limit": median(measured),
-        "bandwidth_rounds": measured,
-        "bandwidth_method": max(bandwidths).how,
-        "ceiling_tokens_per_second": median(ceilings),
-        "bandwidth_percent": median(percents),
+        "bandwidth_limit": limit.bytes_per_second,
+        "bandwidth_rounds": [bandwidth.bytes_per_second for bandwidth in bandwidths],
+        "bandwidth_method": limit.how,
+        "ceiling_tokens_per_second": most,
+        "bandwidth_percent": 100 * median(rates) / most if rates else None,
     }
+
+
+@lru_cache(maxsize=1)
+def read_buffer(count: int, device: torch.device) -> torch.Tensor:
+    """Return float32 numbers to read, kept for the next measurement.
+
+    Writing them takes longer than reading them several times.
+    """
+    return torch.ones(count, device=device)
 
 
 def measure_bandwidth(
@@ -110,7 +136,7 @@ def measure_bandwidth(
     size = buffer_bytes or BUFFER_BYTES[device.type]
     if device.type == "cuda":
         size = min(size, torch.cuda.mem_get_info(device)[0] // 4)
-    buffer = torch.ones(size // 4, device=device)  # written, so that the memory is really there
+    buffer = read_buffer(size // 4, device)
 
     def best(run: Callable[[], object]) -> float:
         seconds = []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
@@ -13,17 +14,36 @@ import torch
 from gpt2ref import GPT2, GPT2Config
 
 from .implementations import TokenIds
-from .limits import Bandwidth, bandwidth_fields, bytes_per_step
+from .limits import Bandwidth, bandwidth_fields, bytes_of_steps, bytes_per_step, weight_bytes
 from .plan import SEED, Cell, random_prompts
-from .timing import Timing, figures, time_generation
+from .possible_times import AHEAD, impossible_times
+from .seeds import UNSEEN, UnseenSeeds
+from .timing import NO_FIGURES, Timing, figures, time_generation
 from .validity import Verdict, judge
 from .weights import Peer
 
 SAMPLING_STEPS = 20  # timed, after a few that warm up
+CONFIRMATIONS = 5  # measurements of the bandwidth before a row counts as faster than it
+
+
+@dataclass(frozen=True)
+class Generation:
+    """What an implementation was asked for once, and what it gave."""
+
+    seed: int  # of the prompts and the draws
+    prompts: TokenIds
+    new: TokenIds
+    timing: Timing
+
+    def as_dict(self) -> dict[str, Any]:
+        return self.timing.as_dict() | {"seed": self.seed}
 
 
 class Measurement:
-    """One implementation in one cell. Each generation is timed; the first is the warm-up."""
+    """One implementation in one cell. Each generation is timed; the first is the warm-up.
+
+    Each generation has prompts and a seed of its own, and its tokens are judged.
+    """
 
     def __init__(
         self,
@@ -35,51 +55,55 @@ class Measurement:
         synchronise: Callable[[], None],
         bandwidth: Callable[[], Bandwidth],
         clock: Callable[[], float] = time.perf_counter,
+        seeds: UnseenSeeds = UNSEEN,
     ) -> None:
         self.peer = peer
         self.cell = cell
         self.config = config
         self.new_tokens = new_tokens
-        self.prompts = random_prompts(config.vocab_size, cell.batch, cell.prompt_length)
         self.synchronise = synchronise
         self.clock = clock
         self.bandwidth = bandwidth
-        self.timings: list[Timing] = []
+        self.seeds = seeds
+        self.generations: list[Generation] = []
         self.bandwidths: list[Bandwidth] = []  # as measured just before each of them
-        self.outputs: list[TokenIds] = []  # without repetitions
         self.peak_memory: int | None = None  # bytes
         self.error: Exception | None = None  # what ended it
 
     @property
     def rounds(self) -> list[Timing]:
-        return self.timings[1:]
+        return [generation.timing for generation in self.generations[1:]]
 
     def generate(self) -> None:
         self.bandwidths.append(self.bandwidth())
         with self.peer.implementation.turn():
-            (timing, new), peak = self.peer.memory.run(self._timed)
+            generation, peak = self.peer.memory.run(self._timed)
         if self.peer.first_call_seconds is None:
-            self.peer.first_call_seconds = timing.end_to_end_seconds
-        self.timings.append(timing)
-        if new not in self.outputs:
-            self.outputs.append(new)
+            self.peer.first_call_seconds = generation.timing.end_to_end_seconds
+        self.generations.append(generation)
         if peak is not None:
             self.peak_memory = max(peak, self.peak_memory or 0)
 
-    def _timed(self) -> tuple[Timing, TokenIds]:
-        return time_generation(
+    def _timed(self) -> Generation:
+        vocab_size, batch = self.config.vocab_size, self.cell.batch
+        seed = self.seeds.draw(vocab_size, batch)
+        prompts = random_prompts(vocab_size, batch, self.cell.prompt_length, seed)
+        # The implementation may change the lists that it gets and keep those that it returns.
+        given = [list(row) for row in prompts]
+        timing, new = time_generation(
             lambda on_step: self.peer.implementation.generate(
-                self.prompts,
+                given,
                 self.cell.sampling,
                 max_new_tokens=self.new_tokens,
-                seed=SEED,
+                seed=seed,
                 on_step=on_step,
             ),
-            batch=self.cell.batch,
+            batch=batch,
             new_tokens=self.new_tokens,
             clock=self.clock,
             synchronise=self.synchronise,
         )
+        return Generation(seed, prompts, [list(row) for row in new], timing)
 
     def sampling_seconds(self, device: torch.device, dtype: torch.dtype) -> float | None:
         """Return the median time of a sampling step alone, for all rows, on random logits.
@@ -90,11 +114,11 @@ class Measurement:
         if next_token is None:
             return None
         generator = torch.Generator().manual_seed(SEED)
-        logits = 3 * torch.randn(self.cell.batch, self.config.vocab_size, generator=generator)
-        logits = logits.to(device, dtype)
-        uniform = torch.rand(self.cell.batch, dtype=torch.float64, generator=generator).to(device)
+        shape = self.cell.batch, self.config.vocab_size
         seconds = []
         for _ in range(3 + SAMPLING_STEPS):
+            logits = (3 * torch.randn(shape, generator=generator)).to(device, dtype)
+            uniform = torch.rand(shape[0], dtype=torch.float64, generator=generator).to(device)
             self.synchronise()
             start = self.clock()
             next_token(
@@ -108,44 +132,109 @@ class Measurement:
         return median(seconds[3:])
 
     def verdict(self, reference: GPT2) -> Verdict:
-        """Judge all outputs, the warm-up's included. With one seed they are mostly alike."""
-        seed = SEED if self.peer.implementation.foretold else None
-        verdicts = [
-            judge(reference, self.prompts, new, self.cell.sampling, seed) for new in self.outputs
-        ]
-        return next((verdict for verdict in verdicts if not verdict.valid), verdicts[0])
+        """Judge the tokens of the warm-up and all rounds, up to the first wrong generation."""
+        checked, near_ties = 0, 0
+        for number, generation in enumerate(self.generations):
+            verdict = self._judge(reference, generation.prompts, generation)
+            checked += verdict.tokens_checked
+            near_ties += verdict.near_ties
+            if not verdict.valid:
+                where = f"round {number}" if number else "the warm-up"
+                cause = self._repeated(reference, number) or verdict.reason
+                return Verdict(False, f"{where}: {cause}", checked, near_ties)
+        return Verdict(True, None, checked, near_ties)
 
-    def result(self, reference: GPT2) -> dict[str, Any]:
-        """Return the fields of `result_fields.ResultFields` but those of peers and environment."""
-        cell, itemsize = self.cell, reference.dtype.itemsize
-        rates = [timing.decode_tokens_per_second(cell.batch) for timing in self.rounds]
-        shape = {
-            "batch": cell.batch,
-            "prompt_length": cell.prompt_length,
+    def _judge(self, reference: GPT2, prompts: TokenIds, generation: Generation) -> Verdict:
+        seed = generation.seed if self.peer.implementation.foretold else None
+        return judge(reference, prompts, generation.new, self.cell.sampling, seed)
+
+    def _repeated(self, reference: GPT2, number: int) -> str | None:
+        """Return which earlier generation the wrong tokens of this one belong to, in words."""
+        wrong = self.generations[number]
+        for earlier, generation in enumerate(self.generations[:number]):
+            where = f"round {earlier}" if earlier else "the warm-up"
+            if wrong.new == generation.new:
+                return f"the tokens are those of {where}, whose prompt was another: a kept answer"
+            if self._judge(reference, generation.prompts, wrong).valid:
+                return f"the tokens continue the prompt of {where}: a kept cache or prefix"
+        return None
+
+    def impossible(self, reference: GPT2, limit: Bandwidth) -> str | None:
+        """Return why the times of the rounds are impossible. None if they are possible."""
+        if self.error is not None:
+            return str(self.error)
+        dtype, device = reference.dtype, reference.device
+        return impossible_times(
+            self.rounds,
+            weight_bytes(self.config, dtype.itemsize),
+            bytes_of_steps(self.config, itemsize=dtype.itemsize, **self._shape),
+            limit.bytes_per_second,
+            AHEAD[device.type],
+        )
+
+    @property
+    def _shape(self) -> dict[str, int]:
+        return {
+            "batch": self.cell.batch,
+            "prompt_length": self.cell.prompt_length,
             "new_tokens": self.new_tokens,
         }
-        step_bytes = bytes_per_step(self.config, itemsize=itemsize, **shape)
+
+    def result(self, reference: GPT2, limit: Bandwidth | None = None) -> dict[str, Any]:
+        """Return the fields of `result_fields.ResultFields` but those of peers and environment.
+
+        `limit` is the best bandwidth that was measured. It defaults to that of its own rounds.
+        """
+        cell, timed = self.cell, self.error is None
+        limit = limit or max(self.bandwidths)
+        step_bytes = bytes_per_step(self.config, itemsize=reference.dtype.itemsize, **self._shape)
+        verdict = self.verdict(reference)
+        if verdict.valid and (why := self.impossible(reference, limit)):
+            verdict = verdict._replace(valid=False, reason=why)
+        rates = [timing.decode_tokens_per_second(cell.batch) for timing in self.rounds]
+        generations = [generation.as_dict() for generation in self.generations]
         return {
             "implementation": self.peer.name,
             "size": cell.size,
             "temperature": cell.sampling.temperature,
             "top_k": cell.sampling.top_k,
             "dtype": cell.dtype,
-            **shape,
-            "rounds": len(self.rounds),
+            **self._shape,
+            "rounds": max(1, len(self.rounds)),
             "seed": SEED,
-            **self.verdict(reference)._asdict(),
-            **figures(self.rounds, cell.batch),
+            **verdict._asdict(),
+            **(figures(self.rounds, cell.batch) if timed else NO_FIGURES),
             "load_seconds": self.peer.load_seconds,
             "loaded_from": self.peer.implementation.source,
             "first_call_seconds": self.peer.first_call_seconds,
             "sampling_seconds": self.sampling_seconds(reference.device, reference.dtype),
             "peak_memory_bytes": self.peak_memory,
             "bytes_per_step": step_bytes,
-            **bandwidth_fields(step_bytes, cell.batch, rates, self.bandwidths[1:]),
-            "warmup": self.timings[0].as_dict(),
-            "samples": [timing.as_dict() for timing in self.rounds],
+            **bandwidth_fields(
+                step_bytes, cell.batch, rates if timed else [], self.bandwidths[1:], limit
+            ),
+            "warmup": generations[0] if generations else None,
+            "samples": generations[1:],
         }
+
+
+def confirmed_limit(
+    measurements: Sequence[Measurement],
+    reference: GPT2,
+    best: Bandwidth,
+    again: Callable[[], Bandwidth],
+) -> Bandwidth:
+    """Return the bandwidth that limits the rows of a cell: `best`, or a better one.
+
+    If a row seems to be faster than `best`, perhaps other work disturbed all readings. So `again`
+    measures a few times more, until the row is possible.
+    """
+    timed = [each for each in measurements if each.error is None]
+    for _ in range(CONFIRMATIONS):
+        if not any(each.impossible(reference, best) for each in timed):
+            break
+        best = max(best, again())
+    return best
 
 
 def take_turns(measurements: Sequence[Measurement], rounds: int) -> None:

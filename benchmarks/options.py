@@ -87,6 +87,7 @@ def read_plan(options: Mapping[str, Any]) -> Plan:
         rounds=count("rounds", 10 if on_cuda else 5, at_least=1),
     )
     _check_context(plan)
+    _check_prompts(plan)
     _check_dtypes(plan)
     return plan
 
@@ -116,6 +117,18 @@ def _check_context(plan: Plan) -> None:
                     f"--bench-prompt-length={length} with --bench-new-tokens={plan.new_tokens}: "
                     f"expected at most n_positions={room} together, for --bench-size={size}"
                 )
+
+
+def _check_prompts(plan: Plan) -> None:
+    """Each generation has prompts of its own, and there are few of one token."""
+    cells = [cell for cell in plan.cells if cell.prompt_length == 1]
+    rows = sum(cell.batch for cell in cells) * len(plan.implementations) * (1 + plan.rounds)
+    most = LARGEST_TOP_K // 2  # so that unseen ones are found soon
+    if rows > most:
+        raise ValueError(
+            f"--bench-prompt-length=1 with {rows} rows in all: expected at most {most}, "
+            "as no prompt comes twice"
+        )
 
 
 def _check_dtypes(plan: Plan) -> None:

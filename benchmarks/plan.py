@@ -18,7 +18,7 @@ from .sampling import Sampling, TopK
 SIZES = {"tiny": GPT2Config(n_positions=128, n_embd=64, n_layer=2, n_head=2), **PUBLISHED_CONFIGS}
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
-SEED = 0  # of the weights, the prompts and the draws, for all implementations and rounds
+SEED = 0  # of the weights
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,15 @@ class Plan:
         )
 
 
-def random_prompts(vocab_size: int, batch: int, prompt_length: int) -> TokenIds:
-    """Return random token ids [batch, prompt_length], the same in every call."""
-    generator = random.Random(SEED)
-    return [[generator.randrange(vocab_size) for _ in range(prompt_length)] for _ in range(batch)]
+def random_prompts(vocab_size: int, batch: int, prompt_length: int, seed: int = SEED) -> TokenIds:
+    """Return token ids [batch, prompt_length]. Row r depends on `seed + r` alone.
+
+    Its first token is `seed + r` modulo the vocabulary, so that rows with different numbers begin
+    differently. The others are random, and independent of the row's draws.
+    """
+    rows = []
+    for number in range(seed, seed + batch):
+        generator = random.Random(f"prompt {number}")
+        rest = [generator.randrange(vocab_size) for _ in range(prompt_length - 1)]
+        rows.append([number % vocab_size, *rest])
+    return rows

@@ -23,6 +23,7 @@ class Sample(TypedDict):
     prefill_seconds: float  # from the call to the first new token
     decode_seconds: list[float]  # of each later token
     end_to_end_seconds: float  # from the call until it has returned and the device is idle
+    seed: int  # of its prompts (`plan.random_prompts`) and its draws
 
 
 class ResultFields(TypedDict):
@@ -38,25 +39,29 @@ class ResultFields(TypedDict):
     temperature: float  # 0 is greedy
     top_k: int | None  # None is no restriction
     rounds: int  # timed generations
-    seed: int  # of the weights, the prompt and the draws
+    seed: int  # of the weights
 
-    # Whether the tokens were right
+    # Whether the tokens were right, and the times possible
     valid: bool  # a result that is not valid is no measurement
     reason: str | None  # why it is not valid
     tokens_checked: int
     near_ties: int  # tokens that are right within the allowed rounding error alone
 
-    # How fast: medians over the rounds
-    decode_tokens_per_second: float  # without the time and the token of prefill
-    decode_spread: float  # interquartile range of the rounds' decode rates, over their median
-    unstable: bool  # decode_spread above 0.10
-    # Median over the rounds of this decode rate / huggingface's. None if huggingface was not run.
+    # How fast: medians over the rounds. These are None if the time stamps are out of order or too
+    # few; `valid` is False then.
+    decode_tokens_per_second: float | None  # without the time and the token of prefill
+    decode_spread: (
+        float | None
+    )  # interquartile range of the rounds' decode rates, over their median
+    unstable: bool | None  # decode_spread above 0.10
+    # Median over the rounds of this decode rate / huggingface's. None if huggingface was not run,
+    # or either of the two is invalid.
     ratio_to_huggingface: float | None
     # A row's wait for its next token, over the decode steps of all rounds, in milliseconds
-    ms_per_token: Percentiles
-    prefill_seconds: float  # time to first token
-    end_to_end_tokens_per_second: float
-    end_to_end_seconds: float
+    ms_per_token: Percentiles | None
+    prefill_seconds: float | None  # time to first token
+    end_to_end_tokens_per_second: float | None
+    end_to_end_seconds: float | None
     # Median of the sampling step alone, of all rows. None if the step can't be run alone.
     sampling_seconds: float | None
     # From the file cache to the device, without imports and without conversion to another format
@@ -70,15 +75,17 @@ class ResultFields(TypedDict):
     # Against the limit: see `limits.py`
     bytes_per_step: int  # what a decode step has to read at the mean depth
     bandwidth_rounds: list[float]  # bytes/s, measured just before each round
-    bandwidth_limit: float  # their median
+    bandwidth_limit: float  # the best of the run, for a buffer of the size that a step reads
     bandwidth_method: str  # "sum", "dot": bytes read; "copy": bytes read and written
     ceiling_tokens_per_second: float  # batch x bandwidth_limit / bytes_per_step
-    # Median over the rounds of 100 x decode rate / the rate that the bandwidth before it allows. It
-    # is above 100 where weights stay in a cache, or are read faster than torch's functions read.
-    bandwidth_percent: float
+    # 100 x decode_tokens_per_second / ceiling_tokens_per_second. A result above 110 is invalid (see
+    # `possible_times.py`). None as the figures above.
+    bandwidth_percent: float | None
 
     # Raw
-    warmup: Sample  # the generation before the rounds, in the same shapes, with any compilation
+    warmup: (
+        Sample | None
+    )  # the generation before the rounds, in the same shapes, with any compilation
     samples: list[Sample]  # the rounds in order; those of the same number were run in one turn
 
     # On what

@@ -16,6 +16,7 @@ from .sampling import Sampling
 
 NEWEST = 5  # the newest major version of pytest-benchmark whose JSON this module reads
 GREEDY = Sampling(0.0, None)
+MOST_PERCENT = 110  # of the bandwidth limit: a faster result is impossible
 
 
 class ResultsError(ValueError):
@@ -213,9 +214,26 @@ def _result(benchmark: Any, number: int) -> Result:
     if fields["valid"]:
         _check(fields, _REQUIRED_OF_VALID, where)
         rates = [_rate(sample, fields["batch"], where) for sample in fields["samples"]]
+        if reason := _too_fast(fields):
+            fields, rates = fields | {"valid": False, "reason": reason}, ()
     shape = Shape(*(fields[name] for name in Shape._fields))
     sampling = Sampling(float(fields["temperature"]), fields["top_k"])
     return Result(fields["implementation"], shape, sampling, fields["valid"], tuple(rates), fields)
+
+
+def _too_fast(fields: dict[str, Any]) -> str | None:
+    """Return why a result of an older file, which counts there, is impossible. None if it is not.
+
+    The earlier versions of the benchmarks did not look for this.
+    """
+    percent, limit = (
+        fields[name] if _is_number(fields.get(name)) else 0.0
+        for name in ("bandwidth_percent", "ceiling_tokens_per_second")
+    )
+    fastest = max(percent, 100 * fields["decode_tokens_per_second"] / limit if limit > 0 else 0.0)
+    if fastest <= MOST_PERCENT:
+        return None
+    return f"{fastest:,.0f}% of the measured bandwidth: expected at most {MOST_PERCENT}%"
 
 
 def _check(fields: dict[str, Any], checks: dict[str, _Check], where: str) -> None:

@@ -4,10 +4,10 @@ all of them generating at once.
     torchrun --nproc-per-node 8 -m benchmarks.scale --json out.json
     python -m benchmarks.scale     (one process, without a launcher)
 
-All processes have the same weights (random, with the statistics of trained ones), and each has its
-own prompts and draws. Rank 0 is timed alone while the others wait, then all are timed together.
-The processes exchange nothing but barriers and figures, so an efficiency below 1 shows what the
-replicas take from each other: memory bandwidth, power, cores.
+All processes have the same weights (random, with the statistics of trained ones), and each
+generation has its own prompts and draws. Rank 0 is timed alone while the others wait, then all are
+timed together. The processes exchange nothing but barriers and figures, so an efficiency below 1
+shows what the replicas take from each other: memory bandwidth, power, cores.
 
 On CUDA each process has the device of its local rank. On the CPU the processes of a machine share
 its cores equally, and rank 0 has only its share when it is alone.
@@ -18,7 +18,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import random
 import socket
 import sys
 from collections.abc import Callable, Sequence
@@ -39,8 +38,9 @@ from gpt2ref.generation import sample_steps
 from .environment import environment
 from .implementations import TokenIds
 from .measurement import synchronise_on
-from .plan import DTYPES, SEED, SIZES
+from .plan import DTYPES, SEED, SIZES, random_prompts
 from .sampling import Sampling
+from .seeds import UNSEEN
 from .timing import time_generation
 from .validity import judge
 
@@ -81,40 +81,37 @@ class Workload:
 
 
 class Replica:
-    """The model in one process, with that process's prompts and draws."""
+    """The model in one process."""
 
-    def __init__(self, workload: Workload, rank: int, device: torch.device) -> None:
+    def __init__(self, workload: Workload, device: torch.device) -> None:
         config = SIZES[workload.size]
         self.workload = workload
         self.model = from_tensors(
             trained_like(config, SEED), config, device=device, dtype=DTYPES[workload.dtype]
         )
-        generator = random.Random(rank)
-        self.prompts = [
-            [generator.randrange(config.vocab_size) for _ in range(workload.prompt_length)]
-            for _ in range(workload.batch)
-        ]
-        # Row r draws from a generator seeded with seed + r, so each row of each process has its
-        # own.
-        self.seed = rank * workload.batch
         self.synchronise = synchronise_on(device)
-        self.outputs: list[TokenIds] = []  # without repetitions
+        self.generated: list[tuple[int, TokenIds, TokenIds]] = []  # seed, prompts, new ids
 
     def generate(self) -> float:
         """Generate once. Return the decode tokens/s."""
         batch, new_tokens = self.workload.batch, self.workload.new_tokens
+        vocab_size = self.model.config.vocab_size
+        seed = UNSEEN.draw(vocab_size, batch)
+        prompts = random_prompts(vocab_size, batch, self.workload.prompt_length, seed)
         timing, new = time_generation(
-            self._run, batch=batch, new_tokens=new_tokens, synchronise=self.synchronise
+            lambda on_step: self._run(prompts, seed, on_step),
+            batch=batch,
+            new_tokens=new_tokens,
+            synchronise=self.synchronise,
         )
-        if new not in self.outputs:
-            self.outputs.append(new)
+        self.generated.append((seed, prompts, new))
         return timing.decode_tokens_per_second(batch)
 
-    def _run(self, on_step: Callable[[], None]) -> TokenIds:
-        new: TokenIds = [[] for _ in self.prompts]
+    def _run(self, prompts: TokenIds, seed: int, on_step: Callable[[], None]) -> TokenIds:
+        new: TokenIds = [[] for _ in prompts]
         temperature, top_k = self.workload.sampling.temperature, self.workload.sampling.top_k
         for step in sample_steps(
-            self.model, self.prompts, self.workload.new_tokens, temperature, top_k, self.seed, None
+            self.model, prompts, self.workload.new_tokens, temperature, top_k, seed, None
         ):
             for row, token_id in step.items():
                 new[row].append(token_id)
@@ -125,7 +122,7 @@ class Replica:
         """Describe the first wrong token. None if all tokens that it ever generated are right."""
         sampling = self.workload.sampling
         verdicts = (
-            judge(self.model, self.prompts, new, sampling, self.seed) for new in self.outputs
+            judge(self.model, prompts, new, sampling, seed) for seed, prompts, new in self.generated
         )
         return next((verdict.reason for verdict in verdicts if not verdict.valid), None)
 
@@ -200,7 +197,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         torch.set_num_threads(max(1, _cores() // process.local_world_size))
     else:
         torch.cuda.set_device(device)
-    replica = Replica(workload, process.rank, device)
+    replica = Replica(workload, device)
     # The first generation warms up, and lets torch import modules that it imports late. Imported
     # while there is a process group, they may keep the group alive to the end, and a thread of gloo
     # that still runs when Python ends aborts the process.

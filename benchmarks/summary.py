@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from statistics import median
 from typing import Any
 
 from .text_table import text_table
@@ -19,10 +18,13 @@ AXES: dict[str, Callable[[Fields], str]] = {
     "batch": lambda result: str(result["batch"]),
     "prompt": lambda result: str(result["prompt_length"]),
 }
-FIGURES: dict[str, Callable[[Fields], str]] = {
+SETTING: dict[str, Callable[[Fields], str]] = {
     "temp": lambda result: f"{result['temperature']:g}",
     "top-k": lambda result: str(result["top_k"] or "-"),
     "implementation": lambda result: result["implementation"],
+}
+# An invalid result has no figures.
+FIGURES: dict[str, Callable[[Fields], str]] = {
     "decode tok/s": lambda result: f"{result['decode_tokens_per_second']:.1f}",
     "spread": lambda result: f"{result['decode_spread']:.0%}{'!' if result['unstable'] else ' '}",
     "x HF": lambda result: _or_dash(result["ratio_to_huggingface"], ".2f"),
@@ -30,7 +32,6 @@ FIGURES: dict[str, Callable[[Fields], str]] = {
     "prefill ms": lambda result: f"{1e3 * result['prefill_seconds']:.1f}",
     "ms/token p50": lambda result: f"{result['ms_per_token']['p50']:.2f}",
     "p95": lambda result: f"{result['ms_per_token']['p95']:.2f}",
-    "valid": lambda result: "yes" if result["valid"] else "NO",
 }
 WORDS = ("size", "dtype", "implementation", "valid")
 START = ("size", "dtype", "implementation", "load s", "first call s", "peak memory MB")
@@ -42,8 +43,13 @@ def summary(results: Sequence[Fields]) -> list[str]:
     varying = {
         name: show for name, show in AXES.items() if len({show(result) for result in results}) > 1
     }
-    columns = varying | FIGURES
-    cells = [[show(result) for show in columns.values()] for result in results]
+    columns = varying | SETTING
+    cells = [
+        [show(result) for show in columns.values()]
+        + [show(result) if result["valid"] else "-" for show in FIGURES.values()]
+        + ["yes" if result["valid"] else "NO"]
+        for result in results
+    ]
     unstable = [
         f"! unstable: the rounds' interquartile range is above {UNSTABLE:.0%} of their median"
     ]
@@ -51,8 +57,8 @@ def summary(results: Sequence[Fields]) -> list[str]:
         _conditions(results[0], varying),
         _limit(results),
         "",
-        *text_table(tuple(columns), cells, WORDS),
-        *(unstable if any(result["unstable"] for result in results) else []),
+        *text_table((*columns, *FIGURES, "valid"), cells, WORDS),
+        *(unstable if any(result["valid"] and result["unstable"] for result in results) else []),
         "",
         *_starts(results),
         *[f"invalid: {_setting(each)}: {each['reason']}" for each in results if each["reason"]],
@@ -72,9 +78,10 @@ def _conditions(result: Fields, varying: dict[str, Callable[[Fields], str]]) -> 
 
 
 def _limit(results: Sequence[Fields]) -> str:
-    measured = sorted(each / 1e9 for result in results for each in result["bandwidth_rounds"])
-    spread = f"{measured[0]:.1f} to {measured[-1]:.1f}"
-    limit = f"limit: {median(measured):.1f} GB/s of memory bandwidth"
+    best = max(result["bandwidth_limit"] for result in results)
+    measured = [each for result in results for each in result["bandwidth_rounds"]] or [best]
+    spread = f"{min(measured) / 1e9:.1f} to {max(measured) / 1e9:.1f}"
+    limit = f"limit: {best / 1e9:.1f} GB/s of memory bandwidth"
     return f"{limit}, measured before every round: {spread}"
 
 

@@ -46,7 +46,7 @@ def _figure(
     heading: str, *names: str, scale: float = 1.0, show: Callable[[float], str] = three_digits
 ) -> Column:
     def shown(result: Result) -> str:
-        value = result.number(*names)
+        value = result.number(*names) if result.valid else None  # an invalid result has no figures
         return "" if value is None else show(scale * value)
 
     return Column(heading, shown)

@@ -8,6 +8,7 @@ A token counts from when its id is known on the host, for every row of the batch
 from __future__ import annotations
 
 import itertools
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -31,11 +32,15 @@ class Timing:
 
     @classmethod
     def from_readings(cls, start: float, tokens: Sequence[float], end: float) -> Timing:
-        """Take the clock at the start, after each new token (at least two), and at the end."""
+        """Take the clock at the start, after each new token (at least two), and at the end.
+
+        Raises TimeStampError unless each token has a later time than what came before it.
+        """
         if len(tokens) < 2:
             raise ValueError(
                 f"{len(tokens)} new tokens: expected at least 2, as the first belongs to prefill"
             )
+        _check_order(start, tokens, end)
         steps = tuple(later - earlier for earlier, later in itertools.pairwise(tokens))
         return cls(tokens[0] - start, steps, end - start)
 
@@ -49,8 +54,31 @@ class Timing:
         return asdict(self) | {"decode_seconds": list(self.decode_seconds)}
 
 
-class TokenCountError(RuntimeError):
-    """A generation made more or fewer tokens than asked for, so its times mean nothing."""
+class TimingError(RuntimeError):
+    """The times of a generation mean nothing."""
+
+
+class TokenCountError(TimingError):
+    """A generation made or reported more or fewer tokens than asked for."""
+
+
+class TimeStampError(TimingError):
+    """The time stamps of a generation are not in order."""
+
+
+def _check_order(start: float, tokens: Sequence[float], end: float) -> None:
+    readings = [start, *tokens]
+    for number, (earlier, later) in enumerate(itertools.pairwise(readings)):
+        if not (math.isfinite(later) and math.isfinite(earlier)):
+            raise TimeStampError(f"new token {number} has no finite time: {later} s")
+        if later <= earlier:
+            before = f"new token {number - 1}" if number else "the call"
+            raise TimeStampError(
+                f"new token {number} was reported {earlier - later:.3g} s before {before}, "
+                "or at the same time"
+            )
+    if not (math.isfinite(end) and end >= tokens[-1]):
+        raise TimeStampError(f"the call returned at {end} s, before its last token at {tokens[-1]}")
 
 
 def time_generation(
@@ -63,7 +91,8 @@ def time_generation(
 ) -> tuple[Timing, TokenIds]:
     """Run one generation. `generate` calls its argument when every row has its next token.
 
-    Raises TokenCountError unless each of the `batch` rows got `new_tokens` tokens in as many steps.
+    Raises TokenCountError unless each of the `batch` rows got `new_tokens` tokens in as many steps,
+    and TimeStampError unless each step ended later than the one before it.
     """
     readings: list[float] = []
     synchronise()  # no earlier work may still be running
@@ -109,6 +138,10 @@ def figures(timings: Sequence[Timing], batch: int) -> dict[str, Any]:
         "end_to_end_seconds": median(timing.end_to_end_seconds for timing in timings),
         "ms_per_token": {f"p{p}": 1e3 * float(np.percentile(steps, p)) for p in percentiles},
     }
+
+
+# The figures of a row whose times mean nothing.
+NO_FIGURES: dict[str, Any] = dict.fromkeys(figures([Timing(1.0, (1.0,), 2.0)], 1))
 
 
 def ratio(timings: Sequence[Timing], others: Sequence[Timing]) -> float:

@@ -12,10 +12,12 @@ from benchmarks.limits import (
     REPEATS,
     Bandwidth,
     bandwidth_fields,
+    bytes_of_steps,
     bytes_per_step,
     ceiling,
     measure_bandwidth,
     parameters,
+    weight_bytes,
 )
 from benchmarks.memory import DeviceMemory, free_memory, needed_memory, process_peak
 from gpt2ref import GPT2, PUBLISHED_CONFIGS, GPT2Config
@@ -49,6 +51,15 @@ def test_a_step_reads_all_weights_but_wpe_and_the_cache_at_mean_depth() -> None:
     assert bytes_per_step(SMALL, itemsize=2, batch=3, **asked) == 2 * (556 - 20 + 3 * 56)
 
 
+def test_the_bytes_of_each_step_have_the_mean_of_a_step() -> None:
+    asked = {"itemsize": 2, "batch": 3, "prompt_length": 2, "new_tokens": 3}
+    # All weights but wpe, and 3 or 4 positions of 16 numbers for each of 3 rows.
+    steps = bytes_of_steps(SMALL, **asked)
+    assert steps == [2 * (536 + 3 * 3 * 16), 2 * (536 + 3 * 4 * 16)]
+    assert sum(steps) / 2 == bytes_per_step(SMALL, **asked)
+    assert weight_bytes(SMALL, 2) == 2 * 536
+
+
 def test_a_step_of_the_published_size() -> None:
     # 123653376 weights, and at depth 48 of 12 layers 2 * 12 * 768 * 48 numbers in the cache
     step = bytes_per_step(
@@ -58,19 +69,23 @@ def test_a_step_of_the_published_size() -> None:
     assert ceiling(step, 1, 25e9) == pytest.approx(50.19, abs=0.01)
 
 
-def test_a_result_is_compared_with_the_limit_round_by_round() -> None:
+def test_a_result_is_compared_with_the_best_bandwidth() -> None:
     # A step is 4 tokens: 10, 5 and 40 steps a second, so 5000, 2500 and 20,000 bytes/s
     rates, measured = (
         [40.0, 20.0, 160.0],
         [Bandwidth(20_000.0, "sum"), Bandwidth(5_000.0, "dot"), Bandwidth(50_000.0, "sum")],
     )
-    assert bandwidth_fields(500, 4, rates, measured) == {
-        "bandwidth_limit": 20_000.0,
+    limit = Bandwidth(50_000.0, "sum")
+    expected = {
+        "bandwidth_limit": 50_000.0,
         "bandwidth_rounds": [20_000.0, 5_000.0, 50_000.0],
         "bandwidth_method": "sum",
-        "ceiling_tokens_per_second": 160.0,
-        "bandwidth_percent": 40.0,  # the median of 25, 50 and 40
+        "ceiling_tokens_per_second": 400.0,
+        "bandwidth_percent": 10.0,  # of the median rate, 40
     }
+    assert bandwidth_fields(500, 4, rates, measured, limit) == expected
+    nothing = bandwidth_fields(500, 4, [], measured, limit)
+    assert nothing == expected | {"bandwidth_percent": None}
 
 
 class Ticking(Clock):

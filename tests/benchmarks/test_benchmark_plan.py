@@ -101,6 +101,10 @@ def test_every_axis_takes_several_values_by_commas_or_by_repetition() -> None:
             r"expected at most n_positions=1024 .*gpt2",
         ),
         (
+            {"prompt_length": ["1"], "batch": ["4096"], "rounds": "1"},
+            r"--bench-prompt-length=1 with 65536 rows in all: expected at most 25128",
+        ),
+        (
             {"full_grid": True, "temperature": ["1"], "top_k": ["1"]},
             r"--bench-full-grid with --bench-temperature and --bench-top-k",
         ),

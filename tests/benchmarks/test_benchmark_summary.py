@@ -52,8 +52,8 @@ def test_the_summary_is_aligned_and_says_why_a_row_is_invalid() -> None:
         "40.00",
         "yes",
     ]
-    assert second.split()[1:6] == ["1000", "gpt2ref", "31.4", "2%", "-"]
-    assert first.index("31.4") + 4 == second.index("31.4") + 4 == header.index("tok/s") + 5
+    assert second.split()[1:] == ["1000", "gpt2ref", *["-"] * 7, "NO"]
+    assert first.index("31.4") + 4 == header.index("tok/s") + 5
     assert start.split() == ["gpt2", "float32", "gpt2ref", "0.12", "1.50", "1234"]
     assert (
         why == "invalid: gpt2ref, gpt2, float32, batch 1, prompt 32, "

@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
-from benchmarks.timing import Timing, TokenCountError, figures, ratio, spread, time_generation
+from benchmarks.timing import (
+    TimeStampError,
+    Timing,
+    TokenCountError,
+    figures,
+    ratio,
+    spread,
+    time_generation,
+)
 from tests.shared.benchmark_fakes import Clock, Costly
 
 
@@ -106,6 +116,27 @@ def test_a_ratio_is_taken_round_by_round() -> None:
 def test_a_wrong_number_of_tokens_is_refused(costs: list[float], rows: list[list[int]]) -> None:
     with pytest.raises(TokenCountError, match=r"expected 3 in each of 2 rows"):
         timed(costs, rows, batch=2, new_tokens=3)
+
+
+@pytest.mark.parametrize(
+    ("costs", "message"),
+    [
+        ([1.0, 1.0, -0.5], r"new token 2 was reported 0.5 s before new token 1, or at the same"),
+        ([1.0, 0.0, 1.0], r"new token 1 was reported 0 s before new token 0, or at the same time"),
+        ([0.0, 1.0, 1.0], r"new token 0 was reported 0 s before the call, or at the same time"),
+        ([1.0, math.nan, 1.0], r"new token 1 has no finite time: nan s"),
+        ([1.0, 1.0, math.inf], r"new token 2 has no finite time: inf s"),
+    ],
+)
+def test_time_stamps_out_of_order_are_refused(costs: list[float], message: str) -> None:
+    with pytest.raises(TimeStampError, match=message):
+        timed(costs, [[7, 7, 7]], batch=1, new_tokens=3)
+
+
+def test_a_call_does_not_return_before_its_last_token() -> None:
+    for end in (1.5, math.nan):
+        with pytest.raises(TimeStampError, match=r"the call returned at .* before its last token"):
+            Timing.from_readings(0.0, [1.0, 2.0], end)
 
 
 def test_one_new_token_has_no_decode_step() -> None:

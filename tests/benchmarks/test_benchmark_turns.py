@@ -20,7 +20,7 @@ from benchmarks.recorded_timer import RecordedTimer
 from benchmarks.run import Run
 from benchmarks.test_generation_speed import test_generation as run_test
 from conformance.checkpoints.tensors import trained_like
-from gpt2ref import GPT2, from_tensors, sample
+from gpt2ref import GPT2, from_tensors
 from tests.shared.benchmark_fakes import (
     CONFIG,
     CPU,
@@ -46,7 +46,7 @@ class Named(Costly):
     def __init__(self, name: str, log: list[str], fails_at: int | None = None) -> None:
         super().__init__()
         self.name, self.log, self.fails_at, self.calls = name, log, fails_at, 0
-        self.clock, self.costs, self.rows = Clock(), [1.0] * NEW_TOKENS, [[7] * NEW_TOKENS]
+        self.clock, self.costs, self.tokens = Clock(), [1.0] * NEW_TOKENS, [[7] * NEW_TOKENS]
 
     def generate(self, *arguments: Any, on_step: Callable[[], None], **options: Any) -> TokenIds:
         self.log.append(self.name)
@@ -79,10 +79,9 @@ def test_a_peer_that_fails_does_not_stop_the_others() -> None:
 
 
 def test_a_slow_first_call_shows_in_the_warm_up_and_the_first_call_alone(reference: GPT2) -> None:
-    prompts = measurement(Costly(), cell(), Clock()).prompts
-    right = sample(reference, prompts, max_new_tokens=NEW_TOKENS, temperature=0, eos_token_id=None)
     clock = Clock()
-    costly = Costly.of(clock, [0.5] + [0.25] * (NEW_TOKENS - 1), right, compilation=60.0)
+    costs = [0.5] + [0.25] * (NEW_TOKENS - 1)
+    costly = Costly.of(clock, costs, reference, compilation=60.0)
     own = measurement(costly, cell(), clock)
     take_turns([own], rounds=2)
     fields = own.result(reference)
@@ -90,7 +89,8 @@ def test_a_slow_first_call_shows_in_the_warm_up_and_the_first_call_alone(referen
     assert fields["first_call_seconds"] == 64.25
     assert fields["load_seconds"] == 0.5
     assert fields["rounds"] == len(fields["samples"]) == 2
-    assert fields["samples"][0] == fields["samples"][1]
+    first, second = fields["samples"]
+    assert first | {"seed": second["seed"]} == second
     assert fields["samples"][0]["decode_seconds"] == [0.25] * (NEW_TOKENS - 1)
     assert (
         fields["prefill_seconds"],
@@ -190,8 +190,11 @@ def test_a_row_that_cannot_be_judged_is_an_error_of_its_own(
 
 @pytest.fixture
 def run_of(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Run]]:
-    """Make runs in which each measurement of the bandwidth finds 1 GB/s more than the last."""
-    found = itertools.count(1)
+    """Make runs in which each measurement of the bandwidth finds 1 GB/s more than the last.
+
+    The first finds more than any processor here, so that no row is too fast.
+    """
+    found = itertools.count(1001)
     monkeypatch.setattr(
         benchmarks.run, "measure_bandwidth", lambda *_, **__: Bandwidth(next(found) * 1e9, "sum")
     )
@@ -247,9 +250,11 @@ def test_the_bandwidth_is_measured_before_every_round(run_of: Callable[..., Run]
     own, base = (
         benchmark_of(run, run.plan.cells[0], name).extra_info for name in ("gpt2ref", "huggingface")
     )
-    assert (own["bandwidth_rounds"], base["bandwidth_rounds"]) == ([5e9, 6e9], [4e9, 7e9])
-    assert (own["bandwidth_limit"], own["bandwidth_method"]) == (5.5e9, "sum")
-    assert own["ceiling_tokens_per_second"] == pytest.approx(5.5e9 / own["bytes_per_step"])
+    assert own["bandwidth_rounds"] == [1005e9, 1006e9]
+    assert base["bandwidth_rounds"] == [1004e9, 1007e9]
+    for fields in (own, base):
+        assert (fields["bandwidth_limit"], fields["bandwidth_method"]) == (1007e9, "sum")
+    assert own["ceiling_tokens_per_second"] == pytest.approx(1007e9 / own["bytes_per_step"])
     run.finish()
     assert own["peak_memory_bytes"] > 10e6  # of the process, which has torch in it
 
@@ -275,13 +280,14 @@ def test_without_hugging_face_there_is_no_ratio(run_of: Callable[..., Run]) -> N
     assert fields["ratio_to_huggingface"] is None
 
 
+class Unloadable(Reference):
+    def __init__(self, *_: Any) -> None:
+        raise MemoryError("too big")
+
+
 def test_only_the_peer_that_cannot_be_loaded_fails(
     run_of: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Unloadable(Reference):
-        def __init__(self, *_: Any) -> None:
-            raise MemoryError("too big")
-
     classes = {"gpt2ref": Reference, "huggingface": Unloadable}
     monkeypatch.setattr(benchmarks.weights, "implementation_class", classes.__getitem__)
     run = run_of(implementation=["gpt2ref,huggingface"])
@@ -290,6 +296,14 @@ def test_only_the_peer_that_cannot_be_loaded_fails(
     with pytest.raises(MemoryError, match="too big"):
         benchmark_of(run, where, "huggingface")
     assert len(run.results) == 1
+
+
+def test_if_no_peer_can_be_loaded_the_error_is_that_of_loading(
+    run_of: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(benchmarks.weights, "implementation_class", lambda _name: Unloadable)
+    run = run_of(implementation=["gpt2ref"])
+    assert str(run.outcome(run.plan.cells[0], "gpt2ref").error) == "too big"
 
 
 def test_an_invalid_row_is_recorded_and_fails_its_test(

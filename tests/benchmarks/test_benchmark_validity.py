@@ -7,21 +7,22 @@ from typing import Any
 import pytest
 import torch
 
+from benchmarks.implementations import TokenIds
 from benchmarks.plan import SEED, random_prompts
 from benchmarks.sampling import Sampling
 from benchmarks.validity import drawn, judge
 from conformance.checkpoints.tensors import trained_like
 from conformance.judging import textbook
-from gpt2ref import GPT2, from_tensors, sample
+from gpt2ref import GPT2, from_tensors
 from tests.shared.benchmark_fakes import (
     CONFIG,
-    GREEDY,
     NEW_TOKENS,
     SAMPLINGS,
     Clock,
     Costly,
     cell,
     measurement,
+    right_tokens,
 )
 
 PROMPTS = random_prompts(CONFIG.vocab_size, batch=1, prompt_length=5)
@@ -30,18 +31,6 @@ PROMPTS = random_prompts(CONFIG.vocab_size, batch=1, prompt_length=5)
 @pytest.fixture(scope="module")
 def reference() -> GPT2:
     return from_tensors(trained_like(CONFIG, seed=0), CONFIG)
-
-
-def right_tokens(reference: GPT2, sampling: Sampling) -> list[list[int]]:
-    return sample(
-        reference,
-        PROMPTS,
-        max_new_tokens=NEW_TOKENS,
-        temperature=sampling.temperature,
-        top_k=sampling.top_k,
-        seed=SEED,
-        eos_token_id=None,
-    )
 
 
 @pytest.mark.parametrize("sampling", SAMPLINGS, ids=str)
@@ -90,7 +79,7 @@ def test_rounding_excuses_the_other_side_of_a_boundary_and_no_more() -> None:
 def test_wrong_tokens_are_invalid(reference: GPT2, sampling: Sampling, foretold: bool) -> None:
     wrong = [
         [(7919 * token_id + 13) % CONFIG.vocab_size for token_id in row]
-        for row in right_tokens(reference, sampling)
+        for row in right_tokens(reference, PROMPTS, sampling, SEED)
     ]
     verdict = judge(reference, PROMPTS, wrong, sampling, SEED if foretold else None)
     assert not verdict.valid
@@ -99,7 +88,7 @@ def test_wrong_tokens_are_invalid(reference: GPT2, sampling: Sampling, foretold:
 
 @pytest.mark.parametrize("sampling", SAMPLINGS, ids=str)
 def test_one_wrong_token_is_invalid(reference: GPT2, sampling: Sampling) -> None:
-    new = right_tokens(reference, sampling)
+    new = right_tokens(reference, PROMPTS, sampling, SEED)
     new[0][5] = (new[0][5] + 100) % CONFIG.vocab_size
     verdict = judge(reference, PROMPTS, new, sampling, SEED)
     assert not verdict.valid
@@ -107,13 +96,23 @@ def test_one_wrong_token_is_invalid(reference: GPT2, sampling: Sampling) -> None
 
 
 def test_a_wrong_token_later_than_the_first_round_is_found(reference: GPT2) -> None:
-    right = right_tokens(reference, GREEDY)
     clock = Clock()
-    costly = Costly.of(clock, [1.0] * NEW_TOKENS, right)
-    measured = measurement(costly, cell(), clock)
+
+    class Careless(Costly):
+        """Its last token is wrong in the third call."""
+
+        calls = 0
+
+        def generate(self, *arguments: Any, **options: Any) -> TokenIds:
+            self.calls += 1
+            rows = super().generate(*arguments, **options)
+            rows[0][-1] = (rows[0][-1] + (self.calls == 3)) % CONFIG.vocab_size
+            return rows
+
+    measured = measurement(Careless.of(clock, [1.0] * NEW_TOKENS, reference), cell(), clock)
     measured.generate()
     measured.generate()
     assert measured.result(reference)["valid"]
-    costly.rows = [[*right[0][:-1], (right[0][-1] + 1) % CONFIG.vocab_size]]
     measured.generate()
-    assert not measured.result(reference)["valid"]
+    reason = measured.result(reference)["reason"]
+    assert reason.startswith(f"round 2: row 0, new token {NEW_TOKENS - 1}: ")

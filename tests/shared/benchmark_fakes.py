@@ -1,4 +1,4 @@
-"""Fakes for the benchmarks: a clock, implementations of a known cost, and a very small GPT-2."""
+"""Fakes for the benchmarks: a clock, an implementation of a known cost, and a very small GPT-2."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from benchmarks.options import OPTIONS, read_plan
 from benchmarks.plan import Cell, Plan
 from benchmarks.sampling import Sampling
 from benchmarks.weights import Peer
-from gpt2ref import GPT2Config
+from gpt2ref import GPT2, GPT2Config, sample
 
 CONFIG = GPT2Config(vocab_size=1000, n_positions=40, n_embd=32, n_layer=2, n_head=2)
 CPU = torch.device("cpu")
@@ -44,8 +44,16 @@ class Clock:
         self.log.append("synchronise")
 
 
+class TickingClock(Clock):
+    """A clock that goes on by a second whenever it is read."""
+
+    def __call__(self) -> float:
+        self.now += 1.0
+        return super().__call__()
+
+
 class Costly(Implementation):
-    """Generates what it was given, at a known cost in seconds: [prefill, step, step, ...]."""
+    """Generates right tokens, or given ones, at a known cost in seconds: [prefill, step, ...]."""
 
     foretold = True
 
@@ -54,28 +62,49 @@ class Costly(Implementation):
 
     @classmethod
     def of(
-        cls, clock: Clock, costs: list[float], rows: TokenIds, compilation: float = 0.0
+        cls, clock: Clock, costs: list[float], tokens: TokenIds | GPT2, compilation: float = 0.0
     ) -> Costly:
+        """`tokens` are the rows to return, or the model that generates them."""
         costly = cls()
-        costly.clock, costly.costs, costly.rows, costly.compilation = (
-            clock,
-            costs,
-            rows,
-            compilation,
-        )
+        costly.clock, costly.costs, costly.tokens = clock, costs, tokens
+        costly.compilation = compilation
         return costly
 
     clock: Clock
     costs: list[float]
-    rows: TokenIds
+    tokens: TokenIds | GPT2
 
-    def generate(self, *_: Any, on_step: Callable[[], None], **__: Any) -> TokenIds:
+    def generate(
+        self,
+        prompts: TokenIds,
+        sampling: Sampling = GREEDY,
+        *,
+        on_step: Callable[[], None],
+        seed: int = 0,
+        **_: Any,
+    ) -> TokenIds:
         self.clock.now += self.compilation
         self.compilation = 0.0
         for cost in self.costs:
             self.clock.now += cost
             on_step()
-        return self.rows
+        if not isinstance(self.tokens, GPT2):
+            return self.tokens
+        return right_tokens(self.tokens, prompts, sampling, seed, len(self.costs))
+
+
+def right_tokens(
+    model: GPT2, prompts: TokenIds, sampling: Sampling, seed: int, new_tokens: int = NEW_TOKENS
+) -> TokenIds:
+    return sample(
+        model,
+        prompts,
+        max_new_tokens=new_tokens,
+        temperature=sampling.temperature,
+        top_k=sampling.top_k,
+        seed=seed,
+        eos_token_id=None,
+    )
 
 
 def loaded(implementation: Implementation, name: str = "costly") -> Peer:
