@@ -125,7 +125,7 @@ class TemperatureAfterTopK(CompleteGPT2):
     """The temperature divides after top-k, which keeps the order, and minus infinity."""
 
     def probabilities(self, logits: Tensor, temperature: float, top_k: int | None) -> Tensor:
-        return (restricted(logits, top_k) / temperature).softmax(-1)
+        return (restricted(logits.double(), top_k) / temperature).softmax(-1)
 
 
 @defect("temperature-after-softmax", "sampling.distribution")
@@ -235,5 +235,5 @@ class UnnormalisedDraw(CompleteGPT2):
     """The draw gets top-k probabilities that do not add up to one, and normalises them itself."""
 
     def probabilities(self, logits: Tensor, temperature: float, top_k: int | None) -> Tensor:
-        chances = (logits / temperature).softmax(-1)
+        chances = (logits.double() / temperature).softmax(-1)
         return chances if top_k is None else chances * (restricted(logits, top_k) > float("-inf"))

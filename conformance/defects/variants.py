@@ -25,6 +25,7 @@ class ExactlyK(CompleteGPT2):
 
     def probabilities(self, logits: Tensor, temperature: float, top_k: int | None) -> Tensor:
         k = min(top_k or logits.size(-1), logits.size(-1))
+        logits = logits.double()
         values, ids = logits.topk(k)
         return torch.zeros_like(logits).scatter(1, ids, (values / temperature).softmax(-1))
 
