@@ -79,12 +79,12 @@ def test_an_unknown_defect_is_refused() -> None:
 def test_a_defect_can_be_judged_like_any_implementation() -> None:
     adapter = "conformance.defects:gelu-erf"
     run = judge(
-        "conformance/test_eos.py", "conformance/test_probes.py", "--implementation", adapter
+        "conformance/test_text.py", "conformance/test_probes.py", "--implementation", adapter
     )
     verdict = section(run.stdout, adapter)
     assert "cause: gelu-erf: Exact (erf) GELU " in verdict
     assert "indistinguishable from: gelu-erf\n" in verdict
-    assert re.search(r"^eos +7 passed$", verdict, re.M)
+    assert re.search(r"^text +4 passed$", verdict, re.M)
 
 
 # The matrix, from made-up outcomes.

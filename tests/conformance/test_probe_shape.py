@@ -29,10 +29,8 @@ SHALLOW = GPT2Config(vocab_size=97, n_positions=11, n_embd=32, n_layer=5, n_head
 
 def for_124m(load: Callable[..., Any]) -> Callable[..., Any]:
     def load_124m(checkpoint: str, **options: Any) -> Any:
-        if (
-            json.loads((Path(checkpoint) / "config.json").read_text())
-            != PUBLISHED_CONFIGS["gpt2"].to_dict()
-        ):
+        fields = json.loads((Path(checkpoint) / "config.json").read_text())
+        if GPT2Config.from_dict(fields) != PUBLISHED_CONFIGS["gpt2"]:
             raise NotImplementedError("has the 124M shape built in")
         return load(checkpoint, **options)
 

@@ -62,10 +62,10 @@ class Strict:
 
 def test_greedy_tokens_are_asked_for_by_top_k_where_temperature_0_is_refused() -> None:
     judged, prompts = judged_on_cpu(Strict()), torch.zeros(2, 1, dtype=torch.int64)
-    assert judged.generate(prompts, temperature=0, top_k=7) == [[1], [1]]
+    assert judged.generate(prompts, max_new_tokens=1, temperature=0, top_k=7) == [[1], [1]]
     with pytest.raises(ValueError, match="temperature has to be above 0"):
-        judged.generate(prompts, temperature=0, top_k=7, greedy_by_top_k=False)
-    assert judged.generate(prompts, temperature=0.5, top_k=7) == [[7], [7]]
+        judged.generate(prompts, max_new_tokens=1, temperature=0, top_k=7, greedy_by_top_k=False)
+    assert judged.generate(prompts, max_new_tokens=1, temperature=0.5, top_k=7) == [[7], [7]]
 
 
 def test_what_an_implementation_does_not_have_is_not_applicable() -> None:

@@ -97,7 +97,7 @@ def test_missing_methods_are_not_applicable_and_never_passed() -> None:
     )
     verdict = section(run.stdout, adapter)
     assert run.returncode == 0
-    assert re.search(r"^eos +7 not applicable$", verdict, re.M)
+    assert re.search(r"^eos +8 not applicable$", verdict, re.M)
     assert re.search(r"^cache +4 not applicable$", verdict, re.M)
     assert "eos.first-step: not applicable\n    the adapter has no generate()" in verdict
     assert f"{adapter}: nothing could be judged." in verdict
@@ -108,7 +108,7 @@ def test_an_exception_is_the_adapters_error_and_no_wrong_answer() -> None:
     run = judge("conformance/test_eos.py", "--implementation", adapter)
     verdict = section(run.stdout, adapter)
     assert run.returncode == 1
-    assert re.search(r"^eos +7 errored$", verdict, re.M)
+    assert re.search(r"^eos +8 errored$", verdict, re.M)
     assert "found: RuntimeError: out of luck" in verdict
     assert f"{adapter}: NOT judged in full." in verdict
 
