@@ -59,27 +59,28 @@ def test_new_tokens_see_the_first_ones(echoing: Judged) -> None:
     new = echoing.generate(prompts, max_new_tokens=STEPS + 1, temperature=0.0)
     check_lengths(new, STEPS + 1)
     # The first new token has nothing to repeat.
-    check_echo([row[1:] for row in new], prompts, f"new tokens, each {DISTANCE} after its model")
+    check_echo(
+        [row[1:] for row in new],
+        prompts,
+        f"new tokens, each repeating the one {DISTANCE} before",
+    )
 
 
 @requirement("generation.far-past")
-def test_a_prompt_of_the_whole_context(adapter: Adapter, tmp_path: Path) -> None:
+@pytest.mark.parametrize("steps", [1, 2], ids=["by-the-prompt", "by-a-step"])
+def test_the_last_position_sees_the_first(adapter: Adapter, tmp_path: Path, steps: int) -> None:
     judged = adapter.load(write_checkpoint(tmp_path, ECHO, echo(CONTEXT)))
-    prompts = words(rows=8, time=CONTEXT)
-    new = judged.generate(prompts, max_new_tokens=1, temperature=0.0)
-    check_lengths(new, 1)
-    wrong = [row for row, found in enumerate(new) if found[0] != prompts[row, 0]]
-    check(
-        not wrong,
-        f"in rows {wrong} of 8, the token after {CONTEXT} others does not depend on the first",
-    )
+    prompts = words(rows=8, time=CONTEXT + 1 - steps)
+    new = judged.generate(prompts, max_new_tokens=steps, temperature=0.0)
+    check_lengths(new, steps)
+    check_first([row[-1] for row in new], prompts)
 
 
 @requirement("cache.far-past")
 @pytest.mark.parametrize("sizes", PIECES, ids=["whole", "pieces"])
 def test_pieces_see_the_first_tokens(echoing: Judged, sizes: tuple[int, ...]) -> None:
     prompts = words(rows=1, time=CONTEXT - 1)
-    # Fed again, what is expected: a wrong token does not spoil the steps after it.
+    # The right tokens are fed: a wrong one does not spoil the steps after it.
     fed = torch.cat([prompts[:, :DISTANCE], prompts[:, : STEPS - 1]], dim=1)
     first, *rest = fed.split([*sizes, *[1] * (STEPS - 1)], dim=1)
     logits, cache = echoing.prefill(first)
@@ -88,8 +89,19 @@ def test_pieces_see_the_first_tokens(echoing: Judged, sizes: tuple[int, ...]) ->
         logits, cache = echoing.step(piece, cache)
         said.append(logits[:, -1])
     new = torch.stack(said[len(sizes) - 1 :], dim=1).argmax(-1).tolist()
-    what = f"a prompt in {len(sizes)} piece(s), then steps, each {DISTANCE} after its model"
+    what = (
+        f"a prompt in {len(sizes)} piece(s), then steps, each repeating the one {DISTANCE} before"
+    )
     check_echo(new, prompts, what)
+
+
+@requirement("cache.far-past")
+def test_a_last_step_sees_the_first_token(adapter: Adapter, tmp_path: Path) -> None:
+    judged = adapter.load(write_checkpoint(tmp_path, ECHO, echo(CONTEXT)))
+    prompts = words(rows=2, time=CONTEXT)
+    _, cache = judged.prefill(prompts[:, :-1])
+    logits, _ = judged.step(prompts[:, -1:], cache)
+    check_first(logits[:, -1].argmax(-1).tolist(), prompts)
 
 
 @requirement("eos.no-other")
@@ -101,6 +113,12 @@ def test_no_other_number_of_tokens_ends_a_text(adapter: Adapter, tmp_path: Path)
     should = [(50000 + step) % 50256 for step in range(1, n + 1)]
     wrong = [step for step, pair in enumerate(zip(new, should, strict=True)) if pair[0] != pair[1]]
     check(not wrong, f"other tokens than the script's from step {wrong[:1]} of {n} on")
+
+
+def check_first(said: list[int], prompts: Tensor) -> None:
+    wrong = [row for row, token in enumerate(said) if token != prompts[row, 0]]
+    what = f"the token after {CONTEXT} others does not depend on the first of them"
+    check(not wrong, f"in rows {wrong} of {len(said)}, {what}")
 
 
 def check_lengths(new: list[list[int]], n: int) -> None:

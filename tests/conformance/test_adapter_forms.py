@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.shared import first_adapters
+from tests.shared.documentation import blocks
 from tests.shared.judging import judge, section
 
 ADAPTERS = "tests/shared/first_adapters.py"
@@ -83,6 +84,42 @@ def test_log_probabilities_are_a_variant_that_is_named(verdicts: str) -> None:
 def test_all_forms_are_tested() -> None:
     assert {*first_adapters.LOGITS} <= {*OF_LOGITS}
     assert {*first_adapters.GENERATE} <= {*OF_GENERATE}
+
+
+DRAWS_FROM_THE_GLOBAL_GENERATOR = """
+import torch
+from types import SimpleNamespace
+from conformance.adapters.gpt2ref import load as read
+
+
+class Mine:
+    def __init__(self, right):
+        self.logits, self.model = right.logits, self
+
+    def generate(self, ids, n, temperature, top_k):
+        for _ in range(n):
+            logits = self.logits(ids)[:, -1] / temperature
+            ids = torch.cat([ids, torch.multinomial(logits.softmax(-1), 1)], dim=1)
+        return ids
+
+
+{recipe}
+
+def load(checkpoint, **options):
+    mine = Mine(read(checkpoint, **options))
+    adapter = SimpleNamespace(model=mine, logits=mine.logits)
+    adapter.generate = generate.__get__(adapter)
+    return adapter
+"""
+
+
+def test_the_recipe_for_a_seed_is_accepted(tmp_path: Path) -> None:
+    (recipe,) = [text for text in blocks("docs/adapters.md", "python") if "fork_rng" in text]
+    file = tmp_path / "my_gpt2.py"
+    file.write_text(DRAWS_FROM_THE_GLOBAL_GENERATOR.replace("{recipe}", recipe))
+    chosen = ("conformance/test_sampling.py", "-k", "test_seed or test_global")
+    run = judge(*chosen, f"--implementation={file}")
+    assert "sampling     1 passed" in run.stdout, run.stdout[-3000:]
 
 
 def write_adapter(folder: Path, import_inside: bool) -> str:

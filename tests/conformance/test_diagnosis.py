@@ -19,7 +19,7 @@ from conformance.diagnosis.diagnose import Diagnosis, diagnosed
 # One of each family. All of them, and pairs by chance: python -m conformance.studies.diagnosis
 SINGLE = (
     "square-proj-untransposed", "partial-load-accepted", "ln-eps-wrong-in-ln_1", "cache-not-reset",
-    "batch-frozen-at-first-call", "temperature-multiplied", "eos-kept", "special-injection",
+    "batch-frozen-at-first-call", "eos-kept", "special-injection",
     "tf32-or-autocast",
 )  # fmt: skip
 PAIRS = (("no-ln-f", "no-scale"),)
