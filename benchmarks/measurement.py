@@ -28,7 +28,7 @@ CONFIRMATIONS = 5  # measurements of the bandwidth before a row counts as faster
 
 @dataclass(frozen=True)
 class Generation:
-    """What an implementation was asked for once, and what it gave."""
+    """Holds the prompts of one call of an implementation, and the tokens that it returned."""
 
     seed: int  # of the prompts and the draws
     prompts: TokenIds

@@ -1,4 +1,7 @@
-"""Where generation stops, on checkpoints that give EOS at a chosen step (see `scripts`)."""
+"""Generation stops at EOS and nowhere else.
+
+The checkpoints give EOS at a chosen step (see `scripts`), or every other token.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What decides a token may lie as far back as the context allows, whatever feeds the model.
+"""A new token can depend on the first of 1024 tokens, in a loop, in pieces and in steps.
 
 Each new token of an echo (see `checkpoints.harmonics`) is the one a given distance before it.
 """

@@ -181,7 +181,7 @@ def _differences(
 
 
 def _same(a: Tensor, b: Tensor) -> bool:
-    """Whether the matrices are equal, in the coarser dtype if they have two."""
+    """Return whether the matrices are equal, in the coarser dtype if they have two."""
     if a.shape != b.shape or (a.dtype != b.dtype and not {a.dtype, b.dtype} <= set(DTYPES)):
         return False
     if a.is_meta or b.is_meta or (a.data_ptr() == b.data_ptr() and a.dtype == b.dtype):

@@ -38,7 +38,7 @@ class PrefixDropped(Lenient):
 
 @defect("partial-load-accepted", "keys.missing")
 class PartialLoad(Lenient):
-    """Where a tensor is missing, the loader goes on with its initial values."""
+    """The loader goes on with the initial values of a tensor that is missing."""
 
     def convert(self, tensors: Weights) -> Weights:
         tensors = {name.removeprefix(PREFIX): tensor for name, tensor in tensors.items()}

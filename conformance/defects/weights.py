@@ -60,7 +60,7 @@ class HeadStale(OwnHead):
 
 @defect("tie-wrong-winner", "keys.differing-head", "huggingface/transformers #41038")
 class HeadOverEmbedding(CompleteGPT2):
-    """Where a file has an lm_head unlike wte, tying puts the head in the embedding's place too."""
+    """Tying puts an lm_head that is unlike wte in the embedding's place too."""
 
     def convert(self, tensors: Weights) -> Weights:
         prefix = "transformer." if "transformer.wte.weight" in tensors else ""

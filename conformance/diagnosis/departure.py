@@ -1,4 +1,4 @@
-"""Where a GPT-2 departs from the right one: its stages, each by a checkpoint of its own.
+"""Finds the first stage of a GPT-2 that is wrong, with a checkpoint for each stage.
 
 In the checkpoint of a stage that stage alone can be wrong, as the ones before were found right.
 """

@@ -66,7 +66,7 @@ def _read_tensors(weights: Path) -> dict[str, Tensor]:
 
 
 def _is_mlx(weights: Path) -> bool:
-    """Whether Apple's MLX wrote the file. Its matrices are nn.Linear's, [out, in]."""
+    """Return whether Apple's MLX wrote the file. Its matrices are nn.Linear's, [out, in]."""
     if weights.suffix != ".safetensors":
         return False
     with safe_open(weights, framework="pt") as file:

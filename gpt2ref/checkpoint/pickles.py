@@ -96,7 +96,7 @@ def _dictionaries(
 
 
 def _is_gpt2s(value: object) -> bool:
-    """Whether it is a dictionary that has one of the embeddings of a GPT-2."""
+    """Return whether it is a dictionary that has one of the embeddings of a GPT-2."""
     if not isinstance(value, dict):
         return False
     tensors = [
@@ -148,7 +148,7 @@ def _reason(error: Exception) -> str:
 
 
 def _dense(value: object) -> bool:
-    """Whether it is a tensor with memory for each of its numbers: not sparse, meta or expanded."""
+    """Return whether it is a tensor with memory for each number: not sparse, meta or expanded."""
     return (
         isinstance(value, Tensor)
         and value.layout == torch.strided

@@ -1,4 +1,4 @@
-"""What training code saves around the weights: other dictionaries, classes, absent tensors."""
+"""Weights are found among the other things that training code saves with them."""
 
 import argparse
 import collections

@@ -1,4 +1,4 @@
-"""What wrappers add to the names of tensors is taken off; what is no GPT-2's tensor is named."""
+"""Names lose the parts that wrappers add. A tensor that is not GPT-2's is named in an error."""
 
 import re
 from typing import Any

@@ -59,7 +59,9 @@ class MPSTensor(Tensor):
 
     @classmethod
     def __torch_dispatch__(cls, func: Any, *_: Any) -> Any:
-        raise NotImplementedError(f"{func}: not emulated, since no function of torch called it")
+        raise NotImplementedError(
+            f"{func}: called without a function of torch, which the emulation can't follow"
+        )
 
 
 class Factories(TorchFunctionMode):
