@@ -4,9 +4,9 @@
 >>> print(generate("Once upon a time", max_new_tokens=50, temperature=0.8, top_k=40, seed=0))
 
 Read the core in this order: `config`, `model`, `conversion`, `sampling`, `generation`. Beside it,
-`arguments` checks what callers pass, and `wrappers` knows what training code adds to names. The
-core works without the rest: `tokenizer`, `text` and `cli`; `checkpoint` for files; `fast` for speed
-alone.
+`arguments` checks what callers pass, `devices` knows devices and threads, and `wrappers` what
+training code adds to names. The core works without the rest: `tokenizer`, `text` and `cli`;
+`checkpoint` for files; `fast` for speed alone.
 """
 
 from importlib.util import find_spec
@@ -14,10 +14,12 @@ from importlib.util import find_spec
 from . import generation
 from .config import EOS, PUBLISHED_CONFIGS, GPT2Config
 from .conversion import CheckpointError, from_tensors
+from .devices import limit_threads
 from .generation import sample
 from .model import GPT2, KVCache
 from .tokenizer import decode, encode
 
+limit_threads()
 if find_spec(f"{__name__}.checkpoint"):
     from .checkpoint.hugging_face import from_hugging_face
     from .checkpoint.load import load_checkpoint

@@ -1,8 +1,24 @@
-"""Devices: the one that is chosen by default, and whether torch has a given one."""
+"""Devices: the one chosen by default, whether torch has a given one, and the CPU's threads."""
 
 from __future__ import annotations
 
+import os
+import sys
+
 import torch
+
+_limit = os.environ.get("OMP_THREAD_LIMIT", "").strip()
+_THREAD_LIMIT = int(_limit) if _limit.isdecimal() and int(_limit) > 0 else sys.maxsize
+
+
+def limit_threads() -> None:
+    """Let torch ask for no more threads than OpenMP grants.
+
+    Otherwise oneDNN's products are wrong, without an error: those of F.linear in bfloat16, on a
+    processor with instructions for it, were NaN with OMP_THREAD_LIMIT=1 in torch 2.13.0.
+    """
+    if torch.get_num_threads() > _THREAD_LIMIT:
+        torch.set_num_threads(_THREAD_LIMIT)
 
 
 def default_device() -> str:

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .config import GPT2Config
+from .devices import limit_threads
 
 
 class KVCache:
@@ -131,6 +132,7 @@ class Transformer(nn.Module):
             raise ValueError(
                 f"token_ids: {time} tokens after {seen - time}, but there are {capacity} positions"
             )
+        limit_threads()
         first = torch.tensor(lengths, device=self.wte.weight.device)[:, None]
         positions = first + torch.arange(time, device=first.device)
         hidden = self.run(token_ids, positions, seen, cache)

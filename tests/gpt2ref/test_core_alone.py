@@ -61,11 +61,11 @@ def test_without_fast_and_checkpoint_it_generates_the_same_tokens(tmp_path):
 
 
 CORE = ("config", "model", "conversion", "sampling", "generation")
-BESIDE = ("arguments", "wrappers")  # checks of arguments and names, which a reader may skip
+BESIDE = ("arguments", "devices", "wrappers")  # what a reader may skip
 
 
-@pytest.mark.parametrize(("names", "most"), [(CORE, 750), (BESIDE, 170)])
-def test_the_core_has_at_most_750_lines_and_what_it_calls_170(names, most):
+@pytest.mark.parametrize(("names", "most"), [(CORE, 750), (BESIDE, 200)])
+def test_the_core_has_at_most_750_lines_and_what_it_calls_200(names, most):
     """Docstrings count. A person can read that much in one sitting."""
     folder = Path(gpt2ref.__file__).parent
     lines = {name: len((folder / f"{name}.py").read_text("utf-8").splitlines()) for name in names}

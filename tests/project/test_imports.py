@@ -19,8 +19,8 @@ ALLOWED = {
 
 # The core of gpt2ref, which runs without the folders `fast` and `checkpoint`.
 CORE = ("config", "model", "conversion", "sampling", "generation")
-# What it calls to check arguments and to read names. These know nothing of the core but `config`.
-BESIDE = ("arguments", "wrappers")
+# What it calls for arguments, devices and names. These know nothing of the core but `config`.
+BESIDE = ("arguments", "devices", "wrappers")
 
 
 def name_of(path: Path) -> str:

@@ -8,6 +8,7 @@ import multiprocessing
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from copy import deepcopy
 from dataclasses import replace
 from functools import cache
 
@@ -73,6 +74,19 @@ def errors(sizes: list[str], dtype: torch.dtype, rows: list[int]) -> list[str]:
     return found
 
 
+@torch.no_grad()
+def errors_of_a_model(n_threads: int) -> list[str]:
+    """Say if a model's logits in bfloat16 are wrong after torch was told to use more threads."""
+    torch.set_num_threads(n_threads)
+    config = replace(PUBLISHED_CONFIGS["gpt2"], n_layer=2)
+    model = GPT2(config).bfloat16()
+    logits, exact = (
+        each(torch.arange(8)[None]).double() for each in (model, deepcopy(model).double())
+    )
+    # With default weights logits have a standard deviation of 28. Rounding moves them by up to 2.
+    return [] if (logits - exact).abs().max() < 8 else [f"a model, {n_threads} threads"]
+
+
 def errors_in_fork(size: str) -> list[str]:
     torch.set_num_threads(1)  # as torch's DataLoader does: OpenMP's threads don't survive a fork
     return errors([size], torch.float32, [1, 8])
@@ -84,6 +98,7 @@ def main() -> int:
     for dtype in (torch.bfloat16, torch.float16):  # slow without the instructions: fewer rows
         found += errors(sizes, dtype, [1]) + errors(sizes[:1], dtype, [8])
     found += [f"forked: {each}" for each in in_a_forked_worker(sizes[0])]
+    found += errors_of_a_model(3)
     for n_threads in (1, 3):
         torch.set_num_threads(n_threads)
         found += [f"set to {n_threads} threads: {each}" for each in in_two_threads(sizes[0])]
