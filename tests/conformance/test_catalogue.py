@@ -45,7 +45,8 @@ def test_a_large_shape_is_used_only_for_defects_that_name_it() -> None:
 
 
 def test_the_model_that_the_defects_derive_from_passes() -> None:
-    chosen = "not published_sizes and not no_other"
+    # The harmless entries below are asked the rest.
+    chosen = "not published_sizes and not test_eos and not test_sampling and not test_long_context"
     run = judge("conformance", "-k", chosen, "--implementation", "conformance.defects.complete")
     assert "no deviation from GPT-2 found" in section(run.stdout, "conformance.defects.complete"), (
         run.stdout[-3000:]
