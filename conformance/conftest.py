@@ -202,6 +202,13 @@ def small(write: WriteCheckpoint) -> Path:
 
 
 @pytest.fixture(scope="session")
+def small_with_dropout(write: WriteCheckpoint) -> Path:
+    """The small checkpoint, with the dropout of the published configs, which is for training."""
+    dropout = {"embd_pdrop": 0.1, "attn_pdrop": 0.1, "resid_pdrop": 0.1}
+    return write("small-with-dropout", SMALL, lambda: trained_like(SMALL, seed=0), dropout)
+
+
+@pytest.fixture(scope="session")
 def probe_shape(request: pytest.FixtureRequest) -> GPT2Config:
     chosen: str = request.config.option.probe_shape
     return PROBE if chosen == "small" else PUBLISHED_CONFIGS[chosen]

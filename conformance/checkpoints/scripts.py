@@ -142,7 +142,6 @@ def dice(logits: Mapping[int, float], offset: float = 0.0) -> Tensors:
     tensors["ln_f.weight"].zero_()
     tensors["ln_f.bias"][0] = 1.0
     tensors["wte.weight"][:, 0] = NEVER
-    for token, logit in logits.items():
-        tensors["wte.weight"][token, 0] = logit
+    tensors["wte.weight"][list(logits), 0] = torch.tensor(list(logits.values()))
     tensors["wte.weight"][:, 0] += offset
     return tensors

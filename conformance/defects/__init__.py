@@ -2,7 +2,8 @@
 
 An entry is a class that overrides the steps of a right GPT-2 that the mistake changes. Each is an
 implementation like any other, and can be judged, alone or with others:
-`--implementation conformance.defects:gelu-erf`, `conformance.defects:gelu-erf+no-scale`.
+`--implementation conformance.defects:gelu-erf`, `conformance.defects:gelu-erf+no-scale`. A constant
+may have any value: `conformance.defects:epsilon=1e-6` (see `constants`).
 `pytest conformance/ --defects` judges them all.
 """
 
@@ -27,6 +28,7 @@ FAMILIES = (
     "weights",
     "vectors",
     "loading",
+    "settings",
     "activation",
     "norms",
     "blocks",
@@ -34,12 +36,17 @@ FAMILIES = (
     "attention",
     "heads",
     "cache",
+    "calls",
+    "length",
     "padding",
+    "batches",
     "sampling",
+    "precision",
     "restrictions",
     "randomness",
     "stopping",
     "tokenizer",
+    "pattern",
     "numerics",
     "variants",
 )

@@ -103,6 +103,62 @@ class MaskHidesSelf(Seen):
     seen = staticmethod(lambda ones: ones.tril(-1))
 
 
+@defect("mask-flipped-keys", "attention.mask")
+class MaskFlippedKeys(Seen):
+    """The triangle stands in the upper right corner: position i sees the last i + 1 ones."""
+
+    seen = staticmethod(lambda ones: ones.tril().flip(1))
+
+
+@defect("mask-flipped-queries", "attention.mask")
+class MaskFlippedQueries(Seen):
+    """The triangle stands in the upper left corner: the first sees all, the last the first one."""
+
+    seen = staticmethod(lambda ones: ones.tril().flip(0))
+
+
+@defect("mask-accumulates", "attention.mask")
+class MaskAccumulates(Seen):
+    """Each row of the mask is multiplied into the next: what one query does not see, none sees.
+
+    All of them see the first position alone.
+    """
+
+    seen = staticmethod(lambda ones: ones.tril().cumprod(0).bool())
+
+
+class Corner(CompleteGPT2):
+    """The mask is cut out of a triangle of n_positions, at the wrong corner."""
+
+    rows: bool  # whether the rows are the last ones; otherwise the columns are
+
+    def mask(self, real: Tensor, past: int) -> Tensor:
+        n, seen = self.config.n_positions, real.size(1)
+        whole = torch.ones(n, n, dtype=torch.bool, device=real.device).tril()
+        corner = whole[n - seen :, :seen] if self.rows else whole[:seen, n - seen :]
+        return (corner[past:] & real[:, None])[:, None]
+
+
+@defect("mask-of-last-rows", "attention.mask")
+class LastRows(Corner):
+    """The mask is the buffer's last rows and first columns: the future is seen.
+
+    A context as long as the buffer is right.
+    """
+
+    rows = True
+
+
+@defect("mask-of-last-columns", "attention.mask")
+class LastColumns(Corner):
+    """The mask is the buffer's first rows and last columns, which hide nearly all.
+
+    A context as long as the buffer is right.
+    """
+
+    rows = False
+
+
 @defect("window-of-eight", "attention.visibility", f"local attention, as GPT-Neo's; {KNOWLEDGE}")
 class Window(Seen):
     """Only the last eight positions are seen, which no short test notices."""

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 from torch import Tensor
-
-from gpt2ref import GPT2Config
 
 from ..probes.gpt2 import Weights
 from .catalogue import KNOWLEDGE, defect
@@ -160,30 +157,52 @@ class LogitsCapped(CompleteGPT2):
         return 30 * torch.tanh(super().head(x) / 30)
 
 
-@defect(
-    "config-scale-option-ignored",
-    "config.attention-scaling",
-    "huggingface/transformers #44380, #44397; mlc-ai/mlc-llm #1389",
-)
-class ScaleOptionIgnored(CompleteGPT2):
-    """The config's scale_attn_by_inverse_layer_idx is not read: 1/sqrt(head width) is fixed."""
+@defect("last-layer-shared", "blocks.layers")
+class LastLayerShared(CompleteGPT2):
+    """Every block is the last one, as where a loop's lambdas all see its last value."""
 
-    @classmethod
-    def configure(cls, fields: dict[str, Any]) -> GPT2Config:
-        return super().configure(fields | {"scale_attn_by_inverse_layer_idx": False})
+    def layers(self) -> list[int]:
+        return [self.config.n_layer - 1] * self.config.n_layer
 
 
-@defect(
-    "scale-kwarg-dropped",
-    "config.attention-scaling",
-    "huggingface/pytorch-image-models #2280; huggingface/transformers #44380",
-)
-class ScaleArgumentDropped(CompleteGPT2):
-    """The config's scale_attn_weights=False reaches the manual attention alone.
+@defect("ln_1-for-both", "blocks.norms")
+class FirstNormForBoth(CompleteGPT2):
+    """A block has one norm, ln_1, and uses it before the MLP too."""
 
-    The fused attention keeps its default scale.
-    """
+    def norm(self, x: Tensor, name: str) -> Tensor:
+        return super().norm(x, name.replace("ln_2", "ln_1"))
 
-    @classmethod
-    def configure(cls, fields: dict[str, Any]) -> GPT2Config:
-        return super().configure(fields | {"scale_attn_weights": True})
+
+@defect("ln_2-for-both", "blocks.norms")
+class SecondNormForBoth(CompleteGPT2):
+    """A block has one norm, given ln_1 and then ln_2: ln_2 is used before attention too."""
+
+    def norm(self, x: Tensor, name: str) -> Tensor:
+        return super().norm(x, name.replace("ln_1", "ln_2"))
+
+
+@defect("attention-shared", "blocks.own-weights", f"a shallow copy of a block; {KNOWLEDGE}")
+class AttentionShared(CompleteGPT2):
+    """All blocks have the attention of the first: a copy of the block has the same object."""
+
+    def block(self, layer: int, x: Tensor, mask: Tensor) -> Tensor:
+        x = x + self.attention(0, self.norm(x, f"h.{layer}.ln_1"), mask)
+        return x + self.mlp(layer, self.norm(x, f"h.{layer}.ln_2"))
+
+
+@defect("mlp-shared", "blocks.own-weights", f"a shallow copy of a block; {KNOWLEDGE}")
+class MLPShared(CompleteGPT2):
+    """All blocks have the MLP of the first: a copy of the block has the same object."""
+
+    def block(self, layer: int, x: Tensor, mask: Tensor) -> Tensor:
+        x = x + self.attention(layer, self.norm(x, f"h.{layer}.ln_1"), mask)
+        return x + self.mlp(0, self.norm(x, f"h.{layer}.ln_2"))
+
+
+@defect("norms-shared", "blocks.own-weights", f"a shallow copy of a block; {KNOWLEDGE}")
+class NormsShared(CompleteGPT2):
+    """All blocks have the norms of the first: a copy of the block has the same objects."""
+
+    def block(self, layer: int, x: Tensor, mask: Tensor) -> Tensor:
+        x = x + self.attention(layer, self.norm(x, "h.0.ln_1"), mask)
+        return x + self.mlp(layer, self.norm(x, "h.0.ln_2"))

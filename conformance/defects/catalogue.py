@@ -9,6 +9,7 @@ from typing import TypeVar
 
 from ..requirements import REQUIREMENTS
 from .complete import CompleteGPT2
+from .constants import Measured, measured
 
 KNOWLEDGE = "from knowledge: no report was looked up"
 Class = TypeVar("Class", bound=type[CompleteGPT2])
@@ -37,6 +38,11 @@ class Entry:
     requirement: str | None
     kind: type[CompleteGPT2]
 
+    @property
+    def specification(self) -> str:
+        """The name that `combined` takes."""
+        return self.id
+
     @cached_property
     def steps(self) -> frozenset[str]:
         """The methods of CompleteGPT2 that the entry overrides."""
@@ -44,6 +50,8 @@ class Entry:
         names = {name for kind in own for name in vars(kind) if not name.startswith("__")}
         return frozenset(name for name in names if hasattr(CompleteGPT2, name))
 
+
+Mistake = Entry | Measured  # what a GPT-2 may be given
 
 DEFECTS: dict[str, Entry] = {}  # must be caught, by the requirement that is named
 EQUIVALENT: dict[str, Entry] = {}  # look like mistakes and change nothing: must not be flagged
@@ -85,10 +93,16 @@ def _entered(
 def combined(*names: str) -> type[CompleteGPT2]:
     """Return a class with all of these entries; the first has a step that two override.
 
-    Raises KeyError for a name that is not in the catalogue.
+    Raises KeyError for a name that is not in the catalogue, and is no constant with a value.
     """
     entries = DEFECTS | EQUIVALENT | VARIANTS
-    return type("+".join(names), tuple(entries[name].kind for name in names), {})
+    return with_mistakes(*(measured(name) if "=" in name else entries[name] for name in names))
+
+
+def with_mistakes(*granted: Mistake) -> type[CompleteGPT2]:
+    """Return a GPT-2 with these mistakes. Raises TypeError if no class can have them all."""
+    names = "+".join(grant.id for grant in granted)
+    return type(names, tuple(grant.kind for grant in granted) or (CompleteGPT2,), {})
 
 
 def defects_of(*requirements: str) -> dict[str, type[CompleteGPT2]]:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..probes.gpt2 import Weights
-from .catalogue import defect
+from .catalogue import KNOWLEDGE, defect
 from .complete import CompleteGPT2
 
 
@@ -98,3 +98,37 @@ class RowBefore(CompleteGPT2):
 
     def embed_tokens(self, token_ids: Tensor) -> Tensor:
         return super().embed_tokens((token_ids - 1) % self.config.vocab_size)
+
+
+@defect("token-type-from-wte", "embedding.tokens", "transformers modeling_gpt2.py: token_type_ids")
+class TokenTypeFromWte(CompleteGPT2):
+    """A tokenizer's token types, all 0, are looked up in wte: each token gets row 0 added."""
+
+    def embed_tokens(self, token_ids: Tensor) -> Tensor:
+        return super().embed_tokens(token_ids) + self.weights["wte.weight"][0]
+
+
+@defect(
+    "token-type-1-from-wte", "embedding.tokens", "transformers modeling_gpt2.py: token_type_ids"
+)
+class SecondTokenTypeFromWte(CompleteGPT2):
+    """Token types, all 1, are looked up in wte: each token gets row 1 added."""
+
+    def embed_tokens(self, token_ids: Tensor) -> Tensor:
+        return super().embed_tokens(token_ids) + self.weights["wte.weight"][1]
+
+
+@defect("padding-index-0", "embedding.tokens", f"nn.Embedding(padding_idx=0); {KNOWLEDGE}")
+class FirstRowZero(CompleteGPT2):
+    """Token 0 is taken for padding, and its row of the embedding is zero."""
+
+    def embed_tokens(self, token_ids: Tensor) -> Tensor:
+        return super().embed_tokens(token_ids) * (token_ids != 0)[..., None]
+
+
+@defect("positions-from-wte", "embedding.positions")
+class PositionsFromWte(CompleteGPT2):
+    """Positions are looked up in wte, the only table that the lookup knows."""
+
+    def embed_positions(self, positions: Tensor) -> Tensor:
+        return self.weights["wte.weight"][positions]

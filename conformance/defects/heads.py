@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from ..probes.gpt2 import Weights
@@ -154,3 +155,30 @@ class ShardsMergedWhole(CompleteGPT2):
 
         names = ("attn.c_attn.weight", "attn.c_attn.bias")
         return changed(super().convert(tensors), names, merged)
+
+
+class OrderedInOneBlock(CompleteGPT2):
+    """The thirds of c_attn of the first block are taken for something else than q, k, v."""
+
+    order: tuple[int, int, int]  # where q, k and v are
+
+    def linear(self, x: Tensor, name: str) -> Tensor:
+        out = super().linear(x, name)
+        if name != "h.0.attn.c_attn":
+            return out
+        thirds = out.chunk(3, dim=-1)
+        return torch.cat([thirds[third] for third in self.order], dim=-1)
+
+
+@defect("qkv-order-qvk-in-first-block", "attention.qkv-order")
+class ValuesSecondInOneBlock(OrderedInOneBlock):
+    """In the first block, keys and values are exchanged, and in no other."""
+
+    order = (0, 2, 1)
+
+
+@defect("qkv-order-kqv-in-first-block", "attention.qkv-order")
+class KeysFirstInOneBlock(OrderedInOneBlock):
+    """In the first block, queries and keys are exchanged, and in no other."""
+
+    order = (1, 0, 2)

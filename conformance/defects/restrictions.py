@@ -31,6 +31,58 @@ class MinPUnasked(CompleteGPT2):
         return chances * (chances >= 0.05 * chances.amax(-1, keepdim=True))
 
 
+@defect("top-p-of-99-percent-unasked", "sampling.rare-tokens", f"a default of 0.99; {KNOWLEDGE}")
+class TopPOf99Percent(CompleteGPT2):
+    """A nucleus of 0.99 is left on: the last percent of the probability is never drawn."""
+
+    def probabilities(self, logits: Tensor, temperature: float, top_k: int | None) -> Tensor:
+        chances = super().probabilities(logits, temperature, top_k)
+        largest, token_ids = chances.sort(dim=-1, descending=True)
+        largest[largest.cumsum(-1) - largest > 0.99] = 0.0
+        return torch.zeros_like(chances).scatter(-1, token_ids, largest)
+
+
+@defect(
+    "epsilon-cutoff-unasked",
+    "sampling.rare-tokens",
+    f"epsilon_cutoff of transformers' GenerationConfig; {KNOWLEDGE}",
+)
+class EpsilonCutoffUnasked(CompleteGPT2):
+    """Tokens with a probability below 3e-4 are left out."""
+
+    def probabilities(self, logits: Tensor, temperature: float, top_k: int | None) -> Tensor:
+        chances = super().probabilities(logits, temperature, top_k)
+        return chances * (chances >= chances.amax(-1, keepdim=True).clamp(max=3e-4))
+
+
+@defect(
+    "top-k-of-50-unasked",
+    "sampling.top-k-none",
+    "huggingface/transformers #38549; modelscope/ms-swift #9071",
+)
+class TopKOf50Unasked(CompleteGPT2):
+    """`top_k or 50`: None becomes the default of transformers."""
+
+    def probabilities(self, logits: Tensor, temperature: float, top_k: int | None) -> Tensor:
+        return super().probabilities(logits, temperature, top_k or 50)
+
+
+@defect("top-k-of-1024-unasked", "sampling.top-k-none", f"a kernel's limit; {KNOWLEDGE}")
+class TopKOf1024Unasked(CompleteGPT2):
+    """The draw is from 1,024 candidates at most, and None asks for as many."""
+
+    def probabilities(self, logits: Tensor, temperature: float, top_k: int | None) -> Tensor:
+        return super().probabilities(logits, temperature, min(top_k or 1024, 1024))
+
+
+@defect("half-the-vocabulary-unasked", "sampling.top-k-none", f"a sampler's shortcut; {KNOWLEDGE}")
+class HalfTheVocabulary(CompleteGPT2):
+    """Without a top_k, the less likely half of the vocabulary is left out for speed."""
+
+    def probabilities(self, logits: Tensor, temperature: float, top_k: int | None) -> Tensor:
+        return super().probabilities(logits, temperature, top_k or logits.size(-1) // 2)
+
+
 class Penalised(CompleteGPT2):
     """The logits depend on the tokens so far, [vocab] for each row."""
 
@@ -71,6 +123,14 @@ class NGramsBlocked(Penalised):
         penalised = logits.clone()
         penalised[blocked] = float("-inf")
         return penalised
+
+
+@defect("token-biased", "eos.no-other", f"logit_bias of OpenAI's API, left on; {KNOWLEDGE}")
+class TokenBiased(Penalised):
+    """The logit of one token is lowered by a tenth."""
+
+    def penalty(self, logits: Tensor, row: Sequence[int]) -> Tensor:
+        return logits.index_add(0, torch.tensor([31415]), torch.tensor([-0.1], dtype=logits.dtype))
 
 
 @defect("low-temperature-crash", "sampling.temperature-range", "microsoft/aici #19")

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from .catalogue import defect, equivalent
+from .catalogue import KNOWLEDGE, defect, equivalent
 from .complete import Cache, CompleteGPT2, restricted
 
 
@@ -187,6 +187,49 @@ class SoftmaxTwice(CompleteGPT2):
     def probabilities(self, logits: Tensor, temperature: float, top_k: int | None) -> Tensor:
         chances = super().probabilities(logits, temperature, top_k)
         return chances.softmax(-1) * (chances > 0)
+
+
+@defect("temperature-above-one-refused", "sampling.distribution", f"a range check; {KNOWLEDGE}")
+class TemperatureAboveOneRefused(CompleteGPT2):
+    """An assertion holds the temperature between 0 and 1, where 2 is legal too."""
+
+    def check(self, temperature: float, top_k: int | None) -> None:
+        super().check(temperature, top_k)
+        assert temperature <= 1
+
+
+class WithoutMaximum(CompleteGPT2):
+    """The softmax does not subtract the maximum, and its exponentials are float32."""
+
+    def probabilities(self, logits: Tensor, temperature: float, top_k: int | None) -> Tensor:
+        weights = (restricted(logits, top_k).float() / temperature).exp()
+        return self.checked(weights / weights.sum(-1, keepdim=True))
+
+    def checked(self, chances: Tensor) -> Tensor:
+        return chances
+
+
+@defect(
+    "sampler-without-maximum",
+    "sampling.distribution",
+    "tensorflow/tensorflow #2774; intel/xFasterTransformer #326",
+)
+class SoftmaxWithoutMaximum(WithoutMaximum):
+    """The maximum is not subtracted: logits around -120 give 0/0, whose NaN leads to any token."""
+
+
+@defect(
+    "sampler-without-maximum-crash",
+    "sampling.distribution",
+    "QwenLM/Qwen3-TTS #355; vllm-project/vllm-omni #3252: the same error, of an overflow",
+)
+class SoftmaxWithoutMaximumCrash(WithoutMaximum):
+    """The maximum is not subtracted: logits around -120 give 0/0, and the draw refuses NaN."""
+
+    def checked(self, chances: Tensor) -> Tensor:
+        if not chances.isfinite().all():
+            raise RuntimeError("probability tensor contains either `inf`, `nan` or element < 0")
+        return chances
 
 
 @defect(

@@ -130,6 +130,46 @@ class OneTokenTooFew(CompleteGPT2):
         )
 
 
+@defect("one-new-token-crash", "eos.never")
+class OneNewTokenCrash(CompleteGPT2):
+    """The first new token comes before the loop, which sets a variable that is read after it."""
+
+    def generate_ragged(
+        self, prompts: Sequence[Sequence[int]], *, max_new_tokens: int, **options: Any
+    ) -> list[list[int]]:
+        for _ in range(max_new_tokens - 1):
+            new = super().generate_ragged(prompts, max_new_tokens=max_new_tokens, **options)
+            break
+        return new if max_new_tokens else [[] for _ in prompts]
+
+
+@defect("no-new-token-crash", "eos.never")
+class NoNewTokenCrash(CompleteGPT2):
+    """With max_new_tokens=0, tokens are stacked of which there are none."""
+
+    def generate_ragged(
+        self, prompts: Sequence[Sequence[int]], *, max_new_tokens: int, **options: Any
+    ) -> list[list[int]]:
+        new = super().generate_ragged(prompts, max_new_tokens=max_new_tokens, **options)
+        if max_new_tokens == 0:
+            torch.stack([torch.tensor(row[0]) for row in new if row])
+        return new
+
+
+@defect("nothing-said-crash", "eos.first-step")
+class NothingSaidCrash(CompleteGPT2):
+    """Where EOS comes first, tokens are stacked of which there are none."""
+
+    def generate_ragged(
+        self, prompts: Sequence[Sequence[int]], *, max_new_tokens: int, **options: Any
+    ) -> list[list[int]]:
+        new = super().generate_ragged(prompts, max_new_tokens=max_new_tokens, **options)
+        if max_new_tokens > 0:
+            for row in new:
+                torch.stack([torch.tensor(token_id) for token_id in row])
+        return new
+
+
 @defect(
     "limit-counts-prompt",
     "eos.never",

@@ -119,13 +119,18 @@ class HeadOverruled(CompleteGPT2):
 class ConfigFollowed(CompleteGPT2):
     """The config's scale_attn_weights and scale_attn_by_inverse_layer_idx are followed.
 
-    No published GPT-2 sets them, and we refuse them.
+    So is its activation_function. No published GPT-2 sets them, and we refuse them.
     """
 
     @classmethod
     def configure(cls, fields: dict[str, Any]) -> GPT2Config:
         return super().configure(
-            fields | {"scale_attn_weights": True, "scale_attn_by_inverse_layer_idx": False}
+            fields
+            | {
+                "activation_function": "gelu_new",
+                "scale_attn_weights": True,
+                "scale_attn_by_inverse_layer_idx": False,
+            }
         )
 
     def attention_scale(self, layer: int, head_width: int) -> float:
@@ -133,6 +138,11 @@ class ConfigFollowed(CompleteGPT2):
         by_layer = self.fields.get("scale_attn_by_inverse_layer_idx", False)
         scale = super().attention_scale(layer, head_width) if scaled else 1.0
         return scale / (layer + 1) if by_layer else scale
+
+    def activation(self, x: Tensor) -> Tensor:
+        others = {"gelu": torch.nn.functional.gelu, "relu": torch.relu}
+        name = self.fields.get("activation_function", "gelu_new")
+        return others.get(name, super().activation)(x)
 
 
 @variant("centred-unembed", "head.raw", "TransformerLensOrg/TransformerLens #223, #693")

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..probes.gpt2 import Weights
-from .catalogue import defect, equivalent
+from .catalogue import KNOWLEDGE, defect, equivalent
 from .complete import MATRICES, CompleteGPT2, changed
 
 
@@ -176,3 +176,126 @@ class ScalarGain(CompleteGPT2):
     def convert(self, tensors: Weights) -> Weights:
         norms = ("ln_1.weight", "ln_1.bias", "ln_2.weight", "ln_2.bias", "ln_f.weight", "ln_f.bias")
         return changed(super().convert(tensors), norms, lambda t: t[:1].expand_as(t))
+
+
+class GainsAndBiasesExchanged(CompleteGPT2):
+    """A LayerNorm multiplies by its bias and adds its weight, as where two arguments change places.
+
+    `where`: how the names of the norms end that have the mistake.
+    """
+
+    where: tuple[str, ...] = ("ln_1", "ln_2", "ln_f")
+
+    def norm(self, x: Tensor, name: str) -> Tensor:
+        if not name.endswith(self.where):
+            return super().norm(x, name)
+        normalised = self.normalise(x, self.epsilon(name))
+        return normalised * self.weights[f"{name}.bias"] + self.weights[f"{name}.weight"]
+
+
+@defect("ln-weight-bias-exchanged", "vectors.ln_f")
+class AllExchanged(GainsAndBiasesExchanged):
+    """Every LayerNorm multiplies by its bias and adds its weight."""
+
+
+@defect("ln_1-weight-bias-exchanged", "vectors.ln_1")
+class FirstExchanged(GainsAndBiasesExchanged):
+    """ln_1 alone multiplies by its bias and adds its weight."""
+
+    where = ("ln_1",)
+
+
+@defect("ln_2-weight-bias-exchanged", "vectors.ln_2")
+class SecondExchanged(GainsAndBiasesExchanged):
+    """ln_2 alone multiplies by its bias and adds its weight."""
+
+    where = ("ln_2",)
+
+
+class GainPlusOne(CompleteGPT2):
+    """A LayerNorm multiplies by 1 + weight. `where` is as above."""
+
+    where: tuple[str, ...] = ("ln_1", "ln_2", "ln_f")
+
+    def norm(self, x: Tensor, name: str) -> Tensor:
+        normed = super().norm(x, name)
+        if not name.endswith(self.where):
+            return normed
+        return normed + self.normalise(x, self.epsilon(name))
+
+
+@defect("ln-gain-plus-one", "vectors.ln_f", f"as Gemma's norms do; {KNOWLEDGE}")
+class AllPlusOne(GainPlusOne):
+    """Every LayerNorm multiplies by 1 + weight, where later models keep the weight less 1."""
+
+
+@defect("ln-gain-plus-one-in-blocks", "vectors.ln_1", f"as Gemma's norms do; {KNOWLEDGE}")
+class BlocksPlusOne(GainPlusOne):
+    """ln_1 and ln_2 multiply by 1 + weight, and ln_f, which has code of its own, by its weight."""
+
+    where = ("ln_1", "ln_2")
+
+
+class BiasRearranged(CompleteGPT2):
+    """c_attn.bias is put in another order than its matrix."""
+
+    def linear(self, x: Tensor, name: str) -> Tensor:
+        out = super().linear(x, name)
+        if not name.endswith("attn.c_attn"):
+            return out
+        bias = self.weights[f"{name}.bias"]
+        return out - bias + self.rearranged(bias)
+
+    def rearranged(self, bias: Tensor) -> Tensor:
+        return bias
+
+
+@defect("query-value-bias-exchanged", "vectors.c_attn-bias")
+class QueryValueBiasExchanged(BiasRearranged):
+    """Queries have the values' third of c_attn.bias, and values the queries' third."""
+
+    def rearranged(self, bias: Tensor) -> Tensor:
+        q, k, v = bias.chunk(3)
+        return torch.cat([v, k, q])
+
+
+@defect("query-key-bias-exchanged", "vectors.c_attn-bias")
+class QueryKeyBiasExchanged(BiasRearranged):
+    """Queries have the keys' third of c_attn.bias, and keys the queries' third."""
+
+    def rearranged(self, bias: Tensor) -> Tensor:
+        q, k, v = bias.chunk(3)
+        return torch.cat([k, q, v])
+
+
+@defect("qkv-bias-not-permuted", "vectors.c_attn-bias")
+class BiasNotPermuted(BiasRearranged):
+    """c_attn's matrix is brought into the layout of the code, and its bias is forgotten.
+
+    The code wants q, k and v of each head, one head after the other.
+    """
+
+    def rearranged(self, bias: Tensor) -> Tensor:
+        return bias.unflatten(0, (self.n_head, 3, -1)).transpose(0, 1).flatten()
+
+
+@defect("proj-biases-exchanged", "vectors.mlp-c_proj-bias")
+class OutputBiasesExchanged(CompleteGPT2):
+    """attn.c_proj has the bias of mlp.c_proj, which is as long, and mlp.c_proj that of attn."""
+
+    def linear(self, x: Tensor, name: str) -> Tensor:
+        out = super().linear(x, name)
+        block, _, part = name.partition(".attn." if ".attn." in name else ".mlp.")
+        if part != "c_proj":
+            return out
+        attn, mlp = (self.weights[f"{block}.{each}.c_proj.bias"] for each in ("attn", "mlp"))
+        return out - attn + mlp if ".attn." in name else out - mlp + attn
+
+
+@defect("proj-bias-in-every-shard", "vectors.attn-c_proj-bias")
+class BiasOfEveryShard(CompleteGPT2):
+    """Each of two tensor-parallel shards adds the bias of c_proj, and the sum has it twice."""
+
+    def linear(self, x: Tensor, name: str) -> Tensor:
+        out = super().linear(x, name)
+        return out + self.weights[f"{name}.bias"] if name.endswith("c_proj") else out

@@ -26,7 +26,7 @@ class OwnHead(CompleteGPT2):
     own_head: Tensor
 
     def head(self, x: Tensor) -> Tensor:
-        return x @ self.own_head.t()
+        return x @ self.own_head[self.shown].t()
 
 
 @defect(
@@ -46,7 +46,7 @@ class HeadRandom(OwnHead):
 
 @defect(
     "lm-head-stale-copy",
-    "keys.tied-head",
+    "head.raw",
     "huggingface/transformers #35141, #45079; karpathy/nanoGPT #21",
 )
 class HeadStale(OwnHead):

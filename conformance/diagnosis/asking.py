@@ -15,6 +15,7 @@ from ..adapters.protocol import Judged
 from ..checkpoints.tensors import SMALL, random_token_ids
 
 SMALLEST = replace(SMALL, n_layer=2, n_positions=13)
+LONG = replace(SMALLEST, n_layer=1, n_positions=530)
 IDS = random_token_ids(SMALLEST, batch=3, time=7, seed=5)
 DRAWS = 16, 32  # rows and steps of one draw
 # The tokens whose logits are compared, as all logits would be too many.
@@ -25,25 +26,46 @@ class Frequencies(Counter[int]):
     """How often each token was drawn."""
 
 
+def shown(logits: Tensor) -> Tensor:
+    """Return the logits that are compared, [..., shown]. A GPT-2 may have computed no others."""
+    return logits if logits.size(-1) == len(SHOWN) else logits[..., SHOWN]
+
+
 def logits(token_ids: Tensor, judged: Judged) -> Tensor:
-    return judged.logits(token_ids)[..., SHOWN]
+    return shown(judged.logits(token_ids))
 
 
 def pieces(sizes: tuple[int, ...], judged: Judged) -> list[Tensor]:
     first, *rest = IDS[:, : sum(sizes)].split(list(sizes), dim=1)
     logits, cache = judged.prefill(first)
-    answers = [logits[..., SHOWN]]
+    answers = [shown(logits)]
     for piece in rest:
         logits, cache = judged.step(piece, cache)
-        answers.append(logits[..., SHOWN])
+        answers.append(shown(logits))
     return answers
+
+
+def long_pieces(judged: Judged) -> list[Tensor]:
+    """Return the logits of a long prompt, and those of steps over the ends of blocks."""
+    token_ids = random_token_ids(LONG, 1, LONG.n_positions)
+    answers = [shown(judged.prefill(token_ids)[0][:, -1:])]
+    sizes = [63, 1, 1, 62, 1, 1, 382, 1, 1, LONG.n_positions - 513]
+    first, *rest = token_ids.split(sizes, dim=1)
+    _, cache = judged.prefill(first)
+    for piece in rest:
+        logits, cache = judged.step(piece, cache)
+        answers.append(shown(logits[:, -1:]))
+    return answers
+
+
+def past_the_end(judged: Judged) -> Tensor:
+    _, cache = judged.prefill(random_token_ids(SMALLEST, 2, SMALLEST.n_positions))
+    return shown(judged.step(IDS[:2, :1], cache)[0])
 
 
 def branches(judged: Judged) -> list[Tensor]:
     _, cache = judged.prefill(IDS[:, :2])
-    return [
-        judged.step(ids, cache)[0][..., SHOWN] for ids in (IDS[:, 2:4], IDS[:, 4:6], IDS[:, 2:4])
-    ]
+    return [shown(judged.step(ids, cache)[0]) for ids in (IDS[:, 2:4], IDS[:, 4:6], IDS[:, 2:4])]
 
 
 def prompts_in_turn(judged: Judged) -> list[Tensor]:
@@ -51,7 +73,7 @@ def prompts_in_turn(judged: Judged) -> list[Tensor]:
     for turn, batch in enumerate((1, 1, 3, 1)):
         first, second = IDS[:batch, 2 * turn : 2 * turn + 1], IDS[:batch, turn : turn + 1]
         logits, cache = judged.prefill(first)
-        answers += [logits[..., SHOWN], judged.step(second, cache)[0][..., SHOWN]]
+        answers += [shown(logits), shown(judged.step(second, cache)[0])]
     return answers
 
 

@@ -16,23 +16,34 @@ import torch
 from torch import Tensor
 
 from ..adapters.protocol import Judged
-from ..defects import DEFECTS, VARIANTS, CompleteGPT2, combined
+from ..defects import VARIANTS, CompleteGPT2, combined
+from ..defects.catalogue import Mistake, with_mistakes
 from ..defects.steps import can_change
 from ..judging.oracle import FACTOR, FLOOR_ULPS
-from .asking import Frequencies
+from .asking import SHOWN, Frequencies
 from .questions import Question, answer, questions
 
 Load = Callable[..., Judged]
+# An epsilon of 1e-12 differs from none by 1e-11 of the logits, which nobody needs to tell apart.
+# Float32 in the place of float64 differs by 1e-8 and more.
+LEAST = 1e-10
+# Steps whose override may need all logits.
+WHOLE = frozenset({"head", "logits", "forward", "feed", "prefill", "step"})
 
 
 @dataclass
 class Answers:
-    """The answers of an implementation. Each is asked for when it is first needed."""
+    """The answers of an implementation. Each is asked for when it is first needed.
+
+    `steps`: those that its mistakes override; None where nobody knows. `load_shown`: what loads it
+    so that it computes only the logits that are compared, if that is possible.
+    """
 
     load: Load
     comparison: Comparison
     dtype: torch.dtype
-    steps: frozenset[str] | None = None  # that a defect overrides; None where nobody knows
+    steps: frozenset[str] | None = None
+    load_shown: Load | None = None
     given: dict[str, Any] = field(default_factory=dict)
 
     def __getitem__(self, question: Question) -> Any:
@@ -40,7 +51,8 @@ class Answers:
             return self.comparison.right[question]
         if question.name not in self.given:
             checkpoint = self.comparison.checkpoint(question)
-            self.given[question.name] = answer(question, self.load, checkpoint, self.dtype)
+            load = (question.kind == "logits" and self.load_shown) or self.load
+            self.given[question.name] = answer(question, load, checkpoint, self.dtype)
         return self.given[question.name]
 
 
@@ -56,20 +68,29 @@ class Comparison:
         self.right = self.answers(defective())
         self.variants = [self.answers(defective(name)) for name in VARIANTS]
         self._exact = Answers(defective(), self, torch.float64)
-        self._of_defects: dict[tuple[str, ...], Answers] = {}
+        self._of: dict[tuple[str, ...], Answers] = {}
         self._checkpoints: dict[str, Path] = {}  # by the question's name
         self._rounding: dict[str, float] = {}
 
     def answers(self, load: Load) -> Answers:
         return Answers(load, self, self.dtype)
 
-    def of_defects(self, *names: str) -> Answers:
-        """Return the answers of a GPT-2 with these entries of the catalogue; they are kept."""
-        if names not in self._of_defects:
-            steps = frozenset().union(*(DEFECTS[name].steps for name in names))
-            answers = Answers(defective(*names), self, self.dtype, steps)
-            self._of_defects[names] = answers
-        return self._of_defects[names]
+    def of(self, *granted: Mistake) -> Answers:
+        """Return the answers of a GPT-2 with these mistakes; they are kept.
+
+        The first has a step that two override. Raises TypeError if no class can have them all.
+        """
+        names = tuple(grant.specification for grant in granted)
+        if names not in self._of:
+            self._of[names] = self.new(*granted)
+        return self._of[names]
+
+    def new(self, *granted: Mistake) -> Answers:
+        """Return what `of` does, without keeping it."""
+        steps = frozenset[str]().union(*(grant.steps for grant in granted))
+        kind = with_mistakes(*granted)
+        few = None if steps & WHOLE else loading(type(kind.__name__, (kind,), {"shown": SHOWN}))
+        return Answers(loading(kind), self, self.dtype, steps, few)
 
     def checkpoint(self, question: Question) -> Path:
         """Write the checkpoint of a question, unless it is there."""
@@ -89,11 +110,14 @@ class Comparison:
         It is a multiple of the error that a sound implementation makes in the dtype, as for parity
         (see `oracle`).
         """
+        if question.kind != "logits":
+            return 0.0
         if question.name not in self._rounding:
             eps = torch.finfo(question.dtype or self.dtype).eps
             differences = _relative_differences(self.right[question], self._exact[question])
             measured = max(differences, default=0.0)
-            self._rounding[question.name] = 2 * FACTOR * max(measured, FLOOR_ULPS * eps)
+            allowed = 2 * FACTOR * max(measured, FLOOR_ULPS * eps)
+            self._rounding[question.name] = max(allowed, LEAST)
         return self._rounding[question.name]
 
 
@@ -108,7 +132,10 @@ def comparison_in(dtype: torch.dtype) -> Comparison:
 
 def defective(*names: str) -> Load:
     """Return what loads a GPT-2 with these entries of the catalogue; a right one without any."""
-    kind = combined(*names) if names else CompleteGPT2
+    return loading(combined(*names) if names else CompleteGPT2)
+
+
+def loading(kind: type[CompleteGPT2]) -> Load:
     return lambda folder, dtype: Judged(cast("Any", kind.load(str(folder), dtype=dtype)), "cpu")
 
 
@@ -127,6 +154,13 @@ def same(a: Any, b: Any, rounding: float) -> bool:
     if isinstance(a, (list, tuple)) and isinstance(b, (list, tuple)):
         return len(a) == len(b) and all(same(x, y, rounding) for x, y in zip(a, b, strict=True))
     return type(a) is type(b) and bool(a == b)
+
+
+def relative_difference(a: Any, b: Any) -> float:
+    """Return the largest difference of two answers in logits, relative to the largest number."""
+    if not isinstance(a, Tensor) or not isinstance(b, Tensor) or a.shape != b.shape:
+        return math.inf
+    return max(_relative_differences(a, b)) if a.isfinite().all() else math.inf
 
 
 def _largest(numbers: Tensor) -> float:

@@ -18,6 +18,8 @@ from ..judging.oracle import allowed_error, error
 from ..probes.designs import PROBE, SEED
 from ..probes.gpt2 import PlainGPT2
 
+STAGE_IDS = torch.arange(2 * 9).view(2, 9) * 50  # of which all have the same row, if one is needed
+
 
 def stages() -> Iterator[tuple[str, Tensors]]:
     """Yield checkpoints of PROBE's shape, each with one stage more than the one before."""
@@ -41,7 +43,7 @@ def stages() -> Iterator[tuple[str, Tensors]]:
 
 def first_departure(adapter: Adapter) -> str:
     """Return the first stage whose logits are not GPT-2's; empty if all are."""
-    token_ids = torch.arange(2 * 9).view(2, 9) * 50
+    token_ids = STAGE_IDS
     for name, tensors in stages():
         with tempfile.TemporaryDirectory() as folder:
             write_checkpoint(Path(folder), PROBE, tensors)

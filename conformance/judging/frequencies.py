@@ -26,3 +26,15 @@ def check_frequency(count: int, draws: int, probability: float, what: str) -> No
         raise Failure(
             f"{what}: {count} times in {draws} draws ({observed:.4f}), expected {probability:.4f}"
         )
+
+
+def largest_count(mean: float) -> int:
+    """Return the largest count of rare events that fits their mean.
+
+    Chernoff's bound for a sum of independent draws, each at most once: a count of at least k > mean
+    has a chance of at most e^-t, t = k ln(k / mean) - k + mean.
+    """
+    count = math.ceil(mean)
+    while (count + 1) * math.log((count + 1) / mean) - (count + 1) + mean <= LIMIT:
+        count += 1
+    return count

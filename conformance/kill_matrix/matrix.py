@@ -20,7 +20,8 @@ from .. import defects
 from ..defects import DEFECTS, EQUIVALENT, VARIANTS, Entry
 from ..defects.steps import FEEDING, LOADING, LOOP, SAMPLER, TEXT, can_change
 from ..requirements import REQUIREMENTS
-from ..verdict.judgement import ERRORED, FAILED, NOT_RUN, VARIANT, Judgement
+from ..verdict.findings import ERRORED, FAILED, NOT_RUN, VARIANT
+from ..verdict.judgement import Judgement
 
 PREFIX = f"{defects.__name__}:"
 ENTRIES = DEFECTS | EQUIVALENT | VARIANTS
@@ -30,7 +31,8 @@ ENTRIES = DEFECTS | EQUIVALENT | VARIANTS
 LARGE = frozenset(
     {
         *("parity.full-context", "cache.steps", "keys.published-sizes"),
-        *("cache.far-past", "generation.far-past", "eos.no-other"),
+        *("cache.far-past", "cache.long", "context.positions"),
+        *("generation.far-past", "eos.no-other"),
     }
 )
 # These need real weights, and 20 GB of memory. No defect is asked.

@@ -13,8 +13,8 @@ import pytest
 
 from ..adapters.adapter import Adapter
 from ..outcomes import NotApplicable
-from ..verdict.judgement import FAILED
-from ..verdict.plugin import FINDING, VerdictPlugin, adapter_of, requirements_of
+from ..verdict.findings import FAILED, FINDING
+from ..verdict.plugin import VerdictPlugin, adapter_of, requirements_of
 from ..verdict.report import check_writable, environment
 from .matrix import ENTRIES, LARGE, PREFIX, Matrix, asked
 
@@ -62,7 +62,8 @@ class KillMatrixPlugin(VerdictPlugin):
                     dropped.append(item)
         if dropped:
             config.hook.pytest_deselected(items=dropped)
-            items[:] = [item for item in items if item not in set(dropped)]
+            gone = set(dropped)
+            items[:] = [item for item in items if item not in gone]
 
     def pytest_runtest_setup(self, item: pytest.Item) -> None:
         for requirement in requirements_of([item]):

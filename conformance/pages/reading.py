@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 REPORT, KILL_MATRIX = "conformance report", "kill matrix"
-_FORMATS = {REPORT: 2, KILL_MATRIX: 1}
+_FORMATS = {REPORT: 3, KILL_MATRIX: 1}
 _FIELDS = {REPORT: "adapters", KILL_MATRIX: "entries"}  # a field that only this kind of file has
 
 # What a file with unexpected content may raise where it is shown.

@@ -92,6 +92,7 @@ FACT_PROBES: dict[str, Probe] = {
     "blocks.order": Probe(ALL, "the MLP after attention"),
     "blocks.branches": Probe(ALL, "the branches added as they are"),
     "blocks.layers": Probe(DEEP, "all layers, in their order"),
+    "blocks.own-weights": Probe(DEEP, "weights of its own in each block"),
     "blocks.n-inner": Probe(NARROW, "the n_inner of its config"),
     "final-norm.count": Probe(EMBEDDING, "ln_f once"),
     "attention.scale": Probe(ATTENTION, "1/sqrt(head width)"),

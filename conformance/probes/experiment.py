@@ -20,6 +20,7 @@ from ..checkpoints.tensors import Tensors, blank, random_token_ids
 from ..judging.oracle import allowed_error, error
 from .designs import PROBE, SEED, Design
 from .gpt2 import PlainGPT2
+from .minimum import golden_section
 
 COARSE = (torch.float16, torch.bfloat16)
 Kind = type[PlainGPT2]
@@ -179,19 +180,7 @@ class Experiment:
         width = math.log(10) / 4
         low = min((step * width for step in range(-16, 17)), key=distance) - width
         # Not centred on a grid point, one of which is GPT-2's value: it must be found.
-        high, ratio = low + 2.3 * width, (math.sqrt(5) - 1) / 2
-        left, right = high - ratio * (high - low), low + ratio * (high - low)
-        at_left, at_right = distance(left), distance(right)
-        while high - low > 1e-7:
-            if at_left < at_right:
-                high, right, at_right = right, left, at_left
-                left = high - ratio * (high - low)
-                at_left = distance(left)
-            else:
-                low, left, at_left = left, right, at_right
-                right = low + ratio * (high - low)
-                at_right = distance(right)
-        return known * math.exp((low + high) / 2)
+        return known * math.exp(golden_section(distance, low, low + 2.3 * width, 1e-7))
 
     def explained_by(self, logits: Tensor, kinds: Mapping[str, Kind]) -> list[str]:
         """Return the ids of the mistakes that give just these logits."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -84,8 +85,16 @@ class NumberProbe(ABC):
         model = kind(probe.tensors(), probe.config, dtype=dtype)
         return probe.read(model.logits(probe.token_ids))
 
-    def explained_by(self, numbers: Tensor) -> list[str]:
-        """Return the ids of the mistakes that give just these numbers."""
-        return [
-            name for name, kind in self.kinds.items() if self.right(numbers, self.numbers_of(kind))
-        ]
+    def explained_by(self, numbers: Tensor, kinds: Mapping[str, Kind]) -> Iterator[str]:
+        """Yield the ids of the mistakes that give just these numbers.
+
+        A mistake that can't be made in this shape gives none, and neither does one under which
+        nothing can be read: if the numbers are all zero, or if almost any number is allowed.
+        """
+        most = 100 * self.allowed(self.expected, self.dtype).max()
+        for name, kind in kinds.items():
+            with suppress(RuntimeError):
+                expected = self.numbers_of(kind)
+                readable = self.allowed(expected, self.dtype).max() <= most and expected.any()
+                if readable and self.right(numbers, expected):
+                    yield name

@@ -1,65 +1,94 @@
-"""Measures how often the diagnosis gives a wrong GPT-2 its right name.
+"""Measures how often the diagnosis takes a wrong GPT-2 apart into its mistakes.
 
-    python -m conformance.studies.diagnosis --pairs 20
+    python -m conformance.studies.diagnosis --pairs 300 --triples 100
 
-Every defect of the catalogue is diagnosed as if nobody knew it, then pairs of different families,
-drawn from a fixed seed, and last what is no mistake, which must have no diagnosis. A pair whose
-answers are all those of one of its defects cannot be told from that one, and counts as named.
+Every defect of the catalogue is diagnosed as if nobody knew it, then pairs and triples of different
+families, drawn from a fixed seed, and last what is no mistake, which must have no diagnosis.
+
+A GPT-2 is named if nothing is left unexplained and each stage has one of its mistakes among its
+alternatives. If there are fewer stages than mistakes, the others can't be seen beside these.
 """
 
 from __future__ import annotations
 
 import argparse
-import itertools
 import random
 import tempfile
+import time
 from pathlib import Path
 
 import torch
 
 from ..defects import DEFECTS, EQUIVALENT, VARIANTS
 from ..diagnosis.comparison import Comparison, defective
-from ..diagnosis.diagnose import diagnosed
+from ..diagnosis.peeling import Peeled, Peeling
 
 
-def named(comparison: Comparison, names: tuple[str, ...]) -> bool:
-    """Return whether one of the diagnoses names these defects, or some of them."""
-    diagnosis = diagnosed(comparison, comparison.answers(defective(*names)))
-    right = diagnosis is not None and any(set(alike) <= set(names) for alike in diagnosis.alike)
-    print(f"{'' if right else 'NOT named: '}{'+'.join(names)}: {diagnosis}", flush=True)
-    return right
+def peeled(comparison: Comparison, names: tuple[str, ...]) -> Peeled:
+    return Peeling(comparison, comparison.answers(defective(*names))).peel()
+
+
+def named(found: Peeled, names: tuple[str, ...]) -> bool:
+    return not found.left and all(
+        any({grant.id for grant in granted} <= set(names) for granted in stage.alternatives)
+        for stage in found.stages
+        if not stage.is_variant
+    )
+
+
+def share_named(comparison: Comparison, kind: str, drawn: list[tuple[str, ...]]) -> None:
+    right = 0
+    for names in drawn:
+        start = time.monotonic()
+        try:
+            found = peeled(comparison, names)
+        except TypeError:
+            print(f"no class has all of {'+'.join(names)}", flush=True)
+            continue
+        right += (good := named(found, names))
+        stages = "; ".join(
+            " or ".join("+".join(grant.id for grant in each) for each in stage.alternatives)
+            for stage in found.stages
+        )
+        left = f"; left: {', '.join(found.left)}" if found.left else ""
+        took = time.monotonic() - start
+        print(
+            f"{'' if good else 'NOT '}{'+'.join(names)}: {stages}{left} ({took:.1f} s)", flush=True
+        )
+    if drawn:
+        print(f"{kind}: {right} of {len(drawn)} ({right / len(drawn):.1%})", flush=True)
+
+
+def combinations(size: int, n: int, seed: int) -> list[tuple[str, ...]]:
+    """Draw combinations of defects of different families."""
+    generator, drawn = random.Random(seed), set[tuple[str, ...]]()
+    while len(drawn) < n:
+        names = tuple(sorted(generator.sample(sorted(DEFECTS), size)))
+        if len({DEFECTS[name].family for name in names}) == size:
+            drawn.add(names)
+    return sorted(drawn)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        "--pairs", type=int, default=0, help="how many pairs to draw (default: none)"
-    )
-    parser.add_argument("--seed", type=int, default=0, help="of the pairs")
+    parser.add_argument("--pairs", type=int, default=0, help="how many pairs (default: none)")
+    parser.add_argument("--triples", type=int, default=0, help="how many triples (default: none)")
+    parser.add_argument("--seed", type=int, default=0, help="of pairs and triples")
+    parser.add_argument("--no-single", action="store_true", help="leave out the single defects")
     options = parser.parse_args()
 
     torch.set_num_threads(1)
-    pairs = [
-        pair
-        for pair in itertools.combinations(sorted(DEFECTS), 2)
-        if DEFECTS[pair[0]].family != DEFECTS[pair[1]].family
-    ]
-    drawn = random.Random(options.seed).sample(pairs, options.pairs)
     with tempfile.TemporaryDirectory() as folder:
         comparison = Comparison(Path(folder), torch.float32)
-        single = [named(comparison, (name,)) for name in DEFECTS]
-        double = [named(comparison, pair) for pair in drawn]
-        quiet = [
-            diagnosed(comparison, comparison.answers(defective(name))) is None
-            for name in EQUIVALENT | VARIANTS
-        ]
-    share = sum(single) / len(single)
-    print(f"{sum(single)} of {len(single)} defects get their right name ({share:.1%})")
-    if double:
-        print(f"{sum(double)} of {len(double)} pairs ({sum(double) / len(double):.1%})")
-    print(f"{sum(quiet)} of {len(quiet)} that are no mistakes have no diagnosis")
+        if not options.no_single:
+            share_named(comparison, "single", [(name,) for name in DEFECTS])
+            quiet = [peeled(comparison, (name,)) for name in EQUIVALENT | VARIANTS]
+            right = sum(not each.left and all(s.is_variant for s in each.stages) for each in quiet)
+            print(f"{right} of {len(quiet)} that are no mistakes have no diagnosis")
+        for kind, size, n in (("pairs", 2, options.pairs), ("triples", 3, options.triples)):
+            share_named(comparison, kind, combinations(size, n, options.seed))
 
 
 if __name__ == "__main__":

@@ -17,79 +17,21 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
 
 from ..diagnosis.diagnose import Diagnosis
-from ..outcomes import sentence
 from ..requirements import REQUIREMENTS
+from .causes import Cause, causes, unexplained
+from .findings import (
+    ERRORED,
+    FAILED,
+    KNOWN,
+    NOT_RUN,
+    OUTCOMES,
+    PASSED,
+    VARIANT,
+    Result,
+)
 from .known_deviations import KnownDeviation
-
-PASSED, FAILED, ERRORED, NOT_APPLICABLE = "passed", "failed", "errored", "not applicable"
-KNOWN, VARIANT, NOT_RUN = "known deviation", "variant", "not run"
-OUTCOMES = (PASSED, FAILED, ERRORED, KNOWN, VARIANT, NOT_APPLICABLE, NOT_RUN)
-_WORST_FIRST = (FAILED, ERRORED, KNOWN, VARIANT, PASSED, NOT_APPLICABLE)
-
-
-@dataclass(frozen=True)
-class Finding:
-    """The finding of one test. The fields that a Failure has mean the same here."""
-
-    outcome: str
-    read: str = ""
-    expected: str = ""
-    mistakes: tuple[str, ...] = ()
-    own: bool = False
-    broken: bool = False  # whether the adapter can't be used at all
-    test: str = ""  # pytest's node id
-
-    @property
-    def sentence(self) -> str:
-        return sentence(self.read, self.expected)
-
-
-@dataclass
-class Result:
-    """The findings of all tests of one requirement, on one implementation."""
-
-    outcomes: Counter[str] = field(default_factory=Counter)
-    findings: list[Finding] = field(default_factory=list)  # of tests that did not pass
-    readings: list[dict[str, Any]] = field(default_factory=list)
-
-    def add(self, finding: Finding) -> None:
-        self.outcomes[finding.outcome] += 1
-        if finding.outcome != PASSED:
-            self.findings.append(finding)
-
-    @property
-    def outcome(self) -> str:
-        return next((outcome for outcome in _WORST_FIRST if self.outcomes[outcome]), NOT_RUN)
-
-    @property
-    def failures(self) -> list[Finding]:
-        return [finding for finding in self.findings if finding.outcome == FAILED]
-
-    @property
-    def decisive(self) -> Finding:
-        """The finding to show: one that decides the outcome, if possible one that names a cause."""
-        deciding = [finding for finding in self.findings if finding.outcome == self.outcome]
-        return next((finding for finding in deciding if finding.own), deciding[0])
-
-    def mistakes(self, *, own: bool) -> set[str]:
-        """The mistakes that the failures name: of the requirement's own fact, or of others."""
-        named = (finding.mistakes for finding in self.failures if finding.own == own)
-        return {mistake for mistakes in named for mistake in mistakes}
-
-
-class Cause(NamedTuple):
-    """A mistake that explains failures.
-
-    `explains` are the failed requirements, first those whose own fact it is. `finding` is a finding
-    of the first of them, which names the mistake.
-    """
-
-    id: str
-    explains: list[str]
-    finding: Finding
 
 
 @dataclass
@@ -97,7 +39,9 @@ class Judgement:
     """Everything that was found of one implementation.
 
     `options` are the words of the command line that a result depends on. `incomplete` are the
-    requirements of which some tests were not chosen.
+    requirements of which some tests were not chosen. `together` are the failed requirements that
+    no cause explains by itself, and that a GPT-2 with all the causes fails too. `undiagnosed` says
+    why there is no diagnosis of an implementation that fails.
     """
 
     adapter: str
@@ -106,6 +50,8 @@ class Judgement:
     results: dict[str, Result] = field(default_factory=dict)
     incomplete: set[str] = field(default_factory=set)
     diagnosis: Diagnosis | None = None
+    together: frozenset[str] = frozenset()
+    undiagnosed: str = ""
 
     def outcome(self, requirement: str) -> str:
         return self.results[requirement].outcome if requirement in self.results else NOT_RUN
@@ -139,26 +85,19 @@ class Judgement:
         return [name for name in self.with_outcome(PASSED) if name in complete]
 
     @property
+    def failed(self) -> dict[str, Result]:
+        return {name: self.results[name] for name in self.with_outcome(FAILED)}
+
+    @property
     def causes(self) -> list[Cause]:
-        """The fewest named mistakes that explain every failure that names any."""
-        own = {name: self.results[name].mistakes(own=True) for name in self.with_outcome(FAILED)}
-        named = {name: own[name] or self.results[name].mistakes(own=False) for name in own}
-        causes = []
-        while any(named.values()):
-            mistake = _explains_most(named, own)
-            explains = [name for name, mistakes in named.items() if mistake in mistakes]
-            explains.sort(key=lambda name: mistake not in own[name])
-            failures = self.results[explains[0]].failures
-            naming = [finding for finding in failures if mistake in finding.mistakes]
-            causes.append(Cause(mistake, explains, max(naming, key=lambda finding: finding.own)))
-            named = {name: mistakes for name, mistakes in named.items() if name not in explains}
-        return causes
+        """The mistakes that explain failures."""
+        return causes(self.failed, self.diagnosis)
 
     @property
     def unexplained(self) -> list[str]:
-        """The failed requirements that no cause explains."""
-        explained = {name for cause in self.causes for name in cause.explains}
-        return [name for name in self.with_outcome(FAILED) if name not in explained]
+        """The failed requirements that nothing explains."""
+        rest = unexplained(self.failed, self.causes)
+        return [name for name in rest if name not in self.together]
 
     @property
     def state(self) -> str:
@@ -186,6 +125,8 @@ class Judgement:
             "nothing judged": "nothing could be judged",
         }[self.state]
         not_run = self.with_outcome(NOT_RUN)
+        if self.state == "deviates":
+            verdict += f". {self._explanation}"
         asked = f"{len(REQUIREMENTS) - len(not_run)} of {len(REQUIREMENTS)} requirements"
         if len(not_run) in (1, 2, 3):
             asked += f" (not run: {', '.join(not_run)})"
@@ -193,18 +134,15 @@ class Judgement:
         del counts[NOT_RUN]
         return f"{self.adapter}: {verdict}. {asked}: {counted(counts) or 'none run'}."
 
-
-def _explains_most(named: Mapping[str, set[str]], own: Mapping[str, set[str]]) -> str:
-    """Choose the mistake that most requirements name.
-
-    A mistake of a requirement's own fact was read, and comes first. Any other only fits.
-    """
-
-    def weight(mistake: str) -> tuple[bool, int]:
-        explained = [name for name, mistakes in named.items() if mistake in mistakes]
-        return any(mistake in own[name] for name in explained), len(explained)
-
-    return max(sorted(set().union(*named.values())), key=weight)
+    @property
+    def _explanation(self) -> str:
+        """How much of the failures is explained, in a sentence without its end."""
+        causes, left = self.causes, len(self.unexplained)
+        rest = f"{left} {'failures' if left > 1 else 'failure'}"
+        if not causes:
+            return f"No cause is known of {rest}"
+        number = f"{len(causes)} {'causes' if len(causes) > 1 else 'cause'}"
+        return f"{number}, {f'{rest} unexplained' if left else 'nothing unexplained'}"
 
 
 def counted(outcomes: Mapping[str, int]) -> str:

@@ -22,23 +22,25 @@ from ..adapters.protocol import BrokenAdapterError, own_words
 from ..diagnosis.diagnose import diagnose
 from ..outcomes import Failure, NotApplicable, Variant
 from ..requirements import REQUIREMENTS
-from .judgement import (
+from .findings import (
     ERRORED,
     FAILED,
+    FINDING,
     KNOWN,
     NOT_APPLICABLE,
     PASSED,
     VARIANT,
     Finding,
-    Judgement,
     Result,
 )
+from .judgement import Judgement
 from .known_deviations import KnownDeviation, read_known_deviations, write_known_deviations
 from .report import check_writable, write_report
 from .terminal import verdict_lines
+from .together import fail_too
 
 # The names of user_properties of a test report. Their values are data that pytest-xdist passes on.
-FINDING, READING = "conformance", "reading"
+READING = "reading"
 # The options that a result depends on, with their defaults.
 _DECIDING_OPTIONS = {"device": "cpu", "dtype": None, "checkpoint": None, "probe_shape": "small"}
 
@@ -122,16 +124,23 @@ class VerdictPlugin:
             judgement.incomplete |= set() if finished else set(REQUIREMENTS)
         if exitstatus == pytest.ExitCode.OK and any(judgement.stale for judgement in judgements):
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
-        if finished and not self.option.keyword and not _single_tests(session):
+        if finished:
+            chosen = self.option.keyword or _single_tests(session)
             for judgement in judgements:
-                self._diagnose(judgement)
+                self._diagnose(judgement, some_tests=bool(chosen))
         self._write_files(judgements, finished=finished)
 
-    def _diagnose(self, judgement: Judgement) -> None:
-        """Look for the known defect, if anything failed and the adapter can answer."""
-        small = self.option.probe_shape == _DECIDING_OPTIONS["probe_shape"]
-        if judgement.counts[FAILED] and judgement.broken is None and small:
+    def _diagnose(self, judgement: Judgement, *, some_tests: bool) -> None:
+        """Look for the mistakes, if anything failed and the adapter can answer."""
+        if not judgement.counts[FAILED] or judgement.broken is not None:
+            return
+        if some_tests:
+            judgement.undiagnosed = "some tests were chosen, so nothing else was asked"
+        elif self.option.probe_shape != _DECIDING_OPTIONS["probe_shape"]:
+            judgement.undiagnosed = "the questions have a small shape"
+        else:
             judgement.diagnosis = diagnose(self.adapters[judgement.adapter])
+            judgement.together = fail_too(judgement)
 
     def _write_files(self, judgements: Sequence[Judgement], *, finished: bool) -> None:
         option = self.option

@@ -21,11 +21,13 @@ import torch
 
 from gpt2ref import __version__
 
-from ..defects import DEFECTS
+from ..diagnosis.diagnose import Diagnosis
 from ..requirements import REQUIREMENTS
-from .judgement import OUTCOMES, Cause, Judgement, Result
+from .causes import Cause
+from .findings import OUTCOMES, Result
+from .judgement import Judgement
 
-FORMAT = 2
+FORMAT = 3
 _LONGEST = 4000  # characters of one field of a finding
 
 
@@ -84,23 +86,41 @@ def _adapter(judgement: Judgement) -> dict[str, Any]:
         "counts": {outcome: counts[outcome] for outcome in OUTCOMES},
         "broken": judgement.broken,
         "causes": [_cause(cause) for cause in judgement.causes],
+        "together": [name for name in REQUIREMENTS if name in judgement.together],
         "unexplained": judgement.unexplained,
-        "diagnosis": diagnosis
-        and {"alike": [list(names) for names in diagnosis.alike], "sentence": str(diagnosis)},
+        "diagnosis": diagnosis and _diagnosis(diagnosis),
         "stale_known_deviations": judgement.stale,
         "requirements": [_requirement(judgement, name) for name in REQUIREMENTS],
     }
 
 
 def _cause(cause: Cause) -> dict[str, Any]:
-    defect = DEFECTS.get(cause.id)
     return {
         "id": cause.id,
-        "read": cause.finding.read[:_LONGEST],
-        "expected": cause.finding.expected[:_LONGEST],
+        "alternatives": list(cause.alternatives),
+        "read": cause.finding.read[:_LONGEST] if cause.finding else "",
+        "expected": cause.finding.expected[:_LONGEST] if cause.finding else "",
         "explains": cause.explains,
-        "what": defect.what if defect else None,
-        "source": defect.source if defect else None,
+        "what": cause.what,
+        "source": cause.source,
+        "places": list(cause.places),
+        "question": cause.question,
+    }
+
+
+def _diagnosis(diagnosis: Diagnosis) -> dict[str, Any]:
+    return {
+        "stages": [
+            {
+                "alternatives": [[grant.id for grant in each] for each in stage.alternatives],
+                "question": stage.question,
+                "explains": list(stage.explains),
+            }
+            for stage in diagnosis.stages
+        ],
+        "left": list(diagnosis.left),
+        "departs": diagnosis.departs,
+        "sentence": str(diagnosis),
     }
 
 

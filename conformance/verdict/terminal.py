@@ -10,21 +10,10 @@ import textwrap
 from collections import Counter
 from collections.abc import Iterable, Iterator
 
-from ..defects import DEFECTS
 from ..requirements import REQUIREMENTS
-from .judgement import (
-    ERRORED,
-    FAILED,
-    KNOWN,
-    NOT_APPLICABLE,
-    NOT_RUN,
-    PASSED,
-    VARIANT,
-    Cause,
-    Finding,
-    Judgement,
-    counted,
-)
+from .causes import Cause
+from .findings import ERRORED, FAILED, KNOWN, NOT_APPLICABLE, NOT_RUN, PASSED, VARIANT, Finding
+from .judgement import Judgement, counted
 
 WIDTH = 110  # columns
 _FURTHER_LINES = 7  # of a finding: enough for the end of a program's standard error
@@ -40,6 +29,9 @@ def verdict_lines(judgement: Judgement) -> list[str]:
         return [*lines, "", judgement.broken, "", judgement.sentence]
     for cause in judgement.causes:
         lines += ["", *_cause(judgement, cause)]
+    if judgement.together:
+        others = ", ".join(name for name in REQUIREMENTS if name in judgement.together)
+        lines += ["", *_wrapped("", f"A GPT-2 with all these causes fails these too: {others}")]
     lines += _diagnosis(judgement)
     if judgement.causes:
         lines += _also_failed(judgement.unexplained)
@@ -52,27 +44,28 @@ def verdict_lines(judgement: Judgement) -> list[str]:
 
 def _cause(judgement: Judgement, cause: Cause) -> Iterator[str]:
     """Show the first requirement that a cause explains, then the cause, then the others."""
-    name, *others = cause.explains
-    yield from _paragraph(judgement, [name], cause.finding)
-    known = (
-        f": {DEFECTS[cause.id].what} ({DEFECTS[cause.id].source})" if cause.id in DEFECTS else ""
-    )
+    if cause.finding:
+        yield from _paragraph(judgement, cause.explains[:1], cause.finding)
+    known = f": {cause.what} ({cause.source})" if cause.what else ""
     yield from _wrapped("cause: ", f"{cause.id}{known}")
-    if others:
+    if cause.places:
+        yield from _wrapped("look at: ", "; ".join(cause.places))
+    if cause.alternatives:
+        yield from _wrapped("or: ", ", or ".join(cause.alternatives))
+    if others := cause.explains[1:]:
         failures = _plural(len(others), "more failure")
         yield from _wrapped("", f"{cause.id} explains {failures}: {', '.join(others)}")
+    if not cause.explains:
+        yield from _wrapped("", f"No requirement failed by it; it was read from: {cause.question}")
 
 
 def _diagnosis(judgement: Judgement) -> Iterator[str]:
-    """Name the defects that answer every question alike, each with what and where from."""
-    if judgement.diagnosis is None:
-        return
-    yield ""
-    yield from _wrapped("", str(judgement.diagnosis))
-    described = {cause.id for cause in judgement.causes}
-    for name in dict.fromkeys(name for names in judgement.diagnosis.alike for name in names):
-        if name not in described:
-            yield from _wrapped(f"{name}: ", f"{DEFECTS[name].what} ({DEFECTS[name].source})")
+    if judgement.undiagnosed:
+        yield ""
+        yield from _wrapped("", f"No diagnosis: {judgement.undiagnosed}")
+    if judgement.diagnosis is not None:
+        yield ""
+        yield from _wrapped("", str(judgement.diagnosis))
 
 
 def _also_failed(names: list[str]) -> Iterator[str]:

@@ -13,7 +13,7 @@ import pytest
 from conformance.pages.badge import COLOURS, main
 from conformance.pages.report_page import STATES
 from conformance.requirements import REQUIREMENTS
-from conformance.verdict.judgement import OUTCOMES
+from conformance.verdict.findings import OUTCOMES
 from tests.shared.made_up_reports import (
     RIGHT,
     WRONG,
@@ -64,7 +64,7 @@ def counted(state: str, finished: bool = True, **counts: int) -> dict[str, Any]:
     named = {outcome.replace("_", " "): number for outcome, number in counts.items()}
     every = dict.fromkeys(OUTCOMES, 0) | named
     adapter = {"specification": "any", "verdict": {"state": state}, "counts": every}
-    return {"format": 2, "finished": finished, "adapters": [adapter]}
+    return {"format": 3, "finished": finished, "adapters": [adapter]}
 
 
 @pytest.mark.parametrize(
@@ -115,9 +115,9 @@ BAD = {
     "empty": "",
     "a list": "[]",
     "another object": "{}",
-    "no implementations": '{"format": 2}',
-    "none": '{"format": 2, "adapters": []}',
-    "no fields": '{"format": 2, "adapters": [{}]}',
+    "no implementations": '{"format": 3}',
+    "none": '{"format": 3, "adapters": []}',
+    "no fields": '{"format": 3, "adapters": [{}]}',
     "no UTF-8": "\udcff",
     "an older format": json.dumps(counted("nothing judged") | {"format": 1}),
     "a state of a later suite": json.dumps(counted("a state of a later suite")),

@@ -11,7 +11,7 @@ import pytest
 from conformance.defects import DEFECTS, EQUIVALENT, FAMILIES, VARIANTS
 from conformance.kill_matrix.matrix import ENTRIES, LARGE, NEVER, Matrix, asked
 from conformance.requirements import REQUIREMENTS
-from conformance.verdict.judgement import ERRORED, FAILED, PASSED, VARIANT
+from conformance.verdict.findings import ERRORED, FAILED, PASSED, VARIANT
 from tests.shared.judging import judge, section
 
 # A few of each kind, where the kind is the steps that a defect overrides.

@@ -1,8 +1,9 @@
-"""The diagnosis names the known defect of a wrong GPT-2, or else its first wrong stage."""
+"""The diagnosis takes a wrong GPT-2 apart, and names the first stage that it can't explain."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,11 @@ import torch
 from torch import Tensor
 
 from conformance.adapters.adapter import Adapter
-from conformance.defects import DEFECTS, CompleteGPT2
+from conformance.defects import DEFECTS, VARIANTS, CompleteGPT2
+from conformance.defects.constants import Measured
 from conformance.diagnosis.comparison import Comparison, defective
 from conformance.diagnosis.departure import first_departure
-from conformance.diagnosis.diagnose import Diagnosis, diagnosed
+from conformance.diagnosis.diagnose import diagnosed
 
 # One of each family. All of them, and pairs by chance: python -m conformance.studies.diagnosis
 SINGLE = (
@@ -22,7 +24,14 @@ SINGLE = (
     "batch-frozen-at-first-call", "eos-kept", "special-injection",
     "tf32-or-autocast",
 )  # fmt: skip
-PAIRS = (("no-ln-f", "no-scale"),)
+TOGETHER = (
+    ("no-ln-f", "no-scale"),
+    # Two in one question.
+    ("gelu-erf", "ln-eps-wrong-in-ln_2"),
+    # A constant with a value of its own, and a differing head that is used alone.
+    ("attention-scale=0.2", "gelu-erf", "head-of-its-own"),
+    ("no-scale", "relu", "partial-load-accepted", "cache-aliased-branches", "eos-kept"),
+)
 HARMLESS = (
     "cache-recomputed", "head-of-its-own", "centred-unembed",
     "topk-exactly-k", "context-end-refused", "config-followed",
@@ -38,20 +47,41 @@ def comparison(tmp_path_factory: pytest.TempPathFactory) -> Comparison:
 def test_a_known_defect_is_named(comparison: Comparison, name: str) -> None:
     diagnosis = diagnosed(comparison, comparison.answers(defective(name)))
     assert diagnosis
-    assert (name,) in diagnosis.alike
+    assert not diagnosis.left
+    (stage,) = diagnosis.stages
+    assert name in {grant.id for (grant,) in stage.alternatives}
     assert str(diagnosis).startswith("indistinguishable from: ")
 
 
-@pytest.mark.parametrize("names", PAIRS, ids="+".join)
-def test_two_defects_at_once_are_both_named(comparison: Comparison, names: tuple[str, str]) -> None:
+@pytest.mark.parametrize("names", TOGETHER, ids="+".join)
+def test_defects_at_once_are_all_named(comparison: Comparison, names: tuple[str, ...]) -> None:
     diagnosis = diagnosed(comparison, comparison.answers(defective(*names)))
     assert diagnosis
-    assert tuple(sorted(names)) in diagnosis.alike
+    assert not diagnosis.left
+    assert {grant.id for grant in diagnosis.granted} == set(names)
+    # A variant is granted, and is no mistake.
+    named = {grant.id for stage in diagnosis.stages for grant in stage.granted}
+    assert named == set(names) - VARIANTS.keys()
 
 
 @pytest.mark.parametrize("name", HARMLESS)
 def test_a_harmless_entry_has_no_diagnosis(comparison: Comparison, name: str) -> None:
     assert diagnosed(comparison, comparison.answers(defective(name))) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("epsilon-of-ln_1", 3e-4), ("gelu-cubic", 0.05), ("wpe-factor", 0.7)]
+)
+def test_a_constant_is_read_with_all_its_digits(
+    comparison: Comparison, name: str, value: float
+) -> None:
+    diagnosis = diagnosed(comparison, comparison.answers(defective(f"{name}={value}")))
+    assert diagnosis
+    (measured,) = diagnosis.granted
+    assert isinstance(measured, Measured)
+    assert measured.constant.name == name
+    assert measured.value == pytest.approx(value, rel=1e-9)
+    assert not diagnosis.left
 
 
 class SecondHeadLost(CompleteGPT2):
@@ -111,14 +141,25 @@ def test_the_first_stage_that_departs_is_named(kind: type[CompleteGPT2], stage: 
 
 
 def test_an_unknown_defect_has_no_name_but_a_stage(comparison: Comparison) -> None:
+    subject = adapter(SecondHeadLost.load)
+    diagnosis = diagnosed(comparison, comparison.answers(subject.load))
+    assert diagnosis
+    assert not diagnosis.stages
+    assert "all layers" in diagnosis.left
+    departs = first_departure(subject)
+    said = str(replace(diagnosis, departs=departs))
+    assert said.startswith("nothing known explains ")
+    assert said.endswith("a probe first departs at: block 3 attention")
+
+
+def test_what_is_known_is_named_beside_what_is_not(comparison: Comparison) -> None:
     class Both(SecondHeadLost, DEFECTS["bos-prepended"].kind):  # type: ignore[misc]
         pass
 
-    subject = adapter(Both.load)
-    diagnosis = diagnosed(comparison, comparison.answers(subject.load))
-    assert diagnosis == Diagnosis(())
-    departs = first_departure(subject)
-    assert str(Diagnosis((), departs)).endswith("a probe first departs at: block 3 attention")
+    diagnosis = diagnosed(comparison, comparison.answers(adapter(Both.load).load))
+    assert diagnosis
+    assert [grant.id for grant in diagnosis.granted] == ["bos-prepended"]
+    assert str(diagnosis).startswith("explained in part by: bos-prepended; nothing known explains ")
 
 
 def test_missing_methods_do_not_prevent_a_diagnosis(comparison: Comparison) -> None:
@@ -128,4 +169,5 @@ def test_missing_methods_do_not_prevent_a_diagnosis(comparison: Comparison) -> N
 
     diagnosis = diagnosed(comparison, comparison.answers(adapter(LogitsOnly).load))
     assert diagnosis
-    assert ("gelu-erf",) in diagnosis.alike
+    assert [grant.id for grant in diagnosis.granted] == ["gelu-erf"]
+    assert not diagnosis.left

@@ -14,7 +14,7 @@ from conformance.kill_matrix.matrix import ENTRIES, NEVER, Matrix
 from conformance.pages.__main__ import main
 from conformance.pages.kill_matrix_page import LEGEND, SIGNS, page
 from conformance.requirements import REQUIREMENTS
-from conformance.verdict.judgement import ERRORED, FAILED, NOT_APPLICABLE, OUTCOMES, PASSED, VARIANT
+from conformance.verdict.findings import ERRORED, FAILED, NOT_APPLICABLE, OUTCOMES, PASSED, VARIANT
 from tests.shared.html_pages import Structure, rendered
 
 GOOD = {

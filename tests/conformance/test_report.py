@@ -12,15 +12,15 @@ import torch
 
 from conformance.pages.report_page import page
 from conformance.requirements import REQUIREMENTS
-from conformance.verdict.judgement import (
+from conformance.verdict.findings import (
     ERRORED,
     FAILED,
     KNOWN,
     PASSED,
     Finding,
-    Judgement,
     Result,
 )
+from conformance.verdict.judgement import Judgement
 from conformance.verdict.report import check_writable, write_report
 from gpt2ref import __version__
 from tests.shared.judging import ADAPTERS, ROOT, Run, judge, section
@@ -104,12 +104,11 @@ def test_a_failure_has_its_finding_its_reading_and_its_command(report: dict[str,
 def test_one_cause_is_reported_once(ran: tuple[Run, Path], report: dict[str, Any]) -> None:
     (cause,) = report["adapters"][0]["causes"]
     assert cause["id"] == "gelu-erf"
-    assert cause["explains"][0] == "activation.curve"
-    assert "vectors.c_fc-bias" in cause["explains"]
+    assert cause["explains"] == ["activation.curve"]
+    assert cause["places"] == ["the activation between mlp.c_fc and mlp.c_proj"]
     verdict = section(ran[0].stdout, ERF)
     assert verdict.count("    asked: ") == verdict.count("    again: ") == 1
-    assert f"gelu-erf explains {len(cause['explains']) - 1} more failure" in verdict
-    assert "Also failed; run again after fixing the cause above:\n    keys 1: prefix\n" in verdict
+    assert "NOT a right GPT-2. 1 cause, nothing unexplained. " in verdict
 
 
 def judgement_of(findings: dict[str, Finding]) -> Judgement:
@@ -141,7 +140,9 @@ def test_a_cause_that_was_read_precedes_one_that_fits() -> None:
         "c_fc-reshaped": ["transpose.mlp.c_fc", "vectors.ln_2"],
         "relu": ["vectors.c_fc-bias"],
     }
-    assert [cause.finding.own for cause in judgement.causes] == [True, True, False]
+    assert [cause.finding and cause.finding.own for cause in judgement.causes] == [
+        *(True, True, False)
+    ]
     assert judgement.unexplained == ["eos.middle"]
 
 

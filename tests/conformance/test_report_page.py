@@ -16,7 +16,7 @@ from conformance.pages.activation_chart import ActivationChart
 from conformance.pages.report_page import MARKS, STATES, page
 from conformance.pages.template import render
 from conformance.requirements import REQUIREMENTS
-from conformance.verdict.judgement import OUTCOMES
+from conformance.verdict.findings import OUTCOMES
 from tests.shared.html_pages import Structure, rendered
 from tests.shared.made_up_reports import (
     RIGHT,
@@ -71,6 +71,17 @@ def test_a_cause_is_shown_once_with_what_it_explains(report: dict[str, Any]) -> 
     assert "No cause is known of keys.prefix." in text
     assert "Indistinguishable from gelu-erf." in text
     assert "Explained by gelu-erf, see activation.curve." in text
+
+
+def test_several_causes_are_shown_stage_by_stage(report: dict[str, Any]) -> None:
+    diagnosis = report["adapters"][0]["diagnosis"]
+    other = {"alternatives": [["relu", "silu"]], "question": "a <b> question", "explains": []}
+    diagnosis["stages"].append(other)
+    diagnosis["left"] = ["decode"]
+    text = words(page([report]))
+    assert "MLP alone shows gelu-erf. With it, 1 more answer is explained." in text
+    assert "A <b> question shows relu and silu. With it, 0 more answers are explained." in text
+    assert "Nothing known explains 1 of the answers: decode." in text
 
 
 def test_a_finding_is_shown_once_with_its_command(report: dict[str, Any]) -> None:
@@ -195,10 +206,10 @@ BAD = {
     "another object": ("{}", "ValueError: neither a conformance report nor a kill matrix"),
     "an older format": (
         '{"format": 1, "adapters": []}',
-        "ValueError: a conformance report of format 1, but this version reads format 2",
+        "ValueError: a conformance report of format 1, but this version reads format 3",
     ),
-    "no implementation": ('{"format": 2, "adapters": [{}]}', "KeyError: 'requirements'"),
-    "no report": ('{"format": 2, "adapters": []}', "UndefinedError: "),
+    "no implementation": ('{"format": 3, "adapters": [{}]}', "KeyError: 'requirements'"),
+    "no report": ('{"format": 3, "adapters": []}', "UndefinedError: "),
     "no file": (None, "FileNotFoundError: "),
 }
 

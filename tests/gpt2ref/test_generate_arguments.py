@@ -72,6 +72,11 @@ def idle_tiny(tiny):
     return model
 
 
+def test_a_model_without_numbers_is_refused(model):
+    with pytest.raises(ValueError, match=r"^model: its weights are on the device meta, expected"):
+        sample(copy.deepcopy(model).to("meta"), [[1]], max_new_tokens=1)
+
+
 def test_a_model_that_must_not_be_run_says_so(idle):
     with pytest.raises(AssertionError, match="the model was run"):
         sample(idle, [[1]], max_new_tokens=1)

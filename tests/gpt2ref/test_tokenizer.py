@@ -11,14 +11,14 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from gpt2ref import EOS, decode, encode
-from gpt2ref.tokenizer import _PATTERN, VOCAB_SIZE, _ranks, decode_pieces
+from gpt2ref.tokenizer import _PATTERN, VOCAB_SIZE, decode_pieces, ranks
 
 # OpenAI's encoder.py
 ORIGINAL_PATTERN = regex.compile(
     r"""'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"""
 )
 
-RANKS = _ranks()
+RANKS = ranks()
 BYTES_OF = {rank: token for token, rank in RANKS.items()} | {EOS: b"<|endoftext|>"}
 
 # Characters that this Python's Unicode knows: about newer ones the engines may differ.
@@ -44,7 +44,7 @@ def test_the_ids_of_all_tokens_are_the_published_ones():
     """Compare with the hash that tiktoken has for its own file of GPT-2's ranks."""
     lines = (
         b64encode(token) + b" %d\n" % rank
-        for token, rank in sorted(_ranks().items(), key=lambda item: item[1])
+        for token, rank in sorted(ranks().items(), key=lambda item: item[1])
     )
     assert (
         hashlib.sha256(b"".join(lines)).hexdigest()

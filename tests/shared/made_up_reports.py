@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from conformance.requirements import REQUIREMENTS
-from conformance.verdict.judgement import OUTCOMES
+from conformance.verdict.findings import OUTCOMES
 
 WRONG, RIGHT = "conformance.defects:gelu-erf", "package.mine:load"
 CURVE = [[-1.0, -0.1588], [0.0, 0.0], [1.0, 0.8412]]
@@ -54,6 +54,7 @@ def implementation(
         "counts": {outcome: outcomes.count(outcome) for outcome in OUTCOMES},
         "broken": None,
         "causes": [],
+        "together": [],
         "unexplained": [],
         "diagnosis": None,
         "stale_known_deviations": [],
@@ -63,7 +64,7 @@ def implementation(
 
 def report_of(*implementations: dict[str, Any], dtype: str = "float32") -> dict[str, Any]:
     return {
-        "format": 2,
+        "format": 3,
         "suite": {"name": "gpt2ref", "version": "0.1.0"},
         "date": "2026-11-28T12:00:00+00:00",
         "finished": True,
@@ -109,6 +110,9 @@ def wrong_implementation() -> dict[str, Any]:
         causes=[
             {
                 "id": "gelu-erf",
+                "alternatives": [],
+                "places": ["the activation between mlp.c_fc and mlp.c_proj"],
+                "question": "MLP alone",
                 "read": "activation: erf-GELU",
                 "expected": "activation: tanh-GELU",
                 "explains": ["activation.curve", "vectors.c_fc-bias"],
@@ -117,7 +121,14 @@ def wrong_implementation() -> dict[str, Any]:
             }
         ],
         unexplained=["keys.prefix"],
-        diagnosis={"alike": [["gelu-erf"]], "sentence": "indistinguishable from gelu-erf"},
+        diagnosis={
+            "stages": [
+                {"alternatives": [["gelu-erf"]], "question": "MLP alone", "explains": ["MLP alone"]}
+            ],
+            "left": [],
+            "departs": "",
+            "sentence": "indistinguishable from gelu-erf",
+        },
     )
 
 

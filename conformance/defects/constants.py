@@ -1,0 +1,161 @@
+"""Constants of GPT-2 that may have any wrong value, as mistakes with the value in their ids.
+
+A wrong epsilon or scale can be any number, so the catalogue has no entry for each. The diagnosis
+finds the value that explains an answer. `conformance.defects:epsilon-of-ln_f=1e-16` judges one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..probes.minimum import golden_section
+from .complete import CompleteGPT2
+
+Kind = type[CompleteGPT2]
+_DECADES, _A_DECADE = 8, 3  # how far from GPT-2's value a search goes, and in what steps
+
+
+@dataclass(frozen=True)
+class Constant:
+    """A constant of GPT-2. `make` returns a class in which it has another value."""
+
+    name: str
+    what: str
+    value: float
+    make: Callable[[float], Kind]
+
+    def search(self, distance: Callable[[float], float]) -> float:
+        """Return the value, above zero, at which the distance is smallest."""
+
+        def at(log: float) -> float:
+            return distance(math.exp(log))
+
+        middle, width = math.log(self.value), math.log(10) / _A_DECADE
+        steps = _DECADES * _A_DECADE
+        best = min((middle + step * width for step in range(-steps, steps + 1)), key=at)
+        return math.exp(golden_section(at, best - width, best + width, 1e-8))
+
+    def refine(self, value: float, distance: Callable[[float], float]) -> float:
+        """Return the value nearby, to a ten-thousandth, at which the distance is smallest."""
+
+        def at(log: float) -> float:
+            return distance(value * math.exp(log))
+
+        return value * math.exp(golden_section(at, -1e-4, 1e-4, 1e-14))
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A constant with a wrong value. The fields are those of an `Entry`."""
+
+    constant: Constant
+    value: float
+    requirement: None = None
+    family: str = "constants"
+    source: str = "read out of the logits"
+
+    @property
+    def id(self) -> str:
+        return f"{self.constant.name}={self.value:.3g}"
+
+    @property
+    def specification(self) -> str:
+        """The id with all digits."""
+        return f"{self.constant.name}={self.value!r}"
+
+    @property
+    def what(self) -> str:
+        return f"{self.constant.what} is {self.value:.3g}, and not {self.constant.value:.3g}."
+
+    @property
+    def kind(self) -> Kind:
+        return self.constant.make(self.value)
+
+    @property
+    def steps(self) -> frozenset[str]:
+        return frozenset(name for name in vars(self.kind) if not name.startswith("__"))
+
+
+def measured(specification: str) -> Measured:
+    """Read name=value. Raises KeyError for a name that no constant has, or no number."""
+    name, _, value = specification.partition("=")
+    try:
+        return Measured(CONSTANTS[name], float(value))
+    except ValueError:
+        raise KeyError(specification) from None
+
+
+def _epsilon(*endings: str) -> Callable[[float], Kind]:
+    def make(value: float) -> Kind:
+        class Epsilon(CompleteGPT2):
+            def epsilon(self, name: str) -> float:
+                return value if name.endswith(endings) else super().epsilon(name)
+
+        return Epsilon
+
+    return make
+
+
+def _scale(value: float) -> Kind:
+    class Scale(CompleteGPT2):
+        def attention_scale(self, layer: int, head_width: int) -> float:
+            return value
+
+    return Scale
+
+
+def _gelu(inner: float, cubic: float) -> Kind:
+    class Gelu(CompleteGPT2):
+        def activation(self, x: Tensor) -> Tensor:
+            return 0.5 * x * (1 + torch.tanh(inner * (x + cubic * x**3)))
+
+    return Gelu
+
+
+def _factor(step: str) -> Callable[[float], Kind]:
+    """Multiply what a step returns."""
+
+    def make(value: float) -> Kind:
+        def scaled(self: CompleteGPT2, *arguments: object) -> Tensor:
+            return value * getattr(super(kind, self), step)(*arguments)
+
+        kind: Kind = type("Factor", (CompleteGPT2,), {step: scaled})
+        return kind
+
+    return make
+
+
+_INNER, _CUBIC = math.sqrt(2 / math.pi), 0.044715
+CONSTANTS = {
+    constant.name: constant
+    for constant in (
+        Constant("epsilon-of-ln_f", "The epsilon of ln_f", 1e-5, _epsilon("ln_f")),
+        Constant("epsilon-of-ln_1", "The epsilon of every ln_1", 1e-5, _epsilon("ln_1")),
+        Constant("epsilon-of-ln_2", "The epsilon of every ln_2", 1e-5, _epsilon("ln_2")),
+        Constant("epsilon-of-blocks", "The epsilon of ln_1, ln_2", 1e-5, _epsilon("ln_1", "ln_2")),
+        Constant("epsilon", "The epsilon of every LayerNorm", 1e-5, _epsilon("")),
+        Constant("wte-factor", "The factor of the token embedding", 1.0, _factor("embed_tokens")),
+        Constant(
+            "wpe-factor", "The factor of the position embedding", 1.0, _factor("embed_positions")
+        ),
+        Constant("logits-factor", "The factor of the logits", 1.0, _factor("head")),
+        Constant("attention-scale", "The scale of all scores", 0.125, _scale),
+        Constant(
+            "attention-scale-factor",
+            "The factor of the attention scores, beside 1/sqrt(head width),",
+            1.0,
+            _factor("attention_scale"),
+        ),
+        Constant(
+            "attention-factor", "The factor of what attention adds", 1.0, _factor("attention")
+        ),
+        Constant("mlp-factor", "The factor of what the MLP adds", 1.0, _factor("mlp")),
+        Constant("gelu-cubic", "GELU's cubic constant", _CUBIC, lambda c: _gelu(_INNER, c)),
+        Constant("gelu-inner", "The factor inside GELU's tanh", _INNER, lambda c: _gelu(c, _CUBIC)),
+    )
+}

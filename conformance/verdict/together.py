@@ -1,0 +1,58 @@
+"""Which failures a GPT-2 with all the causes has too.
+
+Two mistakes at once can fail what neither fails alone. So a failure that no cause explains is asked
+again, of the catalogue's GPT-2 with all the mistakes of the diagnosis.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from .findings import FAILED, FINDING
+from .judgement import Judgement
+
+SUITE = Path(__file__).parents[1]
+# As this package is imported: a clone has two names for it (see ../plugin.py).
+PACKAGE = __package__.rpartition(".")[0] if __package__ else ""
+
+
+def fail_too(judgement: Judgement) -> frozenset[str]:
+    """Return the unexplained requirements that a GPT-2 with all the causes fails too."""
+    diagnosis, names = judgement.diagnosis, set(judgement.unexplained)
+    if diagnosis is None or not diagnosis.stages or not names:
+        return frozenset()
+    mistakes = "+".join(mistake.specification for mistake in diagnosis.granted)
+    tests = [finding.test for name in names for finding in judgement.results[name].failures]
+    files = {SUITE / Path(test.partition("::")[0]).name for test in tests}
+    functions = {test.partition("::")[2].partition("[")[0] for test in tests}
+    asked = _Failures()
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        pytest.main(
+            [
+                *("-p", "no:cacheprovider", "-p", "no:xdist", "-p", "no:faulthandler"),
+                *("--tb=no", f"--rootdir={SUITE.parent}"),
+                *("-W", "ignore::pytest.PytestAssertRewriteWarning"),
+                *map(str, sorted(files)),
+                *("-k", " or ".join(sorted(functions))),
+                *("--implementation", f"{PACKAGE}.defects:{mistakes}", *judgement.options),
+            ],
+            plugins=[asked],
+        )
+    return frozenset(names & asked.requirements)
+
+
+class _Failures:
+    """Collects the requirements of the tests that fail."""
+
+    def __init__(self) -> None:
+        self.requirements: set[str] = set()
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        for name, value in cast("list[tuple[str, Any]]", report.user_properties):
+            if name == FINDING and value["finding"]["outcome"] == FAILED:
+                self.requirements.add(value["requirement"])

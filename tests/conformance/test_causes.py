@@ -1,0 +1,108 @@
+"""Causes explain failures: those that name them, those known of them, and those of all together."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from conformance.defects import DEFECTS
+from conformance.defects.catalogue import Mistake
+from conformance.defects.constants import measured
+from conformance.diagnosis.diagnose import Diagnosis
+from conformance.diagnosis.peeling import Stage
+from conformance.verdict.causes import failures
+from conformance.verdict.findings import FAILED, Finding, Result
+from conformance.verdict.judgement import Judgement
+from conformance.verdict.terminal import verdict_lines
+from conformance.verdict.together import fail_too
+from tests.shared.judging import ROOT
+
+NO_SCALE, ERF = DEFECTS["no-scale"], DEFECTS["gelu-erf"]
+
+
+def judgement_of(*granted: Mistake, **failed: Finding) -> Judgement:
+    """Return a judgement in which these requirements, with _ for . and -, failed."""
+    stages = tuple(Stage(((each,),), f"what shows {each.id}", ()) for each in granted)
+    judgement = Judgement("any", diagnosis=Diagnosis(stages, granted[::-1]))
+    for name, finding in failed.items():
+        family, _, rest = name.partition("_")
+        result = judgement.results.setdefault(f"{family}.{rest.replace('_', '-')}", Result())
+        result.add(finding)
+    return judgement
+
+
+def failure(*mistakes: str, own: bool = False, test: str = "a test") -> Finding:
+    return Finding(FAILED, "anything", mistakes=mistakes, own=own, test=test)
+
+
+def test_a_cause_explains_what_names_it_and_what_it_is_known_to_fail() -> None:
+    known = next(name for name in failures()["no-scale"] if name.startswith("parity."))
+    family, _, name = known.partition(".")
+    judgement = judgement_of(
+        NO_SCALE,
+        ERF,
+        blocks_norms=failure("no-scale"),
+        attention_scale=failure("no-scale", own=True),
+        activation_curve=failure("gelu-erf", own=True),
+        eos_middle=failure(),
+        **{f"{family}_{name.replace('-', '_')}": failure()},
+    )
+    scale, erf = judgement.causes
+    assert scale.id == "no-scale"
+    # The requirement whose own fact it is comes first.
+    assert scale.explains[0] == "attention.scale"
+    assert set(scale.explains) == {"attention.scale", "blocks.norms", known}
+    assert scale.finding is judgement.results["attention.scale"].decisive
+    assert scale.question == "what shows no-scale"
+    assert scale.places == ("the scale of the attention scores",)
+    assert erf.explains == ["activation.curve"]
+    assert judgement.unexplained == ["eos.middle"]
+    assert ". 2 causes, 1 failure unexplained. " in judgement.sentence
+
+
+def test_a_constant_explains_whole_logits() -> None:
+    judgement = judgement_of(measured("epsilon=3e-4"), parity_float32=failure())
+    (cause,) = judgement.causes
+    assert cause.id == "epsilon=0.0003"
+    assert cause.what == "The epsilon of every LayerNorm is 0.0003, and not 1e-05."
+    assert cause.explains == ["parity.float32"]
+    assert ". 1 cause, nothing unexplained. " in judgement.sentence
+
+
+def test_a_cause_that_no_requirement_shows_is_named_with_what_shows_it() -> None:
+    judgement = judgement_of(ERF, eos_middle=failure())
+    lines = " ".join(" ".join(verdict_lines(judgement)).split())
+    assert "cause: gelu-erf: Exact (erf) GELU" in lines
+    assert "No requirement failed by it; it was read from: what shows gelu-erf" in lines
+
+
+def test_what_all_causes_fail_together_is_explained() -> None:
+    test = "conformance/test_probes.py::test_fact[any-{}]"
+    judgement = judgement_of(
+        NO_SCALE,
+        ERF,
+        blocks_order=failure(test=test.format("blocks.order")),
+        embedding_tokens=failure(test=test.format("embedding.tokens")),
+    )
+    assert judgement.unexplained == ["blocks.order", "embedding.tokens"]
+    judgement.together = fail_too(judgement)
+    assert judgement.together == {"blocks.order"}
+    assert judgement.unexplained == ["embedding.tokens"]
+    lines = " ".join(" ".join(verdict_lines(judgement)).split())
+    assert "A GPT-2 with all these causes fails these too: blocks.order" in lines
+
+
+def test_the_known_failures_are_those_of_the_kill_matrix() -> None:
+    matrix = json.loads((ROOT / "docs/kill-matrix.json").read_text(encoding="utf-8"))
+    assert failures() == {
+        entry["id"]: [name for name, outcome in entry["outcomes"].items() if outcome == "failed"]
+        for entry in matrix["entries"]
+        if entry["kind"] == "defect"
+    }, "python docs/generate.py"
+
+
+@pytest.mark.parametrize("specification", ["no-such=1", "epsilon=", "epsilon=x"])
+def test_a_constant_needs_a_known_name_and_a_number(specification: str) -> None:
+    with pytest.raises(KeyError):
+        measured(specification)
