@@ -85,7 +85,7 @@ def test_a_defect_can_be_judged_like_any_implementation() -> None:
     verdict = section(run.stdout, adapter)
     assert "cause: gelu-erf: Exact (erf) GELU " in verdict
     assert "indistinguishable from: gelu-erf\n" in verdict
-    assert re.search(r"^text +4 passed$", verdict, re.M)
+    assert re.search(r"^text +5 passed$", verdict, re.M)
 
 
 # The matrix, from made-up outcomes.
