@@ -98,7 +98,7 @@ def test_missing_methods_are_not_applicable_and_never_passed() -> None:
     verdict = section(run.stdout, adapter)
     assert run.returncode == 0
     assert re.search(r"^eos +8 not applicable$", verdict, re.M)
-    assert re.search(r"^cache +4 not applicable$", verdict, re.M)
+    assert re.search(r"^cache +5 not applicable$", verdict, re.M)
     assert "eos.first-step: not applicable\n    the adapter has no generate()" in verdict
     assert f"{adapter}: nothing could be judged." in verdict
 
@@ -187,6 +187,6 @@ def test_hugging_face_passes_all_that_applies(run_on_hugging_face: Run) -> None:
     assert "huggingface: no deviation from GPT-2 found" in verdict
     assert "generation.window: not applicable\n    transformers ends at n_positions" in verdict
     assert "text.encode: not applicable\n    the adapter has no encode()" in verdict
-    assert re.search(r"\b5 not applicable\.$", verdict, re.M), (
+    assert re.search(r"\b6 not applicable\.$", verdict, re.M), (
         "the rest of text beside these two, and no other"
     )
