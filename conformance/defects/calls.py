@@ -1,4 +1,4 @@
-"""What stays on a model from one call to the next, and dropout in some calls alone."""
+"""Defects that keep something from one call to the next, or drop out in some calls alone."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class FoundByFirstBlock(PromptsOfGenerate):
 
 @defect("prefill-found-by-last-token", "cache.second-prompt")
 class PrefillFoundByLastToken(PromptsKept):
-    """What prefill gave is found again by the last token of each row."""
+    """A prompt gets the cache of an earlier prompt that has the same last token in each row."""
 
     def key(self, rows: Sequence[Sequence[int]]) -> Hashable:
         return tuple(row[-1] for row in rows)

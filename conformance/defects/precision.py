@@ -1,4 +1,4 @@
-"""What the sampler computes in half precision, under logits in float32."""
+"""Defects of a sampler that computes in half precision, although the logits are float32."""
 
 from __future__ import annotations
 

@@ -158,7 +158,7 @@ class NoNewTokenCrash(CompleteGPT2):
 
 @defect("nothing-said-crash", "eos.first-step")
 class NothingSaidCrash(CompleteGPT2):
-    """Where EOS comes first, tokens are stacked of which there are none."""
+    """A row that begins with EOS has no new tokens, and stacking none of them is an error."""
 
     def generate_ragged(
         self, prompts: Sequence[Sequence[int]], *, max_new_tokens: int, **options: Any

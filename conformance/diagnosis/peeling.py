@@ -49,7 +49,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class Peeled:
-    """What was granted, stage by stage, and the questions that are still answered otherwise.
+    """The mistakes that were granted, and the questions that are still answered otherwise.
 
     `granted` has all mistakes, the last one first, and constants with all their digits.
     """

@@ -1,4 +1,4 @@
-"""Which mistakes explain the failed requirements.
+"""Find the mistakes that explain the failed requirements.
 
 The mistakes come from the diagnosis, and from tests that name them. A mistake explains a failure
 that names it, and a failure that the mistake alone causes too, as the catalogue knows.

@@ -1,4 +1,4 @@
-"""What the tests of a requirement found."""
+"""The findings of the tests, and the result that they make for a requirement."""
 
 from __future__ import annotations
 

@@ -136,7 +136,7 @@ class Judgement:
 
     @property
     def _explanation(self) -> str:
-        """How much of the failures is explained, in a sentence without its end."""
+        """Say how many causes there are, and how many failures they leave unexplained."""
         causes, left = self.causes, len(self.unexplained)
         rest = f"{left} {'failures' if left > 1 else 'failure'}"
         if not causes:

@@ -1,4 +1,4 @@
-"""Which failures a GPT-2 with all the causes has too.
+"""Find the failures that a GPT-2 with all the causes has too.
 
 Two mistakes at once can fail what neither fails alone. So a failure that no cause explains is asked
 again, of the catalogue's GPT-2 with all the mistakes of the diagnosis.
