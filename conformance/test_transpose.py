@@ -23,6 +23,7 @@ from .defects import defects_of, defects_of_facts
 from .judging.oracle import check_logits, error, expected
 from .outcomes import Failure
 from .probes.experiment import Kind
+from .probes.gpt2 import PlainGPT2
 from .requirements import requirement
 
 CONFIG = GPT2Config(n_positions=8, n_embd=24, n_layer=2, n_head=3)
@@ -53,11 +54,27 @@ def alone(matrix: str) -> Tensors:
     return tensors
 
 
-def wrong_logits(tensors: Tensors, kinds: Mapping[str, Kind]) -> Iterator[tuple[str, Tensor]]:
+def wrong_logits(
+    tensors: Tensors, kinds: Mapping[str, Kind], shown: Tensor | slice = PlainGPT2.shown
+) -> Iterator[tuple[str, Tensor]]:
     """Yield the logits of each mistake that can be made in this shape."""
     for name, kind in kinds.items():
         with suppress(RuntimeError):
-            yield name, kind(tensors, CONFIG, dtype=torch.float64).logits(TOKEN_IDS)
+            model = kind(tensors, CONFIG, dtype=torch.float64)
+            model.shown = shown
+            yield name, model.logits(TOKEN_IDS)
+
+
+def explained_by_another(tensors: Tensors, logits: Tensor, allowed: float) -> bool:
+    """Return whether a mistake of another fact gives just these logits."""
+    kinds, few = defects_of_facts(), slice(0, None, 523)  # first few logits, then all
+    near = [
+        name
+        for name, wrong in wrong_logits(tensors, kinds, few)
+        if error(logits[..., few], wrong).max() <= 2 * allowed
+    ]
+    likely = wrong_logits(tensors, {name: kinds[name] for name in near})
+    return any(error(logits, wrong).max() <= allowed for _, wrong in likely)
 
 
 @pytest.mark.parametrize(
@@ -78,8 +95,7 @@ def test_orientation(adapter: Adapter, matrix: str, write: WriteCheckpoint) -> N
     if found:
         right = f"{matrix}.weight multiplying from the right, x @ w"
         raise Failure(" or ".join(found), expected=right, mistakes=found, own=True)
-    if error(logits, truth).max() > allowed and adapter.precision.itemsize >= 4:
-        others = wrong_logits(tensors, defects_of_facts())
-        if any(error(logits, wrong).max() <= allowed for _, wrong in others):
-            return  # another mistake, which is granted (see probes.check)
+    off = bool(error(logits, truth).max() > allowed) and adapter.precision.itemsize >= 4
+    if off and explained_by_another(tensors, logits, allowed):
+        return  # another mistake, which is granted (see probes.check)
     check_logits(logits, truth, allowed, f"a checkpoint in which {matrix}.weight alone matters")

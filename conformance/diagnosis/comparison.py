@@ -7,7 +7,7 @@ import shutil
 import tempfile
 import weakref
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, cast
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..adapters.protocol import Judged
 from ..defects import VARIANTS, CompleteGPT2, combined
-from ..defects.catalogue import Mistake, with_mistakes
+from ..defects.catalogue import Entry, Mistake, with_mistakes
 from ..defects.steps import can_change
 from ..judging.oracle import FACTOR, FLOOR_ULPS
 from .asking import SHOWN, Frequencies
@@ -27,7 +27,7 @@ Load = Callable[..., Judged]
 # An epsilon of 1e-12 differs from none by 1e-11 of the logits, which nobody needs to tell apart.
 # Float32 in the place of float64 differs by 1e-8 and more.
 LEAST = 1e-10
-# Steps whose override may need all logits.
+# Steps whose override by an entry may need all logits. A constant is a factor of each.
 WHOLE = frozenset({"head", "logits", "forward", "feed", "prefill", "step"})
 
 
@@ -35,19 +35,19 @@ WHOLE = frozenset({"head", "logits", "forward", "feed", "prefill", "step"})
 class Answers:
     """The answers of an implementation. Each is asked for when it is first needed.
 
-    `steps`: those that its mistakes override; None where nobody knows. `load_shown`: what loads it
+    `steps`: those that its mistakes override; empty where nobody knows. `load_shown`: what loads it
     so that it computes only the logits that are compared, if that is possible.
     """
 
     load: Load
     comparison: Comparison
     dtype: torch.dtype
-    steps: frozenset[str] | None = None
+    steps: frozenset[str] = frozenset()
     load_shown: Load | None = None
     given: dict[str, Any] = field(default_factory=dict)
 
     def __getitem__(self, question: Question) -> Any:
-        if self.steps is not None and not can_change(self.steps, question.kind):
+        if self.steps and not can_change(self.steps, question.kind):
             return self.comparison.right[question]
         if question.name not in self.given:
             checkpoint = self.comparison.checkpoint(question)
@@ -65,9 +65,9 @@ class Comparison:
     def __init__(self, folder: Path, dtype: torch.dtype) -> None:
         self.folder, self.dtype = folder, dtype
         self.questions = list(questions())
-        self.right = self.answers(defective())
+        self.right = self.new()
         self.variants = [self.answers(defective(name)) for name in VARIANTS]
-        self._exact = Answers(defective(), self, torch.float64)
+        self._exact = replace(self.right, dtype=torch.float64, given={})
         self._of: dict[tuple[str, ...], Answers] = {}
         self._checkpoints: dict[str, Path] = {}  # by the question's name
         self._rounding: dict[str, float] = {}
@@ -89,7 +89,8 @@ class Comparison:
         """Return what `of` does, without keeping it."""
         steps = frozenset[str]().union(*(grant.steps for grant in granted))
         kind = with_mistakes(*granted)
-        few = None if steps & WHOLE else loading(type(kind.__name__, (kind,), {"shown": SHOWN}))
+        whole = any(grant.steps & WHOLE and isinstance(grant, Entry) for grant in granted)
+        few = None if whole else loading(type(kind.__name__, (kind,), {"shown": SHOWN}))
         return Answers(loading(kind), self, self.dtype, steps, few)
 
     def checkpoint(self, question: Question) -> Path:

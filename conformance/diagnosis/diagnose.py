@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
 
 import torch
@@ -58,6 +60,24 @@ def diagnose(adapter: Adapter) -> Diagnosis | None:
     if not about_logits & set(diagnosis.left):
         return diagnosis
     return replace(diagnosis, departs=first_departure(adapter))
+
+
+_ONE_AT_A_TIME = threading.Lock()  # as they share the answers of a comparison
+
+
+def diagnose_beside(adapter: Adapter) -> Future[Diagnosis | None]:
+    """Diagnose in a thread, while other processes run the tests. An interrupt does not wait."""
+    future: Future[Diagnosis | None] = Future()
+
+    def run() -> None:
+        with _ONE_AT_A_TIME:
+            try:
+                future.set_result(diagnose(adapter))
+            except Exception as error:
+                future.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    return future
 
 
 def diagnosed(comparison: Comparison, subject: Answers) -> Diagnosis | None:

@@ -7,6 +7,7 @@ skipped tests, a Failure is a failed one, and the failure of a known deviation a
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future
 from dataclasses import asdict, replace
 from datetime import date
 from pathlib import Path
@@ -19,7 +20,7 @@ from gpt2ref import __version__
 from ..adapters.adapter import Adapter
 from ..adapters.forms import ProtocolError
 from ..adapters.protocol import BrokenAdapterError, own_words
-from ..diagnosis.diagnose import diagnose
+from ..diagnosis.diagnose import Diagnosis, diagnose, diagnose_beside
 from ..outcomes import Failure, NotApplicable, Variant
 from ..requirements import REQUIREMENTS
 from .findings import (
@@ -68,6 +69,7 @@ class VerdictPlugin:
             if (value := getattr(self.option, name)) != default:
                 words += [f"--{name.replace('_', '-')}", value]
         self.judgements = {name: Judgement(name, known, tuple(words)) for name in self.adapters}
+        self.diagnoses: dict[str, Future[Diagnosis | None]] = {}  # those that were begun
 
     # Which tests run, and what they find.
 
@@ -76,7 +78,7 @@ class VerdictPlugin:
             judgement.incomplete |= requirements_of(items)
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
-        if _single_tests(session):  # so other tests of a requirement may not have been collected
+        if self._names_tests:  # so other tests of a requirement may not have been collected
             self.pytest_deselected(session.items)
 
     @pytest.hookimpl(wrapper=True)
@@ -109,6 +111,13 @@ class VerdictPlugin:
                 mistakes = tuple(value["finding"]["mistakes"])
                 result.add(Finding(**value["finding"] | {"mistakes": mistakes}))
                 result.readings += readings
+                if result.outcome == FAILED and self.config.pluginmanager.hasplugin("dsession"):
+                    self._begin_diagnosis(value["adapter"])
+
+    def _begin_diagnosis(self, adapter: str) -> None:
+        """Diagnose while the processes of pytest-xdist run the other tests."""
+        if adapter not in self.diagnoses and not self._no_diagnosis:
+            self.diagnoses[adapter] = diagnose_beside(self.adapters[adapter])
 
     # What is reported at the end.
 
@@ -125,21 +134,34 @@ class VerdictPlugin:
         if exitstatus == pytest.ExitCode.OK and any(judgement.stale for judgement in judgements):
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
         if finished:
-            chosen = self.option.keyword or _single_tests(session)
             for judgement in judgements:
-                self._diagnose(judgement, some_tests=bool(chosen))
+                self._diagnose(judgement)
         self._write_files(judgements, finished=finished)
 
-    def _diagnose(self, judgement: Judgement, *, some_tests: bool) -> None:
+    @property
+    def _no_diagnosis(self) -> str:
+        """Why no mistake is looked for; empty if one is."""
+        if self.option.keyword or self._names_tests:
+            return "some tests were chosen, so nothing else was asked"
+        if self.option.probe_shape != _DECIDING_OPTIONS["probe_shape"]:
+            return "the questions have a small shape"
+        return ""
+
+    @property
+    def _names_tests(self) -> bool:
+        """Whether the command line names tests, not only files."""
+        return any("::" in argument for argument in self.config.args)
+
+    def _diagnose(self, judgement: Judgement) -> None:
         """Look for the mistakes, if anything failed and the adapter can answer."""
         if not judgement.counts[FAILED] or judgement.broken is not None:
             return
-        if some_tests:
-            judgement.undiagnosed = "some tests were chosen, so nothing else was asked"
-        elif self.option.probe_shape != _DECIDING_OPTIONS["probe_shape"]:
-            judgement.undiagnosed = "the questions have a small shape"
-        else:
-            judgement.diagnosis = diagnose(self.adapters[judgement.adapter])
+        judgement.undiagnosed = self._no_diagnosis
+        if not judgement.undiagnosed:
+            begun = self.diagnoses.get(judgement.adapter)
+            judgement.diagnosis = (
+                begun.result() if begun else diagnose(self.adapters[judgement.adapter])
+            )
             judgement.together = fail_too(judgement)
 
     def _write_files(self, judgements: Sequence[Judgement], *, finished: bool) -> None:
@@ -185,11 +207,6 @@ def requirements_of(items: Iterable[pytest.Item]) -> set[str]:
 
 def adapter_of(item: Any) -> str:
     return str(item.callspec.params["adapter"])
-
-
-def _single_tests(session: pytest.Session) -> bool:
-    """Return whether the command line names tests, not only files."""
-    return any("::" in argument for argument in session.config.args)
 
 
 def _write_failures(path: str, judgement: Judgement) -> None:
