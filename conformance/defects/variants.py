@@ -115,29 +115,45 @@ class HeadOverruled(CompleteGPT2):
         )
 
 
-@variant("config-followed", "config.attention-scaling", "transformers modeling_gpt2.py")
-class ConfigFollowed(CompleteGPT2):
-    """The config's scale_attn_weights and scale_attn_by_inverse_layer_idx are followed.
+@variant("config-scale-followed", "config.attention-scaling", "transformers modeling_gpt2.py")
+class ScaleFollowed(CompleteGPT2):
+    """The config's scale_attn_weights is followed. No published GPT-2 sets it, and we refuse it."""
 
-    So is its activation_function. No published GPT-2 sets them, and we refuse them.
+    @classmethod
+    def configure(cls, fields: dict[str, Any]) -> GPT2Config:
+        return super().configure(fields | {"scale_attn_weights": True})
+
+    def attention_scale(self, layer: int, head_width: int) -> float:
+        scaled = self.fields.get("scale_attn_weights", True)
+        return super().attention_scale(layer, head_width) if scaled else 1.0
+
+
+@variant("config-layer-scale-followed", "config.attention-scaling", "transformers modeling_gpt2.py")
+class LayerScaleFollowed(CompleteGPT2):
+    """The config's scale_attn_by_inverse_layer_idx is followed.
+
+    No published GPT-2 sets it, and we refuse it.
     """
 
     @classmethod
     def configure(cls, fields: dict[str, Any]) -> GPT2Config:
-        return super().configure(
-            fields
-            | {
-                "activation_function": "gelu_new",
-                "scale_attn_weights": True,
-                "scale_attn_by_inverse_layer_idx": False,
-            }
-        )
+        return super().configure(fields | {"scale_attn_by_inverse_layer_idx": False})
 
     def attention_scale(self, layer: int, head_width: int) -> float:
-        scaled = self.fields.get("scale_attn_weights", True)
         by_layer = self.fields.get("scale_attn_by_inverse_layer_idx", False)
-        scale = super().attention_scale(layer, head_width) if scaled else 1.0
-        return scale / (layer + 1) if by_layer else scale
+        return super().attention_scale(layer, head_width) / (layer + 1 if by_layer else 1)
+
+
+@variant("config-activation-followed", "config.activation", "transformers modeling_gpt2.py")
+class ActivationFollowed(CompleteGPT2):
+    """The config's activation_function is followed. All published ones have GELU's tanh form.
+
+    We refuse any other.
+    """
+
+    @classmethod
+    def configure(cls, fields: dict[str, Any]) -> GPT2Config:
+        return super().configure(fields | {"activation_function": "gelu_new"})
 
     def activation(self, x: Tensor) -> Tensor:
         others = {"gelu": torch.nn.functional.gelu, "relu": torch.relu}

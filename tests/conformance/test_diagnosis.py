@@ -34,7 +34,7 @@ TOGETHER = (
 )
 HARMLESS = (
     "cache-recomputed", "head-of-its-own", "centred-unembed",
-    "topk-exactly-k", "context-end-refused", "config-followed",
+    "topk-exactly-k", "context-end-refused", "config-scale-followed", "config-activation-followed",
 )  # fmt: skip
 
 
