@@ -10,6 +10,8 @@ from typing import TypeVar
 from ..requirements import REQUIREMENTS
 from .complete import CompleteGPT2
 from .constants import Measured, measured
+from .curve import NAME as CURVE
+from .curve import ReadCurve, read_from
 
 KNOWLEDGE = "from knowledge: no report was looked up"
 Class = TypeVar("Class", bound=type[CompleteGPT2])
@@ -51,7 +53,7 @@ class Entry:
         return frozenset(name for name in names if hasattr(CompleteGPT2, name))
 
 
-Mistake = Entry | Measured  # what a GPT-2 may be given
+Mistake = Entry | Measured | ReadCurve  # what a GPT-2 may be given
 
 DEFECTS: dict[str, Entry] = {}  # must be caught, by the requirement that is named
 EQUIVALENT: dict[str, Entry] = {}  # look like mistakes and change nothing: must not be flagged
@@ -93,10 +95,15 @@ def _entered(
 def combined(*names: str) -> type[CompleteGPT2]:
     """Return a class with all of these entries; the first has a step that two override.
 
-    Raises KeyError for a name that is not in the catalogue, and is no constant with a value.
+    Raises KeyError for a name that is not in the catalogue, and is no constant with a value and no
+    curve with its file.
     """
-    entries = DEFECTS | EQUIVALENT | VARIANTS
-    return with_mistakes(*(measured(name) if "=" in name else entries[name] for name in names))
+    entries: dict[str, Mistake] = {**DEFECTS, **EQUIVALENT, **VARIANTS}
+    return with_mistakes(*(entries.get(name) or _with_value(name) for name in names))
+
+
+def _with_value(name: str) -> Mistake:
+    return read_from(name) if name.startswith(CURVE) else measured(name)
 
 
 def with_mistakes(*granted: Mistake) -> type[CompleteGPT2]:

@@ -96,9 +96,11 @@ class Comparison:
     def checkpoint(self, question: Question) -> Path:
         """Write the checkpoint of a question, unless it is there."""
         if question.name not in self._checkpoints:
-            folder = self.folder / str(len(self._checkpoints))
-            self._checkpoints[question.name] = question.write(folder)
+            self._checkpoints[question.name] = question.write(self.new_folder())
         return self._checkpoints[question.name]
+
+    def new_folder(self) -> Path:
+        return Path(tempfile.mkdtemp(dir=self.folder))
 
     def alike(self, a: Answers, b: Answers, question: Question) -> bool:
         """Return whether two answers are the same, or one cannot be had."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -19,7 +19,8 @@ from ..defects.catalogue import Mistake
 from ..defects.constants import CONSTANTS, Constant, Measured
 from ..defects.steps import can_change, changes_alone
 from .comparison import Answers, Comparison, relative_difference
-from .questions import BLOCKS, Question
+from .curve_reading import read_curve
+from .questions import BLOCKS, WITH_MLP, Question
 
 Grants = tuple[Mistake, ...]
 Search = Callable[[Grants, Question], Iterator[Grants]]  # what explains the answer to a question
@@ -64,7 +65,8 @@ class Peeling:
 
     def __init__(self, comparison: Comparison, subject: Answers) -> None:
         self.comparison, self.subject = comparison, subject
-        self.searches: tuple[Search, ...] = (self.entries, self.constants, self.pairs)
+        self.searches: tuple[Search, ...]
+        self.searches = (self.entries, self.constants, self.pairs, self.curves)
 
     def peel(self) -> Peeled:
         """Find all mistakes.
@@ -74,7 +76,7 @@ class Peeling:
         """
         found = self.found()
         if found.left and any(stage.explains for stage in found.stages):
-            self.searches = (self.constants, self.entries, self.pairs)
+            self.searches = (self.constants, self.entries, self.pairs, self.curves)
             other = self.found()
             return other if len(other.left) < len(found.left) else found
         return found
@@ -90,26 +92,7 @@ class Peeling:
             stages.append(stage)
             granted = stage.granted + granted
             wrong = [each for each in wrong if each.name not in stage.explains]
-            if any(isinstance(each, Measured) for each in granted):
-                granted, wrong = self.refined(granted, wrong)
         return Peeled(tuple(stages), granted, tuple(question.name for question in wrong))
-
-    def refined(self, granted: Grants, wrong: list[Question]) -> tuple[Grants, list[Question]]:
-        """Give the measured constants more digits, if the implementation computes in float64.
-
-        A value that was read in float32 may be too coarse for an answer in float64.
-        """
-        (question,) = (each for each in self.comparison.questions if each.dtype == torch.float64)
-        finer = list(granted)
-        for number, grant in enumerate(granted):
-            if isinstance(grant, Measured):
-                before, after = tuple(finer[:number]), tuple(finer[number + 1 :])
-                distance = self.distance(grant.constant, before, after, question)
-                finer[number] = Measured(
-                    grant.constant, grant.constant.refine(grant.value, distance)
-                )
-        still = [each for each in wrong if not self.like(tuple(finer), each)]
-        return (tuple(finer), still) if len(still) < len(wrong) else (granted, wrong)
 
     def wrong(self, granted: Grants) -> list[Question]:
         """Return the questions that the implementation answers otherwise, those of few parts first.
@@ -158,7 +141,8 @@ class Peeling:
         best = tuple(added for added, names in explained.items() if len(names) == most)
         return Stage(best, question.name, explained[best[0]])
 
-    # What may explain a question: the variants and the defects; constants; two defects at once.
+    # What may explain a question: the variants and the defects; constants; two defects at once; an
+    # activation that nobody knows.
 
     def entries(self, granted: Grants, question: Question) -> Iterator[Grants]:
         for entry in (VARIANTS | DEFECTS).values():
@@ -172,7 +156,7 @@ class Peeling:
         if not question.parts < BLOCKS:
             return
         for constant in CONSTANTS.values():
-            if self.changes(constant, granted, question):
+            if self.shows(Measured(constant, 2 * constant.value), granted, question):
                 measured = self.measured(constant, granted, question)
                 # A value is read if one that is a hundredth larger would show.
                 larger = Measured(constant, 1.01 * measured.value)
@@ -181,26 +165,31 @@ class Peeling:
                 ):
                     yield (measured,)
 
-    def changes(self, constant: Constant, granted: Grants, question: Question) -> bool:
-        """Return whether the answer depends on a constant at all."""
-        other = self.comparison.of(Measured(constant, 2 * constant.value), *granted)
+    def shows(self, added: Mistake, granted: Grants, question: Question) -> bool:
+        """Return whether the answer depends on a mistake at all."""
+        try:
+            other = self.comparison.of(added, *granted)
+        except TypeError:  # no class can have all of these
+            return False
         return not self.comparison.alike(self.comparison.of(*granted), other, question)
 
     def measured(self, constant: Constant, granted: Grants, question: Question) -> Measured:
-        """Return the constant with the value that explains the answer best."""
-        return Measured(constant, constant.search(self.distance(constant, (), granted, question)))
+        """Return the constant with the value that explains the answer best.
+
+        Its last digits are read in float64, which not every implementation computes in.
+        """
+        exact = replace(question, name=f"{question.name} in float64", dtype=torch.float64)
+        value = constant.search(self.distance(constant, granted, question))
+        return Measured(constant, constant.refine(value, self.distance(constant, granted, exact)))
 
     def distance(
-        self, constant: Constant, before: Grants, after: Grants, question: Question
+        self, constant: Constant, granted: Grants, question: Question
     ) -> Callable[[float], float]:
-        """Return by how much an answer differs, as a function of the constant's value.
-
-        The constant stands between mistakes that are granted.
-        """
+        """Return by how much an answer differs, as a function of the constant's value."""
         found = self.subject[question]
 
         def difference(value: float) -> float:
-            answers = self.comparison.new(*before, Measured(constant, value), *after)
+            answers = self.comparison.new(Measured(constant, value), *granted)
             return relative_difference(found, answers[question])
 
         return difference
@@ -211,19 +200,24 @@ class Peeling:
             return
         quick = [each for each in self.comparison.questions if each.parts < BLOCKS]
         right = [each for each in quick if self.like(granted, each)]
-        base = self.comparison.of(*granted)
-        showing = []
-        for entry in DEFECTS.values():
-            other = self.comparison.of(entry, *granted)
-            if (
-                entry not in granted
-                and not self.comparison.alike(base, other, question)
-                and all(self.like((entry, *granted), each) for each in right)
-            ):
-                showing.append(entry)
+        showing = [
+            entry
+            for entry in DEFECTS.values()
+            if entry not in granted
+            and self.shows(entry, granted, question)
+            and all(self.like((entry, *granted), each) for each in right)
+        ]
         for first, second in itertools.combinations(showing, 2):
             if self.like((first, second, *granted), question):
                 yield first, second
             # The first has a step that both override.
             elif first.steps & second.steps and self.like((second, first, *granted), question):
                 yield second, first
+
+    def curves(self, granted: Grants, question: Question) -> Iterator[Grants]:
+        """Yield the activation as it is read, if it explains the answer."""
+        if question.parts != WITH_MLP or any("activation" in each.steps for each in granted):
+            return
+        curve = read_curve(self.subject.load, granted, self.comparison.new_folder())
+        if curve is not None and self.like((curve, *granted), question):
+            yield (curve,)

@@ -16,6 +16,7 @@ from .. import defects
 from ..defects import DEFECTS
 from ..defects.catalogue import Mistake
 from ..defects.constants import Measured
+from ..defects.curve import ReadCurve
 from ..defects.steps import PLACES
 from ..diagnosis.diagnose import Diagnosis
 from .findings import Finding, Result
@@ -70,9 +71,11 @@ def _of_diagnosis(failed: Mapping[str, Result], diagnosis: Diagnosis) -> Iterato
 
 def _explains(mistake: Mistake, same: set[str], name: str, result: Result) -> bool:
     named = result.mistakes(own=True) | result.mistakes(own=False)
-    alone = failures().get(mistake.id, [])
+    alone = failures().get(mistake.like if isinstance(mistake, ReadCurve) else mistake.id, [])
     if name.startswith("parity."):  # whole logits, which a mistake in any of them changes
-        return isinstance(mistake, Measured) or any(each.startswith("parity.") for each in alone)
+        return isinstance(mistake, (Measured, ReadCurve)) or any(
+            each.startswith("parity.") for each in alone
+        )
     return bool(same & named) or name in alone
 
 
