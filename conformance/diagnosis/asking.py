@@ -106,9 +106,20 @@ def draws(judged: Judged, top_k: int | None) -> bool:
     )
 
 
-def drawn(judged: Judged, **options: Any) -> Frequencies:
-    rows = judged.generate(torch.full((DRAWS[0], 1), 5), max_new_tokens=DRAWS[1], **options)
+def drawn(judged: Judged, steps: int = DRAWS[1], **options: Any) -> Frequencies:
+    rows = judged.generate(torch.full((DRAWS[0], 1), 5), max_new_tokens=steps, **options)
     return Frequencies(token for row in rows for token in row)
+
+
+def drawn_of_rows(judged: Judged) -> list[Frequencies]:
+    """Return the frequencies of the token that follows each of three prompts, with top_k=1.
+
+    The largest logit of the first row is below several of the others' logits.
+    """
+    repeated = IDS[:, :3].repeat_interleave(DRAWS[1], dim=0)
+    rows = judged.generate(repeated, max_new_tokens=1, temperature=1.0, top_k=1)
+    starts = range(0, len(rows), DRAWS[1])
+    return [Frequencies(sum(rows[start : start + DRAWS[1]], [])) for start in starts]
 
 
 def seeds(judged: Judged) -> list[bool]:
