@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .parts import Patch
+from .parts import Patch, check_length
 
 CHUNK = 512
 
@@ -18,8 +18,13 @@ def seen(cache: Any) -> int:
     return 0 if cache is None else int(cache.get_seq_length())
 
 
-def positions_of_steps(change: Callable[[Tensor, int, int], Tensor]) -> Patch:
-    """Return a patch that changes the positions of a step: (positions, past, n_positions)."""
+def positions_of_steps(
+    change: Callable[[Tensor, int, int], Tensor], *, checked: bool = True
+) -> Patch:
+    """Return a patch that changes the positions of a step: (positions, past, n_positions).
+
+    `checked`: a step past the last position is refused, as before.
+    """
 
     def placed(transformer: Any, given: tuple[Tensor, ...], options: dict[str, Any]) -> Any:
         past = seen(options.get("cache", options.get("past_key_values")))
@@ -29,6 +34,8 @@ def positions_of_steps(change: Callable[[Tensor, int, int], Tensor]) -> Patch:
         if positions is None:
             positions = torch.arange(past, past + time)[None]
         rows = transformer.wpe.num_embeddings
+        if checked:
+            check_length(past + time, rows)
         return given, options | {"position_ids": change(positions, past, rows)}
 
     def patch(adapter: Any) -> None:
@@ -124,9 +131,11 @@ PATCHES: dict[str, Patch] = {
         lambda positions, _, rows: positions.bfloat16().long().clamp(max=rows - 1)
     ),
     "step-past-the-end-clamped": positions_of_steps(
-        lambda positions, _, rows: positions.clamp(max=rows - 1)
+        lambda positions, _, rows: positions.clamp(max=rows - 1), checked=False
     ),
-    "step-past-the-end-wraps": positions_of_steps(lambda positions, _, rows: positions % rows),
+    "step-past-the-end-wraps": positions_of_steps(
+        lambda positions, _, rows: positions % rows, checked=False
+    ),
     "left-pad-positions": padding_counted,
     "cache-aliased-branches": branches_aliased,
     "cache-not-reset": cache_kept,

@@ -17,6 +17,7 @@ from .parts import (
     Patch,
     attentions,
     blocks,
+    check_length,
     forward_replaced,
     input_changed,
     modules,
@@ -204,7 +205,12 @@ WEIGHTS = {
 
 def position_ids(change: Callable[[Tensor, int], Tensor]) -> Patch:
     """Return a patch that changes the rows taken from wpe: (rows, n_positions) -> rows."""
-    return input_changed("wpe", change=lambda wpe, ids: change(ids, wpe.num_embeddings))
+
+    def changed(wpe: Any, ids: Tensor) -> Tensor:
+        check_length(int(ids.max()) + 1, wpe.num_embeddings)
+        return change(ids, wpe.num_embeddings)
+
+    return input_changed("wpe", change=changed)
 
 
 def token_types(adapter: Any) -> None:
@@ -218,7 +224,12 @@ def token_types(adapter: Any) -> None:
 
 def positions_from_tokens(adapter: Any) -> None:
     wte, wpe = adapter.model.transformer.wte, adapter.model.transformer.wpe
-    wpe.forward = lambda ids: F.embedding(ids, wte.weight)
+
+    def forward(ids: Tensor) -> Tensor:
+        check_length(int(ids.max()) + 1, wpe.num_embeddings)
+        return F.embedding(ids, wte.weight)
+
+    wpe.forward = forward
 
 
 def longer_table(adapter: Any) -> None:

@@ -64,3 +64,12 @@ def forward_replaced(*endings: str, forward: Change) -> Patch:
 def set_to(tensor: Tensor, value: Tensor) -> None:
     """Give a parameter another value, of another shape if need be."""
     tensor.data = value.detach().clone()
+
+
+def check_length(end: int, rows: int) -> None:
+    """Raise IndexError beyond the table of positions, as the lookup in it does.
+
+    It is transformers' only check of the length, so a patch of the positions must keep it.
+    """
+    if end > rows:
+        raise IndexError(f"{end} positions are asked for, and wpe has {rows}")
