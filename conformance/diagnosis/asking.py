@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -95,8 +96,19 @@ def new(prompts: Tensor, n: int, judged: Judged, **options: Any) -> list[list[in
     return judged.generate(prompts, max_new_tokens=n, **{"temperature": 0.0, "seed": 7} | options)
 
 
-def ragged(prompts: list[list[int]], judged: Judged) -> list[list[int]]:
-    return judged.generate_ragged(prompts, max_new_tokens=4, temperature=0.0)
+def greedy(prompts: Tensor, n: int, judged: Judged, **options: Any) -> Any:
+    return _whatever_the_seed(lambda seed: new(prompts, n, judged, seed=seed, **options))
+
+
+def ragged(prompts: list[list[int]], judged: Judged) -> Any:
+    options = {"max_new_tokens": 4, "temperature": 0.0}
+    return _whatever_the_seed(lambda seed: judged.generate_ragged(prompts, seed=seed, **options))
+
+
+def _whatever_the_seed(generate: Callable[[int], list[list[int]]]) -> Any:
+    """Return the tokens, or "several" if chance decides, as another generator has others."""
+    rows = generate(7)
+    return rows if generate(8) == rows else "several"
 
 
 def draws(judged: Judged, top_k: int | None) -> bool:
@@ -106,20 +118,21 @@ def draws(judged: Judged, top_k: int | None) -> bool:
     )
 
 
-def drawn(judged: Judged, steps: int = DRAWS[1], **options: Any) -> Frequencies:
-    rows = judged.generate(torch.full((DRAWS[0], 1), 5), max_new_tokens=steps, **options)
+def drawn(judged: Judged, **options: Any) -> Frequencies:
+    rows = judged.generate(torch.full((DRAWS[0], 1), 5), max_new_tokens=DRAWS[1], **options)
     return Frequencies(token for row in rows for token in row)
 
 
-def drawn_of_rows(judged: Judged) -> list[Frequencies]:
-    """Return the frequencies of the token that follows each of three prompts, with top_k=1.
+def largest(judged: Judged, *prompts: int) -> list[Any]:
+    """Return the token that each prompt of one token is followed by, with top_k=1.
 
-    The largest logit of the first row is below several of the others' logits.
+    It is "several" where chance decides: where two tokens are left, or all logits are equal. Other
+    random numbers then give other tokens.
     """
-    repeated = IDS[:, :3].repeat_interleave(DRAWS[1], dim=0)
-    rows = judged.generate(repeated, max_new_tokens=1, temperature=1.0, top_k=1)
-    starts = range(0, len(rows), DRAWS[1])
-    return [Frequencies(sum(rows[start : start + DRAWS[1]], [])) for start in starts]
+    rows = torch.tensor(prompts).repeat_interleave(12)[:, None]
+    new = judged.generate(rows, max_new_tokens=1, temperature=5.0, top_k=1)
+    groups = (new[start : start + 12] for start in range(0, len(new), 12))
+    return [each[0] if all(row == each[0] for row in each) else "several" for each in groups]
 
 
 def seeds(judged: Judged) -> list[bool]:
