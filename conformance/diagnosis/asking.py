@@ -19,6 +19,7 @@ SMALLEST = replace(SMALL, n_layer=2, n_positions=13)
 LONG = replace(SMALLEST, n_layer=1, n_positions=530)
 IDS = random_token_ids(SMALLEST, batch=3, time=7, seed=5)
 DRAWS = 16, 32  # rows and steps of one draw
+ENDED = -1  # in the place of a token after a row's end
 # The tokens whose logits are compared, as all logits would be too many.
 SHOWN = torch.cat([torch.arange(0, EOS, 523), torch.tensor([EOS])])
 
@@ -120,7 +121,10 @@ def draws(judged: Judged, top_k: int | None) -> bool:
 
 def drawn(judged: Judged, **options: Any) -> Frequencies:
     rows = judged.generate(torch.full((DRAWS[0], 1), 5), max_new_tokens=DRAWS[1], **options)
-    return Frequencies(token for row in rows for token in row)
+    frequencies = Frequencies(token for row in rows for token in row)
+    # Chance decides when a row ends, so what follows its end is counted, too.
+    frequencies[ENDED] += DRAWS[0] * DRAWS[1] - frequencies.total()
+    return frequencies
 
 
 def largest(judged: Judged, *prompts: int) -> list[Any]:
