@@ -53,8 +53,9 @@ def masked(change: Mask) -> Patch:
         mask = options["attention_mask"]
         time, seen = mask.shape[-2:]
         visible = change(mask == 0, seen, seen - time)
-        hides = torch.finfo(mask.dtype).min
-        return given, options | {"attention_mask": torch.where(visible, 0.0, hides).to(mask.dtype)}
+        least = torch.finfo(mask.dtype).min
+        changed = mask.new_zeros(visible.shape).masked_fill(~visible, least)
+        return given, options | {"attention_mask": changed}
 
     def patch(adapter: Any) -> None:
         for attention in attentions(adapter):
@@ -106,14 +107,6 @@ def last_block_lost(visible: Tensor, seen: int, past: int) -> Tensor:
     return visible & (before | torch.eye(seen, dtype=torch.bool)[past:])
 
 
-def padding_seen(visible: Tensor, seen: int, past: int) -> Tensor:
-    return torch.ones(seen, seen, dtype=torch.bool).tril()[past:].expand_as(visible)
-
-
-def padding_seen_when_cached(visible: Tensor, seen: int, past: int) -> Tensor:
-    return padding_seen(visible, seen, past) if past else visible
-
-
 MASKS = {
     "no-causal-mask": triangle(lambda ones: ones),
     "mask-inverted": triangle(torch.triu),
@@ -127,8 +120,6 @@ MASKS = {
     "mask-none-when-cached": masked(none_when_cached),
     "mask-slice-rows-cols": masked(corner_beside_the_past),
     "block-of-64-lost": masked(last_block_lost),
-    "pad-tokens-attended": masked(padding_seen),
-    "padding-with-cache": masked(padding_seen_when_cached),
 }
 
 
@@ -181,11 +172,6 @@ def filled(scores: Tensor, visible: Tensor) -> Tensor:
     return scores.masked_fill(~visible, torch.finfo(scores.dtype).min)
 
 
-def without_maximum(scores: Tensor, visible: Tensor) -> Tensor:
-    weights = scores.exp() * visible
-    return weights / weights.sum(-1, keepdim=True)
-
-
 def past_zeroed(key: Tensor, value: Tensor, past: int) -> tuple[Tensor, Tensor]:
     key[:, :, :past], value[:, :, :past] = 0.0, 0.0
     return key, value
@@ -197,22 +183,15 @@ def past_in_half(key: Tensor, value: Tensor, past: int) -> tuple[Tensor, Tensor]
     return key, value
 
 
-def first_new_nan(key: Tensor, value: Tensor, past: int) -> tuple[Tensor, Tensor]:
-    value[:, :, past] = torch.nan
-    return key, value
-
-
 SOFTMAX: dict[str, Weights] = {
     "mask-after-softmax": lambda scores, visible: scores.softmax(-1) * visible,
     "mask-multiplied": lambda scores, visible: (scores * visible).softmax(-1),
     "softmax-wrong-axis": lambda scores, visible: filled(scores, visible).softmax(-2),
     "softmax-over-heads": lambda scores, visible: filled(scores, visible).softmax(1),
-    "softmax-without-maximum": without_maximum,
 }
 PAST = {
     "cache-silently-unused": past_zeroed,
     "cache-in-half": past_in_half,
-    "empty-cache-nan": first_new_nan,
 }
 
 
