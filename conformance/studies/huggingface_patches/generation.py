@@ -113,8 +113,9 @@ def threshold(keep: Callable[[Tensor, Tensor], Tensor]) -> Patch:
 
 
 def above_the_kth(scores: Tensor, largest: Tensor) -> Tensor:
-    """Return the logits above the k-th largest one; for k=1 the largest itself."""
-    return scores > largest[:, -1:] if largest.size(1) > 1 else scores >= largest
+    """Keep what is above the k-th largest logit. With k=1 nothing is, and everything stays."""
+    above = scores > largest[:, -1:]
+    return above | ~above.any(-1, keepdim=True)
 
 
 def penalised(input_ids: Tensor, scores: Tensor) -> Tensor:

@@ -65,13 +65,13 @@ def one_norm(kept: str, other: str) -> Patch:
 def layers(order: Callable[[int], list[int]]) -> Patch:
     """Return a patch that runs the blocks in another order.
 
-    Each place has a cache of its own, so a block that runs twice is copied.
+    Each place has a cache of its own, so the blocks are copied, before any of them is changed.
     """
 
     def patch(adapter: Any) -> None:
         given = blocks(adapter)
-        for place, number in enumerate(order(len(given))):
-            copied = copy.deepcopy(given[number])
+        copies = [copy.deepcopy(given[number]) for number in order(len(given))]
+        for place, copied in enumerate(copies):
             copied.attn.layer_idx = place
             given[place].forward = copied.forward
 
