@@ -133,11 +133,7 @@ SAMPLING = {
     "args-not-forwarded": arguments_changed(lambda _: {"temperature": 1.0, "top_k": None}),
     "softmax-sampler-rewrite": options_changed(softmax_twice),
     "topk-off-by-one": options_changed(lambda o: {"top_k": o["top_k"] and o["top_k"] + 1}),
-    "topk-drops-kth": threshold(
-        lambda scores, largest: (
-            scores > largest[:, -1:] if largest.size(1) > 1 else scores >= largest
-        )
-    ),
+    "topk-drops-kth": threshold(above_the_kth),
     "threshold-of-first-row": threshold(lambda scores, largest: scores >= largest[:1, -1:]),
     "topk-none-unbound": refusing(lambda o: o["temperature"] > 0 and o["top_k"] is None),
     "topk-larger-than-vocab": refusing(lambda o: (o["top_k"] or 0) > 50257),
