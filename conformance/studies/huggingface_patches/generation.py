@@ -90,7 +90,7 @@ def softmax_twice(options: Options) -> Options:
         if top_k:
             least = scores.topk(min(top_k, scores.size(-1))).values[:, -1:]
             scores = scores.masked_fill(scores < least, -torch.inf)
-        chances = (scores / temperature).softmax(-1)
+        chances = (scores.double() / temperature).softmax(-1)
         return chances.masked_fill(chances == 0, -torch.inf)
 
     return {"temperature": 1.0, "top_k": 0, "logits_processor": [Processor(change)]}
