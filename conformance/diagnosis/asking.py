@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -18,6 +19,7 @@ SMALLEST = replace(SMALL, n_layer=2, n_positions=13)
 LONG = replace(SMALLEST, n_layer=1, n_positions=530)
 IDS = random_token_ids(SMALLEST, batch=3, time=7, seed=5)
 DRAWS = 16, 32  # rows and steps of one draw
+ENDED = -1  # in the place of a token after a row's end
 # The tokens whose logits are compared, as all logits would be too many.
 SHOWN = torch.cat([torch.arange(0, EOS, 523), torch.tensor([EOS])])
 
@@ -95,8 +97,19 @@ def new(prompts: Tensor, n: int, judged: Judged, **options: Any) -> list[list[in
     return judged.generate(prompts, max_new_tokens=n, **{"temperature": 0.0, "seed": 7} | options)
 
 
-def ragged(prompts: list[list[int]], judged: Judged) -> list[list[int]]:
-    return judged.generate_ragged(prompts, max_new_tokens=4, temperature=0.0)
+def greedy(prompts: Tensor, n: int, judged: Judged, **options: Any) -> Any:
+    return _whatever_the_seed(lambda seed: new(prompts, n, judged, seed=seed, **options))
+
+
+def ragged(prompts: list[list[int]], judged: Judged) -> Any:
+    options = {"max_new_tokens": 4, "temperature": 0.0}
+    return _whatever_the_seed(lambda seed: judged.generate_ragged(prompts, seed=seed, **options))
+
+
+def _whatever_the_seed(generate: Callable[[int], list[list[int]]]) -> Any:
+    """Return the tokens, or "several" if chance decides, as another generator has others."""
+    rows = generate(7)
+    return rows if generate(8) == rows else "several"
 
 
 def draws(judged: Judged, top_k: int | None) -> bool:
@@ -108,7 +121,22 @@ def draws(judged: Judged, top_k: int | None) -> bool:
 
 def drawn(judged: Judged, **options: Any) -> Frequencies:
     rows = judged.generate(torch.full((DRAWS[0], 1), 5), max_new_tokens=DRAWS[1], **options)
-    return Frequencies(token for row in rows for token in row)
+    frequencies = Frequencies(token for row in rows for token in row)
+    # Chance decides when a row ends, so what follows its end is counted, too.
+    frequencies[ENDED] += DRAWS[0] * DRAWS[1] - frequencies.total()
+    return frequencies
+
+
+def largest(judged: Judged, *prompts: int) -> list[Any]:
+    """Return the token that each prompt of one token is followed by, with top_k=1.
+
+    It is "several" where chance decides: where two tokens are left, or all logits are equal. Other
+    random numbers then give other tokens.
+    """
+    rows = torch.tensor(prompts).repeat_interleave(12)[:, None]
+    new = judged.generate(rows, max_new_tokens=1, temperature=5.0, top_k=1)
+    groups = (new[start : start + 12] for start in range(0, len(new), 12))
+    return [each[0] if all(row == each[0] for row in each) else "several" for each in groups]
 
 
 def seeds(judged: Judged) -> list[bool]:

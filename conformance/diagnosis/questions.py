@@ -245,20 +245,19 @@ def _of_the_cache() -> Iterator[Question]:
 
 
 def _of_generation() -> Iterator[Question]:
-    yield Question("greedy", _plain, partial(asking.new, IDS, 5))
-    yield Question(
-        "top_k=1 of each row", _plain, partial(asking.new, IDS, 3, temperature=1.0, top_k=1)
-    )
-    yield Question("the context filled", _plain, partial(asking.new, IDS[:, :6], 7))
-    yield Question("past the context", _plain, partial(asking.new, IDS[:2], 9), about=CONTEXT)
+    yield Question("greedy", _plain, partial(asking.greedy, IDS, 5))
+    # The largest logit after the first prompt is below thousands of those after the second.
+    yield Question("top_k=1 of each row", _plain, lambda judged: asking.largest(judged, 292, 349))
+    yield Question("the context filled", _plain, partial(asking.greedy, IDS[:, :6], 7))
+    yield Question("past the context", _plain, partial(asking.greedy, IDS[:2], 9), about=CONTEXT)
     yield Question(
         "a prompt past the context",
         _plain,
-        partial(asking.new, random_token_ids(SMALLEST, 2, 15), 2),
+        partial(asking.greedy, random_token_ids(SMALLEST, 2, 15), 2),
         about=CONTEXT,
     )
     yield Question(
-        "no prompt", _plain, partial(asking.new, torch.zeros(1, 0, dtype=torch.int64), 3)
+        "no prompt", _plain, partial(asking.greedy, torch.zeros(1, 0, dtype=torch.int64), 3)
     )
     yield Question(
         "a ragged batch", _plain, partial(asking.ragged, [[7, 300, 41], IDS[0].tolist(), [9]])
@@ -293,13 +292,10 @@ def _of_sampling() -> Iterator[Question]:
     ):
         dice_with = partial(asking.drawn, **options)
         yield Question(f"dice with {options}", drawn, dice_with, slow=True)
-    short = partial(asking.new, torch.tensor([[5], [5]]), 4, greedy_by_top_k=False)
-    for options in (
-        {"temperature": 0.0},
-        {"temperature": 0.0, "top_k": 3},
-        {"temperature": 1.0, "top_k": 1},
-    ):
+    short = partial(asking.greedy, torch.tensor([[5], [5]]), 4, greedy_by_top_k=False)
+    for options in ({"temperature": 0.0}, {"temperature": 0.0, "top_k": 3}):
         yield Question(f"dice with {options}", drawn, partial(short, **options), about=TEMPERATURE)
+    yield Question("dice with top_k=1", drawn, lambda judged: asking.largest(judged, 5))
     for top_k in (0, 50257, 50258, None):
         yield Question(
             f"dice with top_k={top_k}", drawn, partial(asking.draws, top_k=top_k), about=TOP_K

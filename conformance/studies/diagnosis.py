@@ -15,17 +15,18 @@ import argparse
 import random
 import tempfile
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 
 from ..defects import DEFECTS, EQUIVALENT, VARIANTS
-from ..diagnosis.comparison import Comparison, defective
+from ..diagnosis.comparison import Comparison, Load, defective
 from ..diagnosis.peeling import Peeled, Peeling
 
 
-def peeled(comparison: Comparison, names: tuple[str, ...]) -> Peeled:
-    return Peeling(comparison, comparison.answers(defective(*names))).peel()
+def peeled(comparison: Comparison, load: Load) -> Peeled:
+    return Peeling(comparison, comparison.answers(load)).peel()
 
 
 def named(found: Peeled, names: tuple[str, ...]) -> bool:
@@ -36,16 +37,31 @@ def named(found: Peeled, names: tuple[str, ...]) -> bool:
     )
 
 
-def share_named(comparison: Comparison, kind: str, drawn: list[tuple[str, ...]]) -> None:
+def seen(found: Peeled) -> bool:
+    """Return whether there is any stage that is no variant."""
+    return not all(stage.is_variant for stage in found.stages)
+
+
+def share_named(
+    comparison: Comparison,
+    kind: str,
+    drawn: Sequence[tuple[str, ...]],
+    loading: Callable[..., Load] = defective,
+    is_named: Callable[[Peeled, tuple[str, ...]], bool] = named,
+) -> None:
+    """Print what is found in GPT-2s that have these mistakes, and the share that is named.
+
+    `loading`: returns what loads a GPT-2 with the mistakes of these names.
+    """
     right = 0
     for names in drawn:
         start = time.monotonic()
         try:
-            found = peeled(comparison, names)
+            found = peeled(comparison, loading(*names))
         except TypeError:
             print(f"no class has all of {'+'.join(names)}", flush=True)
             continue
-        right += (good := named(found, names))
+        right += (good := is_named(found, names))
         stages = "; ".join(
             " or ".join("+".join(grant.id for grant in each) for each in stage.alternatives)
             for stage in found.stages
@@ -84,8 +100,8 @@ def main() -> None:
         comparison = Comparison(Path(folder), torch.float32)
         if not options.no_single:
             share_named(comparison, "single", [(name,) for name in DEFECTS])
-            quiet = [peeled(comparison, (name,)) for name in EQUIVALENT | VARIANTS]
-            right = sum(not each.left and all(s.is_variant for s in each.stages) for each in quiet)
+            quiet = [peeled(comparison, defective(name)) for name in EQUIVALENT | VARIANTS]
+            right = sum(not each.left and not seen(each) for each in quiet)
             print(f"{right} of {len(quiet)} that are no mistakes have no diagnosis")
         for kind, size, n in (("pairs", 2, options.pairs), ("triples", 3, options.triples)):
             share_named(comparison, kind, combinations(size, n, options.seed))
