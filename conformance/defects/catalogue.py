@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TypeVar
 
 from ..requirements import REQUIREMENTS
 from .complete import CompleteGPT2
 from .constants import Measured, measured
+from .numbered import NUMBERED
 
 KNOWLEDGE = "from knowledge: no report was looked up"
 Class = TypeVar("Class", bound=type[CompleteGPT2])
@@ -93,10 +94,36 @@ def _entered(
 def combined(*names: str) -> type[CompleteGPT2]:
     """Return a class with all of these entries; the first has a step that two override.
 
-    Raises KeyError for a name that is not in the catalogue, and is no constant with a value.
+    Raises KeyError for a name that is not in the catalogue, and has no value that it can have.
     """
-    entries = DEFECTS | EQUIVALENT | VARIANTS
-    return with_mistakes(*(measured(name) if "=" in name else entries[name] for name in names))
+    return with_mistakes(*map(_mistake, names))
+
+
+def _mistake(name: str) -> Mistake:
+    if name.partition("=")[0] in NUMBERED:
+        return with_number(name)
+    return measured(name) if "=" in name else (DEFECTS | EQUIVALENT | VARIANTS)[name]
+
+
+def with_number(specification: str) -> Entry:
+    """Return the entry of name=number (see `numbered`). Raises KeyError if there is none."""
+    name, _, value = specification.partition("=")
+    numbered = NUMBERED[name]
+    example = DEFECTS[numbered.example]
+    try:
+        number = float(value)
+    except ValueError:
+        raise KeyError(specification) from None
+    given = int(number) if number.is_integer() else number
+    kind = type(specification, (example.kind,), {name.replace("-", "_"): given})
+    return replace(example, id=specification, what=numbered.what.format(value), kind=kind)
+
+
+def id_with_number(name: str, number: float) -> str:
+    """Return the id of a mistake with this number: that of the example, if it has the same."""
+    example = NUMBERED[name].example
+    same = getattr(DEFECTS[example].kind, name.replace("-", "_")) == number
+    return example if same else f"{name}={number:g}"
 
 
 def with_mistakes(*granted: Mistake) -> type[CompleteGPT2]:
