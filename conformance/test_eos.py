@@ -25,7 +25,7 @@ from .checkpoints.scripts import SCRIPT, by_position, chain, dice
 from .checkpoints.tensors import DICE, Tensors, write_checkpoint
 from .conftest import WriteCheckpoint
 from .judging.frequencies import check_frequency
-from .naming import Named, naming
+from .naming import Named, named_by, naming
 from .naming.ends import end_id, passed_over, passed_over_id
 from .outcomes import Failure, check
 from .requirements import requirement
@@ -61,10 +61,8 @@ def check_says(
     """Check the new ids of each prompt under a script, which leaves a sampler no choice."""
 
     def check_or_name(*arguments: Any) -> None:
-        try:
+        with named_by(eos_passed_over):
             check_tokens(*arguments)
-        except Failure as failure:
-            raise naming(failure, eos_passed_over()) from None
 
     def check_tokens(
         script: Tensors,
@@ -157,7 +155,7 @@ def check_text(judged: Judged, start: int, row: list[int], should: list[int]) ->
             f"a text ends after {[start, *row]}, before or at id {at}", expected="no end but EOS"
         )
         raise naming(failure, end_id(judged, at))
-    try:
+    with named_by(lambda: None if wrong is None else passed_over_id(judged, should[wrong])):
         check_new_tokens(
             judged,
             [start],
@@ -167,9 +165,6 @@ def check_text(judged: Judged, start: int, row: list[int], should: list[int]) ->
             temperature=0.0,
             where=f" after {start}",
         )
-    except Failure as failure:
-        named = None if wrong is None else passed_over_id(judged, should[wrong])
-        raise naming(failure, named) from None
 
 
 def followed(followers: Mapping[int, int], token: int, steps: int) -> list[int]:
@@ -222,7 +217,5 @@ def test_probability(
     impossible = {token for row in rows for token in row} - {A, C}
     check(not impossible, f"tokens of probability 0: {sorted(impossible)}")
     ended = sum(len(row) < steps for row in rows)
-    try:
+    with named_by(eos_passed_over):
         check_frequency(ended, sum(map(len, rows)) + ended, probability, "rows that end at a step")
-    except Failure as failure:
-        raise naming(failure, eos_passed_over()) from None

@@ -6,12 +6,14 @@ mistake and no other. Passing implementations never come here, so it may take se
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 from ..defects.catalogue import id_with_number
 from ..outcomes import Failure
 
-__all__ = ["Named", "id_with_number", "naming"]
+__all__ = ["Named", "id_with_number", "named_by", "naming"]
 
 
 class Named(NamedTuple):
@@ -27,3 +29,12 @@ def naming(failure: Failure, named: Named | None) -> Failure:
         return failure
     read = f"{named.words}: {failure.read}"
     return Failure(read, expected=failure.expected, mistakes=named.mistakes, own=True)
+
+
+@contextmanager
+def named_by(name: Callable[[], Named | None]) -> Iterator[None]:
+    """Name what a Failure in the block is about."""
+    try:
+        yield
+    except Failure as failure:
+        raise naming(failure, name()) from None
