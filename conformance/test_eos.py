@@ -154,7 +154,7 @@ def check_text(judged: Judged, start: int, row: list[int], should: list[int]) ->
         failure = Failure(
             f"a text ends after {[start, *row]}, before or at id {at}", expected="no end but EOS"
         )
-        raise naming(failure, end_id(judged, at))
+        raise naming(failure, lambda: end_id(judged, at))
     with named_by(lambda: None if wrong is None else passed_over_id(judged, should[wrong])):
         check_new_tokens(
             judged,

@@ -21,7 +21,7 @@ from .checkpoints.harmonics import COUNTING, ECHO, SUCCESSOR, WORDS, counting, e
 from .checkpoints.tensors import SMALL, random_token_ids, trained_like, write_checkpoint
 from .conftest import WriteCheckpoint
 from .judging.oracle import check_logits, expected
-from .naming import Named, naming
+from .naming import Named, id_with_number, naming
 from .naming.ends import end_id, most_new_tokens
 from .naming.windows import cache_view, view
 from .outcomes import Failure, check
@@ -30,6 +30,7 @@ from .requirements import requirement
 CONTEXT = ECHO.n_positions
 STEPS = 24
 DISTANCE = CONTEXT - STEPS
+SOON = 64  # the distance at which all but the last positions are read, one after the other
 PIECES = [(DISTANCE,), (512, 256, DISTANCE - 768)]  # of the prompt
 LONG = replace(SMALL, n_positions=530, n_layer=1)
 # Steps over the ends of blocks of 64, 128, 256 and 512; and a prompt that is longer than a block.
@@ -81,8 +82,15 @@ def check_echo(new: list[list[int]], prompts: Tensor, what: str, name: Naming) -
                 "cache is shorter than the context",
                 expected=f"{should}",
             )
-            raise naming(failure, name())
-        check(not lost, f"{what}, row {row}: positions {lost} of the prompt are lost")
+            raise naming(failure, name)
+        check_kept(lost, f"{what}, row {row}")
+
+
+def check_kept(lost: list[int], what: str) -> None:
+    if lost:
+        some = f"{lost[:3]} and {len(lost) - 3} more" if len(lost) > 3 else f"{lost}"
+        mistakes = (id_with_number("lost-slot", lost[0]),) if len(lost) == 1 else ()
+        raise Failure(f"{what}: positions {some} are lost", mistakes=mistakes, own=True)
 
 
 @requirement("generation.far-past")
@@ -132,6 +140,38 @@ def test_pieces_see_the_first_tokens(
     check_echo(new, prompts, what, name_cache_view)
 
 
+@pytest.fixture(scope="module")
+def echoing_soon(adapter: Adapter, write: WriteCheckpoint) -> Judged:
+    return adapter.load(write("echo-soon", ECHO, lambda: echo(SOON)))
+
+
+@requirement("generation.far-past")
+def test_new_tokens_see_each_position(echoing_soon: Judged) -> None:
+    """A position that is lost is named by the first step that should repeat its token."""
+    prompt = words(rows=1, time=SOON)
+    steps = CONTEXT - SOON
+    (new,) = echoing_soon.generate(prompt, max_new_tokens=steps, temperature=0.0)
+    check_lengths([new], steps)
+    should = prompt[0].tolist() * (CONTEXT // SOON)
+    wrong = [step for step, token in enumerate(new) if token != should[step]]
+    # A lost token is wrong at each repetition.
+    lost = wrong[:1] if all((step - wrong[0]) % SOON == 0 for step in wrong) else wrong
+    check_kept(lost, f"{steps} new tokens, each repeating the one {SOON} before")
+
+
+@requirement("cache.far-past")
+def test_steps_see_each_position(echoing_soon: Judged) -> None:
+    text = words(rows=1, time=CONTEXT)
+    logits, cache = echoing_soon.prefill(text[:, :SOON])
+    said = [int(logits[0, -1].argmax())]
+    for token in text[:, SOON:-1].split(1, dim=1):
+        logits, cache = echoing_soon.step(token, cache)
+        said.append(int(logits[0, -1].argmax()))
+    pairs = enumerate(zip(said, text[0].tolist(), strict=False))
+    lost = [position for position, (found, wanted) in pairs if found != wanted]
+    check_kept(lost, f"steps, each repeating the token {SOON} before")
+
+
 @requirement("cache.far-past")
 def test_a_last_step_sees_the_first_token(
     adapter: Adapter, name_cache_view: Naming, tmp_path: Path
@@ -152,12 +192,14 @@ def test_no_other_number_of_tokens_ends_a_text(adapter: Adapter, tmp_path: Path)
     should = [(50000 + step) % 50256 for step in range(1, n + 1)]
     if len(new) != n:
         failure = Failure(f"{len(new)} new tokens", expected=f"max_new_tokens={n}, without EOS")
-        named = None
-        if new == should[: len(new)]:
-            named = most_new_tokens(judged, len(new), n) or end_id(judged, should[len(new)])
-        raise naming(failure, named)
+        right = new == should[: len(new)]
+        raise naming(failure, lambda: early_end(judged, len(new), n) if right else None)
     wrong = [step for step, pair in enumerate(zip(new, should, strict=True)) if pair[0] != pair[1]]
     check(not wrong, f"other tokens than the script's from step {wrong[:1]} of {n} on")
+
+
+def early_end(judged: Judged, most: int, steps: int) -> Named | None:
+    return most_new_tokens(judged, most, steps) or end_id(judged, 50001 + most)
 
 
 def check_first(said: list[int], prompts: Tensor, name: Naming) -> None:
@@ -165,7 +207,7 @@ def check_first(said: list[int], prompts: Tensor, name: Naming) -> None:
     if wrong:
         what = f"the token after {CONTEXT} others does not depend on the first of them"
         failure = Failure(f"in rows {wrong} of {len(said)}, {what}")
-        raise naming(failure, name())
+        raise naming(failure, name)
 
 
 def check_lengths(new: list[list[int]], n: int) -> None:

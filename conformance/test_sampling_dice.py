@@ -162,4 +162,4 @@ def test_repetition(
                 "a penalty for what was said, or n-grams that are blocked",
                 expected=f"{LARGEST} at each step",
             )
-            raise naming(failure, name_penalty())
+            raise naming(failure, name_penalty)

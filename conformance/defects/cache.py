@@ -209,3 +209,16 @@ class CacheOf512(CompleteGPT2):
             keys, values = keys.clone(), values.clone()
             keys[:, :, : -self.cache_size], values[:, :, : -self.cache_size] = 0.0, 0.0
         return keys, values
+
+
+@defect("slot-700-lost", "cache.far-past", f"a slot of a cache that is written twice; {KNOWLEDGE}")
+class SlotLost(CompleteGPT2):
+    """A step loses the key and value of position 700, as they are overwritten."""
+
+    lost_slot = 700
+
+    def extend(self, past: KeysValues, k: Tensor, v: Tensor) -> KeysValues:
+        keys, values = (each.clone() for each in super().extend(past, k, v))
+        keys[:, :, self.lost_slot : self.lost_slot + 1] = 0.0
+        values[:, :, self.lost_slot : self.lost_slot + 1] = 0.0
+        return keys, values

@@ -34,6 +34,9 @@ NUMBERED = {
     "cache-size": Numbered(
         "cache-of-512", "The cache has room for {} positions, and forgets the oldest."
     ),
+    "lost-slot": Numbered(
+        "slot-700-lost", "A step loses the key and value of position {}, as they are overwritten."
+    ),
     "top-k": Numbered(
         "top-k-of-50-unasked", "Without a top_k, the draw is from the {} largest logits."
     ),

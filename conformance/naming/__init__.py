@@ -23,8 +23,15 @@ class Named(NamedTuple):
     mistakes: tuple[str, ...] = ()
 
 
-def naming(failure: Failure, named: Named | None) -> Failure:
-    """Return a failure that says first what was read, and names it."""
+def naming(failure: Failure, name: Callable[[], Named | None]) -> Failure:
+    """Return a failure that says first what is read, and names it.
+
+    A wrong implementation may break on further checkpoints: then the failure stays as it was.
+    """
+    try:
+        named = name()
+    except Exception:
+        named = None
     if named is None:
         return failure
     read = f"{named.words}: {failure.read}"
@@ -37,4 +44,4 @@ def named_by(name: Callable[[], Named | None]) -> Iterator[None]:
     try:
         yield
     except Failure as failure:
-        raise naming(failure, name()) from None
+        raise naming(failure, name) from None

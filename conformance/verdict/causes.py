@@ -81,10 +81,10 @@ def _explains(mistake: Mistake, same: set[str], name: str, result: Result) -> bo
 
 def _known(mistake: str) -> list[str]:
     """Return what a mistake, or the catalogue's example of it, is known to fail by itself."""
-    return failures().get(_example(mistake) or mistake, [])
+    return failures().get(example_of(mistake) or mistake, [])
 
 
-def _example(mistake: str) -> str | None:
+def example_of(mistake: str) -> str | None:
     """Return the catalogue's example of a mistake with another number."""
     name, equals, _ = mistake.partition("=")
     return NUMBERED[name].example if equals and name in NUMBERED else None
@@ -93,7 +93,7 @@ def _example(mistake: str) -> str | None:
 def _with_its_number(mistake: Mistake, failed: Mapping[str, Result]) -> Mistake:
     """Return a mistake with the number that a test has read, if the catalogue has an example."""
     read = {name for result in failed.values() for name in result.mistakes(own=True)}
-    same = sorted(name for name in read if _example(name) == mistake.id)
+    same = sorted(name for name in read if example_of(name) == mistake.id)
     return with_number(same[0]) if same else mistake
 
 
@@ -107,7 +107,7 @@ def _named(failed: Mapping[str, Result]) -> Iterator[Cause]:
         explains.sort(key=lambda name: mistake not in own[name])
         finding = _naming(failed[explains[0]], {mistake})
         explains += [name for name in named if name not in explains and name in _known(mistake)]
-        entry = with_number(mistake) if _example(mistake) else DEFECTS.get(mistake)
+        entry = with_number(mistake) if example_of(mistake) else DEFECTS.get(mistake)
         yield _cause(entry, explains, finding) if entry else Cause(mistake, explains, finding)
         named = {name: mistakes for name, mistakes in named.items() if name not in explains}
 

@@ -1,18 +1,20 @@
 """Find the failures that a GPT-2 with all the causes has too.
 
 Two mistakes at once can fail what neither fails alone. So a failure that no cause explains is asked
-again, of the catalogue's GPT-2 with all the mistakes of the diagnosis.
+again, of the catalogue's GPT-2 with all the mistakes of the diagnosis and of the other causes.
 """
 
 from __future__ import annotations
 
 import contextlib
 import io
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
 
+from .causes import example_of
 from .findings import FAILED, FINDING
 from .judgement import Judgement
 
@@ -23,10 +25,9 @@ PACKAGE = __package__.rpartition(".")[0] if __package__ else ""
 
 def fail_too(judgement: Judgement) -> frozenset[str]:
     """Return the unexplained requirements that a GPT-2 with all the causes fails too."""
-    diagnosis, names = judgement.diagnosis, set(judgement.unexplained)
-    if diagnosis is None or not diagnosis.stages or not names:
+    mistakes, names = "+".join(_mistakes(judgement)), set(judgement.unexplained)
+    if not mistakes or not names:
         return frozenset()
-    mistakes = "+".join(mistake.specification for mistake in diagnosis.granted)
     tests = [finding.test for name in names for finding in judgement.results[name].failures]
     files = {SUITE / Path(test.partition("::")[0]).name for test in tests}
     functions = {test.partition("::")[2].partition("[")[0] for test in tests}
@@ -44,6 +45,16 @@ def fail_too(judgement: Judgement) -> frozenset[str]:
             plugins=[asked],
         )
     return frozenset(names & asked.requirements)
+
+
+def _mistakes(judgement: Judgement) -> Iterator[str]:
+    """Yield the mistakes of all causes, with all digits or the number that a test has read."""
+    diagnosis = judgement.diagnosis
+    granted = diagnosis.granted if diagnosis and diagnosis.stages else ()
+    named = [cause.id for cause in judgement.causes if cause.what]
+    numbered = {example_of(name) for name in named}
+    yield from (each.specification for each in granted if each.id not in numbered)
+    yield from (name for name in named if name not in {each.id for each in granted})
 
 
 class _Failures:
