@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,12 +18,15 @@ from gpt2ref import EOS
 
 from .adapters.adapter import Adapter
 from .adapters.own_answers import check_die, check_new_tokens
+from .adapters.protocol import Judged
 from .adapters.refusal import accepted
 from .checkpoints.harmonics import SUCCESSOR, successor
 from .checkpoints.scripts import SCRIPT, by_position, chain, dice
 from .checkpoints.tensors import DICE, Tensors, write_checkpoint
 from .conftest import WriteCheckpoint
 from .judging.frequencies import check_frequency
+from .naming import Named, named_by, naming
+from .naming.ends import end_id, passed_over, passed_over_id
 from .outcomes import Failure, check
 from .requirements import requirement
 
@@ -41,9 +46,23 @@ def generating(adapter: Adapter, write: WriteCheckpoint) -> Adapter:
     return adapter
 
 
+@pytest.fixture(scope="module")
+def eos_passed_over(
+    generating: Adapter, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[], Named | None]:
+    """Read for how long EOS is passed over, once for all tests that fail."""
+    return cache(lambda: passed_over(generating, tmp_path_factory.mktemp("passed-over")))
+
+
 @pytest.fixture
-def check_says(generating: Adapter, tmp_path: Path) -> CheckSays:
+def check_says(
+    generating: Adapter, eos_passed_over: Callable[[], Named | None], tmp_path: Path
+) -> CheckSays:
     """Check the new ids of each prompt under a script, which leaves a sampler no choice."""
+
+    def check_or_name(*arguments: Any) -> None:
+        with named_by(eos_passed_over):
+            check_tokens(*arguments)
 
     def check_tokens(
         script: Tensors,
@@ -70,7 +89,7 @@ def check_says(generating: Adapter, tmp_path: Path) -> CheckSays:
                     where=f" in row {row} at temperature {temperature}",
                 )
 
-    return check_tokens
+    return check_or_name
 
 
 def after(prompt_length: int, tokens: Sequence[int]) -> Tensors:
@@ -122,20 +141,30 @@ def test_no_other_token_ends_a_text(adapter: Adapter, half: range, tmp_path: Pat
         new = judged.generate(prompts, max_new_tokens=steps, temperature=0.0)
         for start, row in zip(batch.tolist(), new, strict=True):
             should = [(start + step) % EOS for step in range(1, steps + 1)]
-            if len(row) < steps and row == should[: len(row)]:
-                raise Failure(
-                    f"a text ends after {[start, *row]}, before or at id {should[len(row)]}",
-                    expected="no end but EOS",
-                )
-            check_new_tokens(
-                judged,
-                [start],
-                row,
-                should,
-                max_new_tokens=steps,
-                temperature=0.0,
-                where=f" after {start}",
-            )
+            if row != should:
+                check_text(judged, start, row, should)
+
+
+def check_text(judged: Judged, start: int, row: list[int], should: list[int]) -> None:
+    """Raise a Failure that names the id at which a text of successors ends or goes wrong."""
+    pairs = enumerate(zip(row, should, strict=False))
+    wrong = next((i for i, (found, wanted) in pairs if found != wanted), None)
+    if wrong is None and len(row) < len(should):
+        at = should[len(row)]
+        failure = Failure(
+            f"a text ends after {[start, *row]}, before or at id {at}", expected="no end but EOS"
+        )
+        raise naming(failure, lambda: end_id(judged, at))
+    with named_by(lambda: None if wrong is None else passed_over_id(judged, should[wrong])):
+        check_new_tokens(
+            judged,
+            [start],
+            row,
+            should,
+            max_new_tokens=len(should),
+            temperature=0.0,
+            where=f" after {start}",
+        )
 
 
 def followed(followers: Mapping[int, int], token: int, steps: int) -> list[int]:
@@ -166,7 +195,12 @@ def test_in_prompt(check_says: CheckSays, prompt: list[int]) -> None:
 
 @requirement("eos.probability")
 @pytest.mark.parametrize("probability", [0.5, 0.05])
-def test_probability(adapter: Adapter, probability: float, tmp_path: Path) -> None:
+def test_probability(
+    adapter: Adapter,
+    eos_passed_over: Callable[[], Named | None],
+    probability: float,
+    tmp_path: Path,
+) -> None:
     """Lengths are geometric, where each step gives EOS with the same probability."""
     faces = {
         A: math.log((1 - probability) / 2),
@@ -183,4 +217,5 @@ def test_probability(adapter: Adapter, probability: float, tmp_path: Path) -> No
     impossible = {token for row in rows for token in row} - {A, C}
     check(not impossible, f"tokens of probability 0: {sorted(impossible)}")
     ended = sum(len(row) < steps for row in rows)
-    check_frequency(ended, sum(map(len, rows)) + ended, probability, "rows that end at a step")
+    with named_by(eos_passed_over):
+        check_frequency(ended, sum(map(len, rows)) + ended, probability, "rows that end at a step")

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Callable
+from functools import cache
 
 import pytest
 import torch
@@ -20,6 +22,9 @@ from .checkpoints.scripts import dice
 from .checkpoints.tensors import DICE
 from .conftest import WriteCheckpoint
 from .judging.frequencies import check_frequency, largest_count
+from .naming import Named, named_by, naming
+from .naming.penalties import penalty
+from .naming.restrictions import restriction
 from .outcomes import Failure, NotApplicable, check
 from .requirements import requirement
 from .test_sampling import (
@@ -52,17 +57,35 @@ def many(adapter: Adapter, write: WriteCheckpoint) -> tuple[Tensor, list[int]]:
     return chances(judged), list(itertools.chain(*rows))
 
 
+Naming = Callable[[], Named | None]
+
+
+@pytest.fixture(scope="module")
+def name_restriction(adapter: Adapter, tmp_path_factory: pytest.TempPathFactory) -> Naming:
+    """Read which tokens a draw leaves out, once for all tests that fail."""
+    return cache(lambda: restriction(adapter, tmp_path_factory.mktemp("restriction")))
+
+
+@pytest.fixture(scope="module")
+def name_penalty(adapter: Adapter, tmp_path_factory: pytest.TempPathFactory) -> Naming:
+    """Read what is lost by what was said, once for all tests that fail."""
+    return cache(lambda: penalty(adapter, tmp_path_factory.mktemp("penalty")))
+
+
 def less_likely(tokens: list[int]) -> list[int]:
     return [token for token in tokens if token >= EOS // 2]
 
 
 @requirement("sampling.top-k-none")
-def test_top_k_none_of_many_tokens(many: tuple[Tensor, list[int]]) -> None:
+def test_top_k_none_of_many_tokens(
+    many: tuple[Tensor, list[int]], name_restriction: Naming
+) -> None:
     probabilities, tokens = many
     drawn = less_likely(tokens)
     share, restricted = float(probabilities[EOS // 2 :].sum()), "" if drawn else ", none at all,"
     what = f"the less likely half of the vocabulary{restricted} with top_k None"
-    check_frequency(len(drawn), len(tokens), share, what)
+    with named_by(name_restriction):
+        check_frequency(len(drawn), len(tokens), share, what)
 
 
 @requirement("sampling.many-tokens")
@@ -85,7 +108,7 @@ def test_many_tokens(many: tuple[Tensor, list[int]]) -> None:
 
 
 @requirement("sampling.rare-tokens")
-def test_rare_tokens(adapter: Adapter, write: WriteCheckpoint) -> None:
+def test_rare_tokens(adapter: Adapter, name_restriction: Naming, write: WriteCheckpoint) -> None:
     """A nucleus (top-p) of up to 0.99 would leave out all 40 tokens that share a percent."""
     faces = {LARGEST: math.log(1 - RARE_SHARE)}
     faces |= {token: math.log(RARE_SHARE / len(RARE)) for token in RARE}
@@ -99,7 +122,9 @@ def test_rare_tokens(adapter: Adapter, write: WriteCheckpoint) -> None:
     check_possible(tokens, set(faces))
     restricted = "" if drawn else ", none at all, as top-p or min-p leave out rare tokens,"
     what = f"tokens of 0.02 percent each{restricted}"
-    check_frequency(len(drawn), len(tokens), float(chances(judged)[list(RARE)].sum()), what)
+    share = float(chances(judged)[list(RARE)].sum())
+    with named_by(name_restriction):
+        check_frequency(len(drawn), len(tokens), share, what)
 
 
 @requirement("sampling.close-logits")
@@ -119,7 +144,9 @@ def test_close_logits(adapter: Adapter, write: WriteCheckpoint, temperature: flo
 
 @requirement("sampling.repetition")
 @pytest.mark.parametrize("temperature", [0.0, 1.0], ids=["greedy", "top-k-one"])
-def test_repetition(adapter: Adapter, write: WriteCheckpoint, temperature: float) -> None:
+def test_repetition(
+    adapter: Adapter, name_penalty: Naming, write: WriteCheckpoint, temperature: float
+) -> None:
     """The logits of two tokens are 1/64 apart: a penalty for the first one gives the second."""
     close = {LARGEST: 2.0, 17: 2.0 - 1 / 64, 31000: 1.0}
     judged = loaded(adapter, write("dice-close", DICE, lambda: dice(close)), close)
@@ -130,8 +157,9 @@ def test_repetition(adapter: Adapter, write: WriteCheckpoint, temperature: float
         if wrong:
             said, other = row[: wrong[0]], row[wrong[0]]
             unsaid = ", which was not said before" if other not in said else ""
-            raise Failure(
+            failure = Failure(
                 f"token {other}{unsaid}, after {len(said)} times the token with the largest logit: "
                 "a penalty for what was said, or n-grams that are blocked",
                 expected=f"{LARGEST} at each step",
             )
+            raise naming(failure, name_penalty)

@@ -201,9 +201,24 @@ class WindowSlides(CompleteGPT2):
 class CacheOf512(CompleteGPT2):
     """The cache has room for 512 positions, and forgets the oldest."""
 
+    cache_size = 512
+
     def extend(self, past: KeysValues, k: Tensor, v: Tensor) -> KeysValues:
         keys, values = super().extend(past, k, v)
-        if keys.size(2) > 512:  # the positions are those of the whole text
+        if keys.size(2) > self.cache_size:  # the positions are those of the whole text
             keys, values = keys.clone(), values.clone()
-            keys[:, :, :-512], values[:, :, :-512] = 0.0, 0.0
+            keys[:, :, : -self.cache_size], values[:, :, : -self.cache_size] = 0.0, 0.0
+        return keys, values
+
+
+@defect("slot-700-lost", "cache.far-past", f"a slot of a cache that is written twice; {KNOWLEDGE}")
+class SlotLost(CompleteGPT2):
+    """A step loses the key and value of position 700, as they are overwritten."""
+
+    lost_slot = 700
+
+    def extend(self, past: KeysValues, k: Tensor, v: Tensor) -> KeysValues:
+        keys, values = (each.clone() for each in super().extend(past, k, v))
+        keys[:, :, self.lost_slot : self.lost_slot + 1] = 0.0
+        values[:, :, self.lost_slot : self.lost_slot + 1] = 0.0
         return keys, values

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TypeVar
 
@@ -12,6 +12,7 @@ from .complete import CompleteGPT2
 from .constants import Measured, measured
 from .curve import NAME as CURVE
 from .curve import ReadCurve, read_from
+from .numbered import NUMBERED
 
 KNOWLEDGE = "from knowledge: no report was looked up"
 Class = TypeVar("Class", bound=type[CompleteGPT2])
@@ -95,15 +96,38 @@ def _entered(
 def combined(*names: str) -> type[CompleteGPT2]:
     """Return a class with all of these entries; the first has a step that two override.
 
-    Raises KeyError for a name that is not in the catalogue, and is no constant with a value and no
-    curve with its file.
+    Raises KeyError for a name that is not in the catalogue, and has no value that it can have.
     """
-    entries: dict[str, Mistake] = {**DEFECTS, **EQUIVALENT, **VARIANTS}
-    return with_mistakes(*(entries.get(name) or _with_value(name) for name in names))
+    return with_mistakes(*map(_mistake, names))
 
 
-def _with_value(name: str) -> Mistake:
-    return read_from(name) if name.startswith(CURVE) else measured(name)
+def _mistake(name: str) -> Mistake:
+    if name.partition("=")[0] in NUMBERED:
+        return with_number(name)
+    if name.startswith(f"{CURVE}="):
+        return read_from(name)
+    return measured(name) if "=" in name else (DEFECTS | EQUIVALENT | VARIANTS)[name]
+
+
+def with_number(specification: str) -> Entry:
+    """Return the entry of name=number (see `numbered`). Raises KeyError if there is none."""
+    name, _, value = specification.partition("=")
+    numbered = NUMBERED[name]
+    example = DEFECTS[numbered.example]
+    try:
+        number = float(value)
+    except ValueError:
+        raise KeyError(specification) from None
+    given = int(number) if number.is_integer() else number
+    kind = type(specification, (example.kind,), {name.replace("-", "_"): given})
+    return replace(example, id=specification, what=numbered.what.format(value), kind=kind)
+
+
+def id_with_number(name: str, number: float) -> str:
+    """Return the id of a mistake with this number: that of the example, if it has the same."""
+    example = NUMBERED[name].example
+    same = getattr(DEFECTS[example].kind, name.replace("-", "_")) == number
+    return example if same else f"{name}={number:g}"
 
 
 def with_mistakes(*granted: Mistake) -> type[CompleteGPT2]:

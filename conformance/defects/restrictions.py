@@ -15,10 +15,12 @@ from .complete import Cache, CompleteGPT2
 class TopPUnasked(CompleteGPT2):
     """A nucleus of 0.95 is left on: the likeliest tokens that have that probability together."""
 
+    top_p = 0.95
+
     def probabilities(self, logits: Tensor, temperature: float, top_k: int | None) -> Tensor:
         chances = super().probabilities(logits, temperature, top_k)
         largest, token_ids = chances.sort(dim=-1, descending=True)
-        largest[largest.cumsum(-1) - largest > 0.95] = 0.0
+        largest[largest.cumsum(-1) - largest > self.top_p] = 0.0
         return torch.zeros_like(chances).scatter(-1, token_ids, largest)
 
 
@@ -26,20 +28,18 @@ class TopPUnasked(CompleteGPT2):
 class MinPUnasked(CompleteGPT2):
     """Tokens with less than a twentieth of the largest probability are left out."""
 
+    min_p = 0.05
+
     def probabilities(self, logits: Tensor, temperature: float, top_k: int | None) -> Tensor:
         chances = super().probabilities(logits, temperature, top_k)
-        return chances * (chances >= 0.05 * chances.amax(-1, keepdim=True))
+        return chances * (chances >= self.min_p * chances.amax(-1, keepdim=True))
 
 
 @defect("top-p-of-99-percent-unasked", "sampling.rare-tokens", f"a default of 0.99; {KNOWLEDGE}")
-class TopPOf99Percent(CompleteGPT2):
+class TopPOf99Percent(TopPUnasked):
     """A nucleus of 0.99 is left on: the last percent of the probability is never drawn."""
 
-    def probabilities(self, logits: Tensor, temperature: float, top_k: int | None) -> Tensor:
-        chances = super().probabilities(logits, temperature, top_k)
-        largest, token_ids = chances.sort(dim=-1, descending=True)
-        largest[largest.cumsum(-1) - largest > 0.99] = 0.0
-        return torch.zeros_like(chances).scatter(-1, token_ids, largest)
+    top_p = 0.99
 
 
 @defect(
@@ -50,9 +50,11 @@ class TopPOf99Percent(CompleteGPT2):
 class EpsilonCutoffUnasked(CompleteGPT2):
     """Tokens with a probability below 3e-4 are left out."""
 
+    epsilon_cutoff = 3e-4
+
     def probabilities(self, logits: Tensor, temperature: float, top_k: int | None) -> Tensor:
         chances = super().probabilities(logits, temperature, top_k)
-        return chances * (chances >= chances.amax(-1, keepdim=True).clamp(max=3e-4))
+        return chances * (chances >= chances.amax(-1, keepdim=True).clamp(max=self.epsilon_cutoff))
 
 
 @defect(
@@ -63,8 +65,10 @@ class EpsilonCutoffUnasked(CompleteGPT2):
 class TopKOf50Unasked(CompleteGPT2):
     """`top_k or 50`: None becomes the default of transformers."""
 
+    top_k = 50
+
     def probabilities(self, logits: Tensor, temperature: float, top_k: int | None) -> Tensor:
-        return super().probabilities(logits, temperature, top_k or 50)
+        return super().probabilities(logits, temperature, top_k or self.top_k)
 
 
 @defect("top-k-of-1024-unasked", "sampling.top-k-none", f"a kernel's limit; {KNOWLEDGE}")
@@ -99,9 +103,27 @@ class Penalised(CompleteGPT2):
 class RepetitionPenaltyUnasked(Penalised):
     """A repetition penalty of 1.1 is left on."""
 
+    repetition_penalty = 1.1
+
     def penalty(self, logits: Tensor, row: Sequence[int]) -> Tensor:
         said, penalised = list(set(row)), logits.clone()
-        penalised[said] = torch.where(logits[said] > 0, logits[said] / 1.1, logits[said] * 1.1)
+        penalised[said] = torch.where(
+            logits[said] > 0,
+            logits[said] / self.repetition_penalty,
+            logits[said] * self.repetition_penalty,
+        )
+        return penalised
+
+
+@defect("presence-penalty-unasked", "sampling.repetition", f"OpenAI's API has one; {KNOWLEDGE}")
+class PresencePenaltyUnasked(Penalised):
+    """A token's logit sinks by 0.2 once it was said."""
+
+    presence_penalty = 0.2
+
+    def penalty(self, logits: Tensor, row: Sequence[int]) -> Tensor:
+        penalised = logits.clone()
+        penalised[list(set(row))] -= self.presence_penalty
         return penalised
 
 
@@ -109,17 +131,23 @@ class RepetitionPenaltyUnasked(Penalised):
 class FrequencyPenaltyUnasked(Penalised):
     """A token's logit sinks by 0.01 each time that it is said."""
 
+    frequency_penalty = 0.01
+
     def penalty(self, logits: Tensor, row: Sequence[int]) -> Tensor:
-        return logits - 0.01 * torch.tensor(row).bincount(minlength=len(logits)).to(logits.dtype)
+        times = torch.tensor(row).bincount(minlength=len(logits))
+        return logits - self.frequency_penalty * times.to(logits.dtype)
 
 
 @defect("n-grams-blocked", "sampling.repetition", f"no_repeat_ngram_size of 4; {KNOWLEDGE}")
 class NGramsBlocked(Penalised):
     """A token that would repeat four tokens is never chosen."""
 
+    no_repeat_ngram_size = 4
+
     def penalty(self, logits: Tensor, row: Sequence[int]) -> Tensor:
-        grams = (tuple(row[i : i + 4]) for i in range(len(row) - 3))
-        blocked = [gram[3] for gram in grams if gram[:3] == tuple(row[-3:])]
+        n = self.no_repeat_ngram_size
+        grams = (row[i : i + n] for i in range(len(row) - n + 1))
+        blocked = [gram[-1] for gram in grams if gram[:-1] == row[len(row) - n + 1 :]]
         penalised = logits.clone()
         penalised[blocked] = float("-inf")
         return penalised

@@ -248,18 +248,23 @@ class EmptyPrompt(CompleteGPT2):
 class StopsAtBlankLine(CompleteGPT2):
     """A blank line, id 628, ends a text as EOS does."""
 
+    end_id = 628
+
     def ends(self, ended: list[bool], chosen: list[int]) -> list[bool]:
-        return super().ends(ended, [EOS if token_id == 628 else token_id for token_id in chosen])
+        return super().ends(ended, [EOS if each == self.end_id else each for each in chosen])
 
 
 @defect("new-tokens-capped", "eos.no-other", f"a server's default; {KNOWLEDGE}")
 class NewTokensCapped(CompleteGPT2):
     """There are never more than 128 new tokens, whatever max_new_tokens says."""
 
+    max_new_tokens = 128
+
     def generate_ragged(
         self, prompts: Sequence[Sequence[int]], *, max_new_tokens: int, **options: Any
     ) -> list[list[int]]:
-        return super().generate_ragged(prompts, max_new_tokens=min(max_new_tokens, 128), **options)
+        most = min(max_new_tokens, self.max_new_tokens)
+        return super().generate_ragged(prompts, max_new_tokens=most, **options)
 
 
 @defect(
@@ -270,5 +275,60 @@ class NewTokensCapped(CompleteGPT2):
 class ViewOf256(CompleteGPT2):
     """The loop feeds the last 256 tokens at most, in a model of 1024 positions."""
 
+    view = 256
+
     def crop(self, row: Sequence[int]) -> Sequence[int]:
-        return super().crop(row)[-256:]
+        return super().crop(row)[-self.view :]
+
+
+class Unended(CompleteGPT2):
+    """EOS can't be chosen while a row is too short."""
+
+    def short(self, row: Sequence[int], new: int) -> bool:
+        """Return whether the row, with this many new tokens, must go on."""
+        return True
+
+    def next_logits(self, rows: Sequence[Sequence[int]], cache: Cache) -> tuple[Tensor, Cache]:
+        logits, cache = super().next_logits(rows, cache)
+        short = [self.short(row, self.new) for row in rows]
+        self.new += 1
+        logits = logits.clone()
+        logits[short, EOS] = float("-inf")
+        return logits, cache
+
+    def generate_ragged(self, prompts: Sequence[Sequence[int]], **options: Any) -> list[list[int]]:
+        self.new = 0
+        return super().generate_ragged(prompts, **options)
+
+
+@defect(
+    "min-new-tokens-of-20",
+    "eos.first-step",
+    f"min_new_tokens of transformers, min_tokens of vLLM, left on; {KNOWLEDGE}",
+)
+class MinNewTokens(Unended):
+    """EOS can't be chosen where a text would have fewer than 20 new tokens."""
+
+    min_new_tokens = 20
+
+    def short(self, row: Sequence[int], new: int) -> bool:
+        return new < self.min_new_tokens
+
+
+@defect("min-length-of-20", "eos.first-step", f"min_length of transformers, left on; {KNOWLEDGE}")
+class MinLength(Unended):
+    """EOS can't be chosen where a text and its prompt would have fewer than 20 tokens."""
+
+    min_length = 20
+
+    def short(self, row: Sequence[int], new: int) -> bool:
+        return len(row) < self.min_length
+
+
+@defect(
+    "eos-never-chosen",
+    "eos.first-step",
+    f"a logit_bias or suppress_tokens that bans EOS, left on; {KNOWLEDGE}",
+)
+class EosNeverChosen(Unended):
+    """EOS is never chosen, so every text has max_new_tokens."""

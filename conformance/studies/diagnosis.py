@@ -16,11 +16,12 @@ import random
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import torch
 
-from ..defects import DEFECTS, EQUIVALENT, VARIANTS
+from ..defects import DEFECTS, EQUIVALENT, VARIANTS, combined
 from ..diagnosis.comparison import Comparison, Load, defective
 from ..diagnosis.peeling import Peeled, Peeling
 
@@ -35,6 +36,13 @@ def named(found: Peeled, names: tuple[str, ...]) -> bool:
         for stage in found.stages
         if not stage.is_variant
     )
+
+
+def ids_of(found: Peeled) -> set[str]:
+    """Return the mistakes that are named, each alternative included."""
+    return {
+        grant.id for stage in found.stages for granted in stage.alternatives for grant in granted
+    }
 
 
 def seen(found: Peeled) -> bool:
@@ -53,15 +61,12 @@ def share_named(
 
     `loading`: returns what loads a GPT-2 with the mistakes of these names.
     """
-    right = 0
+    right = hidden = 0
     for names in drawn:
         start = time.monotonic()
-        try:
-            found = peeled(comparison, loading(*names))
-        except TypeError:
-            print(f"no class has all of {'+'.join(names)}", flush=True)
-            continue
+        found = peeled(comparison, loading(*names))
         right += (good := is_named(found, names))
+        hidden += good and not set(names) <= ids_of(found)
         stages = "; ".join(
             " or ".join("+".join(grant.id for grant in each) for each in stage.alternatives)
             for stage in found.stages
@@ -72,17 +77,20 @@ def share_named(
             f"{'' if good else 'NOT '}{'+'.join(names)}: {stages}{left} ({took:.1f} s)", flush=True
         )
     if drawn:
-        print(f"{kind}: {right} of {len(drawn)} ({right / len(drawn):.1%})", flush=True)
+        share = f"{right} of {len(drawn)} ({right / len(drawn):.1%})"
+        print(f"{kind}: {share}; in {hidden} of them some can't be seen beside others", flush=True)
 
 
 def combinations(size: int, n: int, seed: int) -> list[tuple[str, ...]]:
-    """Draw combinations of defects of different families."""
-    generator, drawn = random.Random(seed), set[tuple[str, ...]]()
+    """Draw combinations of defects of different families that one class can have."""
+    generator, drawn = random.Random(seed), list[tuple[str, ...]]()
     while len(drawn) < n:
         names = tuple(sorted(generator.sample(sorted(DEFECTS), size)))
-        if len({DEFECTS[name].family for name in names}) == size:
-            drawn.add(names)
-    return sorted(drawn)
+        if len({DEFECTS[name].family for name in names}) == size and names not in drawn:
+            with suppress(TypeError):
+                combined(*names)
+                drawn.append(names)
+    return drawn
 
 
 def main() -> None:

@@ -14,9 +14,10 @@ from typing import NamedTuple
 
 from .. import defects
 from ..defects import DEFECTS
-from ..defects.catalogue import Mistake
+from ..defects.catalogue import Mistake, with_number
 from ..defects.constants import Measured
 from ..defects.curve import ReadCurve
+from ..defects.numbered import NUMBERED
 from ..defects.steps import PLACES
 from ..diagnosis.diagnose import Diagnosis
 from .findings import Finding, Result
@@ -62,6 +63,8 @@ def _of_diagnosis(failed: Mapping[str, Result], diagnosis: Diagnosis) -> Iterato
         others = tuple("+".join(each.id for each in granted) for granted in stage.alternatives[1:])
         for number, mistake in enumerate(stage.granted):
             same = {granted[number].id for granted in stage.alternatives if len(granted) > number}
+            mistake = _with_its_number(mistake, left)
+            same.add(mistake.id)
             explains = [name for name in left if _explains(mistake, same, name, left[name])]
             explains.sort(key=lambda name: not same & left[name].mistakes(own=True))
             finding = next((_naming(left[name], same) for name in explains), None)
@@ -71,12 +74,30 @@ def _of_diagnosis(failed: Mapping[str, Result], diagnosis: Diagnosis) -> Iterato
 
 def _explains(mistake: Mistake, same: set[str], name: str, result: Result) -> bool:
     named = result.mistakes(own=True) | result.mistakes(own=False)
-    alone = failures().get(mistake.like if isinstance(mistake, ReadCurve) else mistake.id, [])
+    alone = _known(mistake.like if isinstance(mistake, ReadCurve) else mistake.id)
     if name.startswith("parity."):  # whole logits, which a mistake in any of them changes
         return isinstance(mistake, (Measured, ReadCurve)) or any(
             each.startswith("parity.") for each in alone
         )
     return bool(same & named) or name in alone
+
+
+def _known(mistake: str) -> list[str]:
+    """Return what a mistake, or the catalogue's example of it, is known to fail by itself."""
+    return failures().get(example_of(mistake) or mistake, [])
+
+
+def example_of(mistake: str) -> str | None:
+    """Return the catalogue's example of a mistake with another number."""
+    name, equals, _ = mistake.partition("=")
+    return NUMBERED[name].example if equals and name in NUMBERED else None
+
+
+def _with_its_number(mistake: Mistake, failed: Mapping[str, Result]) -> Mistake:
+    """Return a mistake with the number that a test has read, if the catalogue has an example."""
+    read = {name for result in failed.values() for name in result.mistakes(own=True)}
+    same = sorted(name for name in read if example_of(name) == mistake.id)
+    return with_number(same[0]) if same else mistake
 
 
 def _named(failed: Mapping[str, Result]) -> Iterator[Cause]:
@@ -88,7 +109,8 @@ def _named(failed: Mapping[str, Result]) -> Iterator[Cause]:
         explains = [name for name, mistakes in named.items() if mistake in mistakes]
         explains.sort(key=lambda name: mistake not in own[name])
         finding = _naming(failed[explains[0]], {mistake})
-        entry = DEFECTS.get(mistake)
+        explains += [name for name in named if name not in explains and name in _known(mistake)]
+        entry = with_number(mistake) if example_of(mistake) else DEFECTS.get(mistake)
         yield _cause(entry, explains, finding) if entry else Cause(mistake, explains, finding)
         named = {name: mistakes for name, mistakes in named.items() if name not in explains}
 

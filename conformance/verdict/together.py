@@ -1,18 +1,21 @@
 """Find the failures that a GPT-2 with all the causes has too.
 
 Two mistakes at once can fail what neither fails alone. So the first failed test of a requirement
-that no cause explains is run again, on the catalogue's GPT-2 with all mistakes of the diagnosis.
+that no cause explains is run again, on the catalogue's GPT-2 with all the mistakes that are known:
+those of the diagnosis and of the other causes.
 """
 
 from __future__ import annotations
 
 import contextlib
 import io
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
 
+from .causes import example_of
 from .findings import FAILED, FINDING
 from .judgement import Judgement
 
@@ -23,10 +26,9 @@ PACKAGE = __package__.rpartition(".")[0] if __package__ else ""
 
 def fail_too(judgement: Judgement) -> frozenset[str]:
     """Return the unexplained requirements that a GPT-2 with all the causes fails too."""
-    diagnosis, names = judgement.diagnosis, set(judgement.unexplained)
-    if diagnosis is None or not diagnosis.stages or not names:
+    mistakes, names = "+".join(_mistakes(judgement)), set(judgement.unexplained)
+    if not mistakes or not names:
         return frozenset()
-    mistakes = "+".join(mistake.specification for mistake in diagnosis.granted)
     implementation = f"{PACKAGE}.defects:{mistakes}"
     in_ids = judgement.adapter.encode("unicode_escape").decode("ascii")  # as pytest writes it
     tests = []
@@ -46,6 +48,16 @@ def fail_too(judgement: Judgement) -> frozenset[str]:
             plugins=[asked],
         )
     return frozenset(names & asked.requirements)
+
+
+def _mistakes(judgement: Judgement) -> Iterator[str]:
+    """Yield the mistakes of all causes, with all digits or the number that a test has read."""
+    diagnosis = judgement.diagnosis
+    granted = diagnosis.granted if diagnosis and diagnosis.stages else ()
+    named = [cause.id for cause in judgement.causes if cause.what]
+    numbered = {example_of(name) for name in named}
+    yield from (each.specification for each in granted if each.id not in numbered)
+    yield from (name for name in named if name not in {each.id for each in granted})
 
 
 class _Failures:

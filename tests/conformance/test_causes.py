@@ -7,8 +7,9 @@ import json
 import pytest
 
 from conformance.defects import DEFECTS
-from conformance.defects.catalogue import Mistake
+from conformance.defects.catalogue import Mistake, id_with_number, with_number
 from conformance.defects.constants import measured
+from conformance.defects.numbered import NUMBERED
 from conformance.diagnosis.diagnose import Diagnosis
 from conformance.diagnosis.peeling import Stage
 from conformance.verdict.causes import failures
@@ -106,3 +107,44 @@ def test_the_known_failures_are_those_of_the_kill_matrix() -> None:
 def test_a_constant_needs_a_known_name_and_a_number(specification: str) -> None:
     with pytest.raises(KeyError):
         measured(specification)
+
+
+def test_a_number_that_a_test_read_takes_the_place_of_the_example() -> None:
+    example = DEFECTS["repetition-penalty-unasked"]
+    known = next(name for name in failures()[example.id] if name != "sampling.repetition")
+    family, _, name = known.partition(".")
+    failed = {
+        "sampling_repetition": failure("repetition-penalty=1.3", own=True),
+        f"{family}_{name.replace('-', '_')}": failure(),
+    }
+    for judgement in (judgement_of(example, **failed), judgement_of(**failed)):
+        (cause,) = judgement.causes
+        assert cause.id == "repetition-penalty=1.3"
+        assert "divided by about 1.3" in str(cause.what)
+        assert cause.source == example.source
+        assert cause.explains == ["sampling.repetition", known]
+        assert not judgement.unexplained
+
+
+def test_what_a_named_cause_fails_too_is_explained() -> None:
+    test = "conformance/test_eos.py::test_middle[any]"
+    judgement = judgement_of(
+        eos_no_other=failure("max-new-tokens=2", own=True), eos_middle=failure(test=test)
+    )
+    assert judgement.unexplained == ["eos.middle"]
+    judgement.together = fail_too(judgement)
+    assert not judgement.unexplained
+
+
+def test_mistakes_with_a_number_are_entries_with_that_number() -> None:
+    entry = with_number("min-new-tokens=7")
+    assert entry.kind is not DEFECTS["min-new-tokens-of-20"].kind
+    assert issubclass(entry.kind, DEFECTS["min-new-tokens-of-20"].kind)
+    assert "fewer than 7 new tokens" in entry.what
+    assert id_with_number("view", 300) == "view=300"
+    assert id_with_number("view", 256) == "view-of-256"
+    for name, numbered in NUMBERED.items():
+        assert getattr(DEFECTS[numbered.example].kind, name.replace("-", "_")), name
+        assert numbered.what.count("{}") == 1
+    with pytest.raises(KeyError):
+        with_number("view=x")
