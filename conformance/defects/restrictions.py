@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from gpt2ref import EOS
+
 from .catalogue import KNOWLEDGE, defect
 from .complete import Cache, CompleteGPT2
 
@@ -155,10 +157,24 @@ class NGramsBlocked(Penalised):
 
 @defect("token-biased", "eos.no-other", f"logit_bias of OpenAI's API, left on; {KNOWLEDGE}")
 class TokenBiased(Penalised):
-    """The logit of one token is lowered by a tenth."""
+    """The logit of one token is lowered, here by a tenth."""
 
     def penalty(self, logits: Tensor, row: Sequence[int]) -> Tensor:
         return logits.index_add(0, torch.tensor([31415]), torch.tensor([-0.1], dtype=logits.dtype))
+
+
+@defect(
+    "eos-likelier-with-length",
+    "eos.probability",
+    f"transformers' exponential_decay_length_penalty, left on; {KNOWLEDGE}",
+)
+class EosLikelierWithLength(Penalised):
+    """EOS's logit rises by 0.2 with each token, so that texts end."""
+
+    def penalty(self, logits: Tensor, row: Sequence[int]) -> Tensor:
+        risen = logits.clone()
+        risen[EOS] += 0.2 * len(row)
+        return risen
 
 
 @defect("low-temperature-crash", "sampling.temperature-range", "microsoft/aici #19")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from .catalogue import KNOWLEDGE, defect, equivalent
@@ -68,6 +69,17 @@ class DropsTheKth(CompleteGPT2):
                 logits <= logits.topk(top_k).values[..., -1:], float("-inf")
             )
         return (logits / temperature).softmax(-1)
+
+
+@defect("topk-of-distinct-logits", "sampling.top-k-ties", f"sorted(set(logits)); {KNOWLEDGE}")
+class TopKOfDistinctLogits(CompleteGPT2):
+    """The k largest different logits stay, so two tokens that are tied count as one."""
+
+    def probabilities(self, logits: Tensor, temperature: float, top_k: int | None) -> Tensor:
+        if top_k is not None:
+            rows = [row.unique()[-top_k:][0] for row in logits]
+            logits = logits.masked_fill(logits < torch.stack(rows)[:, None], float("-inf"))
+        return super().probabilities(logits, temperature, None)
 
 
 @defect("topk-off-by-one", "sampling.top-k-one", "kingoflolz/mesh-transformer-jax #164")
