@@ -71,14 +71,16 @@ PLACES = {
 
 
 FORWARD = frozenset(name for name in vars(PlainGPT2) if not name.startswith("__"))
+PADDED = frozenset({"positions", "mask", "attention_weights"})  # treat the padding of short rows
 
 
 def changes_alone(steps: frozenset[str], kind: AnswerKind) -> bool:
     """Return whether an entry can change an answer of this kind, and no whole pass's logits.
 
-    A mistake in the forward pass changes tokens too, but through the logits.
+    A mistake in the forward pass, a cached one or the loading changes tokens too, but through the
+    logits: unless it is about padding.
     """
-    return kind == "logits" or not steps <= FORWARD
+    return kind != "tokens" or bool(steps & (SAMPLER | LOOP | PADDED))
 
 
 def can_change(steps: frozenset[str], kind: AnswerKind) -> bool:

@@ -18,37 +18,36 @@ from torch import Tensor
 from ..adapters.protocol import Judged
 from ..defects import VARIANTS, CompleteGPT2, combined
 from ..defects.catalogue import Entry, Mistake, with_mistakes
-from ..defects.steps import can_change
+from ..defects.steps import FORWARD, can_change
 from ..judging.oracle import FACTOR, FLOOR_ULPS
 from .asking import SHOWN, Frequencies
-from .questions import Question, answer, questions
+from .questions import BLOCKS, DIE, NORM, Question, answer, questions
 
 Load = Callable[..., Judged]
 # An epsilon of 1e-12 differs from none by 1e-11 of the logits, which nobody needs to tell apart.
 # Float32 in the place of float64 differs by 1e-8 and more.
 LEAST = 1e-10
-# Steps whose override by an entry may need all logits. A constant is a factor of each.
-WHOLE = frozenset({"head", "logits", "forward", "feed", "prefill", "step"})
 
 
 @dataclass
 class Answers:
     """The answers of an implementation. Each is asked for when it is first needed.
 
-    `steps`: those that its mistakes override; empty where nobody knows. `load_shown`: what loads it
-    so that it computes only the logits that are compared, if that is possible.
+    `granted`: its mistakes, if it is the catalogue's. `load_shown`: what loads it so that it
+    computes only the logits that are compared, if that is possible.
     """
 
     load: Load
     comparison: Comparison
     dtype: torch.dtype
-    steps: frozenset[str] = frozenset()
+    granted: tuple[Mistake, ...] = ()
     load_shown: Load | None = None
     given: dict[str, Any] = field(default_factory=dict)
 
     def __getitem__(self, question: Question) -> Any:
-        if self.steps and not can_change(self.steps, question.kind):
-            return self.comparison.right[question]
+        matter = [each for each in self.granted if self.comparison.matters(each, question)]
+        if len(matter) < len(self.granted):
+            return self.comparison.of(*matter)[question]
         if question.name not in self.given:
             checkpoint = self.comparison.checkpoint(question)
             load = (question.kind == "logits" and self.load_shown) or self.load
@@ -87,11 +86,23 @@ class Comparison:
 
     def new(self, *granted: Mistake) -> Answers:
         """Return what `of` does, without keeping it."""
-        steps = frozenset[str]().union(*(grant.steps for grant in granted))
         kind = with_mistakes(*granted)
-        whole = any(grant.steps & WHOLE and isinstance(grant, Entry) for grant in granted)
+        # A head of its own may need all logits. A constant is a factor of each.
+        whole = any("head" in grant.steps and isinstance(grant, Entry) for grant in granted)
         few = None if whole else loading(type(kind.__name__, (kind,), {"shown": SHOWN}))
-        return Answers(loading(kind), self, self.dtype, steps, few)
+        return Answers(loading(kind), self, self.dtype, granted, few)
+
+    def matters(self, mistake: Mistake, question: Question) -> bool:
+        """Return whether a mistake may change the answer to a question.
+
+        A sampler is asked with a die. Most mistakes of the forward pass leave its logits as they
+        are.
+        """
+        if not can_change(mistake.steps, question.kind):
+            return False
+        if question.kind != "tokens" or question.parts & BLOCKS > NORM:
+            return True
+        return not (mistake.steps <= FORWARD and self.alike(self.right, self.of(mistake), DIE))
 
     def checkpoint(self, question: Question) -> Path:
         """Write the checkpoint of a question, unless it is there."""

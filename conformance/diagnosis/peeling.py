@@ -20,11 +20,13 @@ from ..defects.constants import CONSTANTS, Constant, Measured
 from ..defects.steps import can_change, changes_alone
 from .comparison import Answers, Comparison, relative_difference
 from .curve_reading import read_curve
-from .questions import BLOCKS, WITH_MLP, Question
+from .questions import BLOCKS, WITH_ATTENTION, WITH_MLP, Question
 
 Grants = tuple[Mistake, ...]
 Search = Callable[[Grants, Question], Iterator[Grants]]  # what explains the answer to a question
 MOST = 8  # stages
+# Asked before other questions about tokens.
+QUICK = frozenset({"pieces of (2, 1, 3)", "rows that end", "dice with top_k=1", "greedy"})
 
 
 @dataclass(frozen=True)
@@ -145,12 +147,25 @@ class Peeling:
     # activation that nobody knows.
 
     def entries(self, granted: Grants, question: Question) -> Iterator[Grants]:
+        first = self.first_asked(granted, question)
         for entry in (VARIANTS | DEFECTS).values():
-            may = can_change(entry.steps, question.kind) and changes_alone(
-                entry.steps, question.kind
-            )
-            if may and entry not in granted and self.like((entry, *granted), question):
+            if (
+                can_change(entry.steps, question.kind)
+                and changes_alone(entry.steps, question.kind)
+                and entry not in granted
+                and all(self.like((entry, *granted), each) for each in first)
+            ):
                 yield (entry,)
+
+    def first_asked(self, granted: Grants, question: Question) -> list[Question]:
+        """Return a question after quicker ones, which most entries break."""
+        if question.parts < BLOCKS:
+            return [question]
+        quick = {each.parts: each for each in reversed(self.comparison.questions)}
+        asked = [quick[WITH_ATTENTION], quick[WITH_MLP]]
+        if question.kind == "tokens":
+            asked += [each for each in self.comparison.questions if each.name in QUICK]
+        return [*(each for each in asked if self.like(granted, each)), question]
 
     def constants(self, granted: Grants, question: Question) -> Iterator[Grants]:
         if not question.parts < BLOCKS:

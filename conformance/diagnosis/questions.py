@@ -283,8 +283,16 @@ def _of_stopping() -> Iterator[Question]:
     yield Question("EOS in the prompt", followed, partial(asking.new, torch.tensor([[EOS, B]]), 4))
 
 
+def _die(folder: Path) -> Path:
+    return _script(dice(FACES), DICE, folder)
+
+
+# The logits that the questions of sampling are asked with.
+DIE = Question("a die's logits", _die, partial(asking.logits, torch.tensor([[5], [5]])))
+
+
 def _of_sampling() -> Iterator[Question]:
-    drawn = partial(_script, dice(FACES), DICE)
+    drawn = _die
     for options in (
         {"temperature": 0.5, "top_k": 40},
         {"temperature": 2.0, "top_k": 2},
