@@ -15,10 +15,10 @@ from .complete import CompleteGPT2, KeysValues
 class CacheOfFewRows(CompleteGPT2):
     """The cache has a number of rows of its own, and larger batches share them."""
 
-    rows: int
+    most_rows: int
 
     def extend(self, past: KeysValues, k: Tensor, v: Tensor) -> KeysValues:
-        rows = torch.arange(len(k), device=k.device) % self.rows
+        rows = torch.arange(len(k), device=k.device) % self.most_rows
         return super().extend((past[0][rows], past[1][rows]), k, v)
 
 
@@ -26,14 +26,14 @@ class CacheOfFewRows(CompleteGPT2):
 class CacheOfEightRows(CacheOfFewRows):
     """The cache has eight rows, and a ninth row of a batch finds those of the first."""
 
-    rows = 8
+    most_rows = 8
 
 
 @defect("cache-of-sixteen-rows", "cache.splits", "tenstorrent/tt-metal #52671, of tiles of 32 rows")
 class CacheOfSixteenRows(CacheOfFewRows):
     """The cache has sixteen rows, and a seventeenth row of a batch finds those of the first."""
 
-    rows = 16
+    most_rows = 16
 
 
 @defect(

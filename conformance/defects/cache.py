@@ -88,17 +88,17 @@ class MaskSlicedWrong(CompleteGPT2):
 class CacheNotReset(CompleteGPT2):
     """The cache lives on the model, and a second prompt of as many rows continues the first."""
 
-    kept: Cache | None = None
+    last_cache: Cache | None = None
 
     def prefill(self, token_ids: Tensor) -> tuple[Tensor, Cache]:
-        kept = self.kept or []
+        kept = self.last_cache or []
         fits = kept and len(kept[0][0]) == len(token_ids)
         room = length(kept) + token_ids.size(1) <= self.config.n_positions
         return self.step(token_ids, kept if fits and room else [])
 
     def step(self, token_ids: Tensor, cache: Cache) -> tuple[Tensor, Cache]:
-        logits, self.kept = super().step(token_ids, cache)
-        return logits, self.kept
+        logits, self.last_cache = super().step(token_ids, cache)
+        return logits, self.last_cache
 
     def logits(self, token_ids: Tensor) -> Tensor:
         return super().step(token_ids, [])[0]

@@ -86,15 +86,15 @@ class PrefillFoundByLastToken(PromptsKept):
 class OffsetKept(CompleteGPT2):
     """A call without a cache starts at an offset that the model keeps, if there is room."""
 
-    offset = 0
+    kept_offset = 0
 
     def positions(self, real: Tensor, past: int) -> Tensor:
         positions = super().positions(real, past)
-        room = self.offset + real.size(1) <= self.config.n_positions
-        return positions + self.offset if past == 0 and room else positions
+        room = self.kept_offset + real.size(1) <= self.config.n_positions
+        return positions + self.kept_offset if past == 0 and room else positions
 
     def prefill(self, token_ids: Tensor) -> tuple[Tensor, Cache]:
-        self.offset = 0
+        self.kept_offset = 0
         return super().prefill(token_ids)
 
     def logits(self, token_ids: Tensor) -> Tensor:
@@ -112,7 +112,7 @@ class PositionsOfLastStep(OffsetKept):
     def step(self, token_ids: Tensor, cache: Cache) -> tuple[Tensor, Cache]:
         logits, new = super().step(token_ids, cache)
         if cache:
-            self.offset = length(new)
+            self.kept_offset = length(new)
         return logits, new
 
 
@@ -121,9 +121,9 @@ class PositionsOfGenerate(OffsetKept):
     """A plain call after generate goes on at the position where the new tokens ended."""
 
     def generate_ragged(self, prompts: Sequence[Sequence[int]], **options: Any) -> list[list[int]]:
-        self.offset = 0
+        self.kept_offset = 0
         new = super().generate_ragged(prompts, **options)
-        self.offset = max(len(row) for pair in zip(prompts, new, strict=True) for row in pair)
+        self.kept_offset = max(len(row) for pair in zip(prompts, new, strict=True) for row in pair)
         return new
 
 
@@ -156,11 +156,11 @@ class PaddingLeftOver(CompleteGPT2):
 class TopKKept(CompleteGPT2):
     """The last top_k stays on the model, and holds for a call without one."""
 
-    top_k: int | None = None
+    last_top_k: int | None = None
 
     def probabilities(self, logits: Tensor, temperature: float, top_k: int | None) -> Tensor:
-        self.top_k = top_k or self.top_k
-        return super().probabilities(logits, temperature, self.top_k)
+        self.last_top_k = top_k or self.last_top_k
+        return super().probabilities(logits, temperature, self.last_top_k)
 
 
 class DropoutInGenerate(CompleteGPT2):
@@ -175,7 +175,7 @@ class DropoutInGenerate(CompleteGPT2):
         finally:
             self.generating = False
 
-    def dropped(self, x: Tensor, field: str) -> Tensor:
+    def dropped_by_field(self, x: Tensor, field: str) -> Tensor:
         return torch.dropout(x, self.fields.get(field, 0.0), train=self.generating)
 
 
@@ -188,7 +188,7 @@ class TrainingWhileGenerating(DropoutInGenerate):
     """eval() is called for the loss and not for generate, which has dropout."""
 
     def merge(self, attended: Tensor) -> Tensor:
-        return self.dropped(super().merge(attended), "resid_pdrop")
+        return self.dropped_by_field(super().merge(attended), "resid_pdrop")
 
 
 @defect("attention-dropout-in-generate", "generation.dropout", f"a fused kernel; {KNOWLEDGE}")
@@ -197,7 +197,7 @@ class AttentionDropoutInGenerate(DropoutInGenerate):
 
     def attention_weights(self, scores: Tensor, mask: Tensor) -> Tensor:
         weights = super().attention_weights(scores, mask)
-        return self.dropped(weights, "attn_pdrop") if scores.size(2) == 1 else weights
+        return self.dropped_by_field(weights, "attn_pdrop") if scores.size(2) == 1 else weights
 
 
 @defect("embedding-dropout-in-generate", "generation.dropout")
@@ -205,21 +205,21 @@ class EmbeddingDropoutInGenerate(DropoutInGenerate):
     """The function that embeds the newest token drops some of its channels."""
 
     def embed(self, token_ids: Tensor, positions: Tensor) -> Tensor:
-        return self.dropped(super().embed(token_ids, positions), "embd_pdrop")
+        return self.dropped_by_field(super().embed(token_ids, positions), "embd_pdrop")
 
 
 @defect("training-after-generate", "generation.leaves-no-trace", "huggingface/trl #155")
 class TrainingAfterGenerate(CompleteGPT2):
     """generate calls eval() and ends with train(): what follows has the config's dropout."""
 
-    training = False
+    left_in_training = False
 
     def generate_ragged(self, prompts: Sequence[Sequence[int]], **options: Any) -> list[list[int]]:
-        self.training = False
+        self.left_in_training = False
         new = super().generate_ragged(prompts, **options)
-        self.training = True
+        self.left_in_training = True
         return new
 
     def merge(self, attended: Tensor) -> Tensor:
         probability = self.fields.get("resid_pdrop", 0.0)
-        return torch.dropout(super().merge(attended), probability, train=self.training)
+        return torch.dropout(super().merge(attended), probability, train=self.left_in_training)

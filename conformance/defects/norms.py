@@ -12,10 +12,10 @@ class OtherEpsilon(CompleteGPT2):
     """The LayerNorms whose names end so have another epsilon than the config's."""
 
     value: float
-    where: tuple[str, ...] = ("ln_1", "ln_2", "ln_f")
+    norms: tuple[str, ...] = ("ln_1", "ln_2", "ln_f")
 
     def epsilon(self, name: str) -> float:
-        return self.value if name.endswith(self.where) else super().epsilon(name)
+        return self.value if name.endswith(self.norms) else super().epsilon(name)
 
 
 @defect(
@@ -51,42 +51,42 @@ class EpsilonLarge(OtherEpsilon):
 class EpsilonWrongInFirst(OtherEpsilon):
     """The epsilon of ln_1 alone is 1e-6."""
 
-    value, where = 1e-6, ("ln_1",)
+    value, norms = 1e-6, ("ln_1",)
 
 
 @defect("ln-eps-wrong-in-ln_2", "layer-norm.epsilon-ln_2")
 class EpsilonWrongInSecond(OtherEpsilon):
     """The epsilon of ln_2 alone is 1e-6."""
 
-    value, where = 1e-6, ("ln_2",)
+    value, norms = 1e-6, ("ln_2",)
 
 
 @defect("ln-eps-wrong-in-ln_f", "layer-norm.epsilon-ln_f")
 class EpsilonWrongInFinal(OtherEpsilon):
     """The epsilon of ln_f alone is 1e-6."""
 
-    value, where = 1e-6, ("ln_f",)
+    value, norms = 1e-6, ("ln_f",)
 
 
 @defect("ln-eps-1e-3-in-ln_1", "layer-norm.epsilon-ln_1")
 class EpsilonLargeInFirst(OtherEpsilon):
     """The epsilon of ln_1 alone is 1e-3."""
 
-    value, where = 1e-3, ("ln_1",)
+    value, norms = 1e-3, ("ln_1",)
 
 
 @defect("ln-eps-1e-3-in-ln_2", "layer-norm.epsilon-ln_2")
 class EpsilonLargeInSecond(OtherEpsilon):
     """The epsilon of ln_2 alone is 1e-3."""
 
-    value, where = 1e-3, ("ln_2",)
+    value, norms = 1e-3, ("ln_2",)
 
 
 @defect("ln-eps-1e-3-in-ln_f", "layer-norm.epsilon-ln_f")
 class EpsilonLargeInFinal(OtherEpsilon):
     """The epsilon of ln_f alone is 1e-3."""
 
-    value, where = 1e-3, ("ln_f",)
+    value, norms = 1e-3, ("ln_f",)
 
 
 @defect("ln-eps-missing", "layer-norm.epsilon-place")

@@ -181,13 +181,13 @@ class ScalarGain(CompleteGPT2):
 class GainsAndBiasesExchanged(CompleteGPT2):
     """A LayerNorm multiplies by its bias and adds its weight, as where two arguments change places.
 
-    `where`: how the names of the norms end that have the mistake.
+    `exchanged`: how the names of the norms end that have the mistake.
     """
 
-    where: tuple[str, ...] = ("ln_1", "ln_2", "ln_f")
+    exchanged: tuple[str, ...] = ("ln_1", "ln_2", "ln_f")
 
     def norm(self, x: Tensor, name: str) -> Tensor:
-        if not name.endswith(self.where):
+        if not name.endswith(self.exchanged):
             return super().norm(x, name)
         normalised = self.normalise(x, self.epsilon(name))
         return normalised * self.weights[f"{name}.bias"] + self.weights[f"{name}.weight"]
@@ -202,24 +202,24 @@ class AllExchanged(GainsAndBiasesExchanged):
 class FirstExchanged(GainsAndBiasesExchanged):
     """ln_1 alone multiplies by its bias and adds its weight."""
 
-    where = ("ln_1",)
+    exchanged = ("ln_1",)
 
 
 @defect("ln_2-weight-bias-exchanged", "vectors.ln_2")
 class SecondExchanged(GainsAndBiasesExchanged):
     """ln_2 alone multiplies by its bias and adds its weight."""
 
-    where = ("ln_2",)
+    exchanged = ("ln_2",)
 
 
 class GainPlusOne(CompleteGPT2):
-    """A LayerNorm multiplies by 1 + weight. `where` is as above."""
+    """A LayerNorm multiplies by 1 + weight. `raised` is as `exchanged` above."""
 
-    where: tuple[str, ...] = ("ln_1", "ln_2", "ln_f")
+    raised: tuple[str, ...] = ("ln_1", "ln_2", "ln_f")
 
     def norm(self, x: Tensor, name: str) -> Tensor:
         normed = super().norm(x, name)
-        if not name.endswith(self.where):
+        if not name.endswith(self.raised):
             return normed
         return normed + self.normalise(x, self.epsilon(name))
 
@@ -233,7 +233,7 @@ class AllPlusOne(GainPlusOne):
 class BlocksPlusOne(GainPlusOne):
     """ln_1 and ln_2 multiply by 1 + weight, and ln_f, which has code of its own, by its weight."""
 
-    where = ("ln_1", "ln_2")
+    raised = ("ln_1", "ln_2")
 
 
 class BiasRearranged(CompleteGPT2):

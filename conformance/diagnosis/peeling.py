@@ -211,9 +211,13 @@ class Peeling:
 
     def pairs(self, granted: Grants, question: Question) -> Iterator[Grants]:
         """Yield two that explain the answer together. Each shows in it, and breaks no right one."""
-        if not question.parts < BLOCKS:
+        if not (question.parts < BLOCKS or question.kind == "text"):
             return
-        quick = [each for each in self.comparison.questions if each.parts < BLOCKS]
+        quick = [
+            each
+            for each in self.comparison.questions
+            if each.kind == question.kind and (each.parts < BLOCKS or each.kind == "text")
+        ]
         right = [each for each in quick if self.like(granted, each)]
         showing = [
             entry

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from conformance.defects import DEFECTS, EQUIVALENT, FAMILIES, VARIANTS
+from conformance.defects import DEFECTS, EQUIVALENT, FAMILIES, VARIANTS, CompleteGPT2
 from conformance.kill_matrix.matrix import ENTRIES, LARGE, NEVER, Matrix, asked
 from conformance.requirements import REQUIREMENTS
 from conformance.verdict.findings import ERRORED, FAILED, PASSED, VARIANT
@@ -28,6 +28,22 @@ def test_every_entry_has_a_description_and_a_source() -> None:
         assert len(entry.source) > 10, entry.id
         assert entry.family in FAMILIES
         assert entry.steps, f"{entry.id} overrides no step of CompleteGPT2"
+
+
+def test_entries_of_two_families_share_no_attribute() -> None:
+    """A GPT-2 with both would give both the same value."""
+    families: dict[str, set[str]] = {}
+    for entry in ENTRIES.values():
+        for kind in entry.kind.__mro__[: entry.kind.__mro__.index(CompleteGPT2)]:
+            for name in vars(kind):
+                if not name.startswith("__") and not hasattr(CompleteGPT2, name):
+                    families.setdefault(name, set()).add(kind.__module__)
+    assert not {name: found for name, found in families.items() if len(found) > 1}
+
+
+def test_every_requirement_names_a_defect() -> None:
+    named = {entry.requirement for entry in DEFECTS.values()}
+    assert REQUIREMENTS.keys() - named == NEVER
 
 
 def test_every_requirement_is_tested_with_some_defect() -> None:
