@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,9 +13,10 @@ import torch
 from torch import Tensor
 
 from conformance.adapters.adapter import Adapter
-from conformance.defects import DEFECTS, VARIANTS, CompleteGPT2
+from conformance.defects import DEFECTS, VARIANTS, CompleteGPT2, combined
 from conformance.defects.constants import Measured
-from conformance.diagnosis.comparison import Comparison, defective
+from conformance.defects.curve import Curve, ReadCurve
+from conformance.diagnosis.comparison import Comparison, defective, loading
 from conformance.diagnosis.departure import first_departure
 from conformance.diagnosis.diagnose import diagnosed
 
@@ -82,6 +84,47 @@ def test_a_constant_is_read_with_all_its_digits(
     assert measured.constant.name == name
     assert measured.value == pytest.approx(value, rel=1e-9)
     assert not diagnosis.left
+
+
+class UnknownActivation(CompleteGPT2):
+    def activation(self, x: Tensor) -> Tensor:
+        return x * torch.sigmoid(1.6 * x) + 0.1 * x.relu()
+
+
+@pytest.mark.parametrize(
+    "names", [(), ("residual-from-normalised", "scale-by-n-head", "logits-factor=0.9")]
+)
+def test_an_unknown_activation_is_read_beside_other_mistakes(
+    comparison: Comparison, names: tuple[str, ...]
+) -> None:
+    kind = type("Both", (combined(*names), UnknownActivation), {})
+    diagnosis = diagnosed(comparison, comparison.answers(loading(kind)))
+    assert diagnosis
+    assert not diagnosis.left
+    (curve,) = (grant for grant in diagnosis.granted if isinstance(grant, ReadCurve))
+    found = {grant.id for stage in diagnosis.stages for grant in stage.granted}
+    assert found == {*names, curve.id}
+    values = curve.curve(torch.tensor([-1.0, 2.0], dtype=torch.float64)).tolist()
+    assert values == pytest.approx([-0.1679816149, 2.1216685544], rel=1e-7)
+
+
+def test_a_curve_is_read_again_from_its_file(comparison: Comparison, tmp_path: Path) -> None:
+    """So the suite can run on a GPT-2 with it."""
+    x = torch.linspace(-4, 4, 81, dtype=torch.float64)
+    file = tmp_path / "curve.json"
+    file.write_text(json.dumps({"x": x.tolist(), "y": x.relu().tolist()}))
+    curve, relu = defective(f"activation-curve={file}"), defective("relu")
+    (question,) = (each for each in comparison.questions if each.name == "MLP alone")
+    assert comparison.alike(comparison.answers(curve), comparison.answers(relu), question)
+
+
+def test_a_curve_goes_through_its_points_and_has_kinks_only_there() -> None:
+    x = torch.linspace(-2, 3, 51, dtype=torch.float64)
+    between = torch.linspace(-3, 4, 1001, dtype=torch.float64)
+    inside = (between > -2) & (between < 3)
+    assert torch.allclose(Curve(x, x.relu())(between), between.relu(), rtol=0, atol=1e-12)
+    fifth = Curve(x, x**5 - x**2)(between[inside])
+    assert torch.allclose(fifth, between[inside] ** 5 - between[inside] ** 2, rtol=0, atol=1e-9)
 
 
 class SecondHeadLost(CompleteGPT2):
