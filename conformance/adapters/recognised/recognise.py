@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import tempfile
+import traceback
 from collections.abc import Iterator
+from contextlib import redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -14,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import GPT2Config as TransformersConfig
+from transformers import __version__ as transformers_version
 
 from gpt2ref import EOS, PUBLISHED_CONFIGS, GPT2Config
 
@@ -72,7 +74,8 @@ def recognise(place: str, name: str) -> Found | None:
         return None
     if kind != "load" and not loading and not source.class_with_forward(kind):
         return None
-    with contextlib.redirect_stdout(io.StringIO()), torch.random.fork_rng():
+    silence = io.StringIO()  # models print their sizes, and transformers how far it has read
+    with redirect_stdout(silence), redirect_stderr(silence), torch.random.fork_rng():
         module, script = _module(source)
         chosen = [kind] if kind != "load" else _classes(module)
         if not chosen and not script:
@@ -101,9 +104,7 @@ def _module(source: Source) -> tuple[ModuleType, bool]:
                 pass
         return definitions(str(source.path)), True
     except (Exception, SystemExit) as error:
-        raise NotRecognisedError(
-            f"importing {source.path.name} raised {type(error).__name__}: {error}"
-        ) from error
+        raise NotRecognisedError(f"importing {source.path.name} raised {_raised(error)}") from error
 
 
 def _classes(module: ModuleType) -> list[str]:
@@ -213,7 +214,7 @@ def _with_its_loading(
         small, large = Path(folder) / "small", Path(folder) / "gpt2"
         write_checkpoint(small, SHAPE, blank(SHAPE))
         model: Any = None
-        with contextlib.suppress(Exception), handing_over(str(small)):
+        with suppress(Exception), handing_over(str(small)):
             model = load("gpt2")
         widths = {SHAPE.n_embd} & {size for p in _parameters(model) for size in p.shape}
         if any_shape := bool(widths):
@@ -226,7 +227,8 @@ def _with_its_loading(
                     model = load("gpt2")
             except Exception as error:
                 raise NotRecognisedError(
-                    f"{loading}('gpt2') raised {type(error).__name__}: {error}"
+                    f"{loading}('gpt2') raised {_raised(error)}, where transformers "
+                    f"{transformers_version} read the suite's checkpoint"
                 ) from error
         try:
             logits = find_logits(model.eval(), shape.vocab_size)
@@ -234,6 +236,13 @@ def _with_its_loading(
             raise NotRecognisedError(f"{loading}: {error}") from error
     found = Found(source, kind, logits, script, loading=loading, any_shape=any_shape)
     return _with_generation(found, module) if any_shape else found
+
+
+def _raised(error: BaseException) -> str:
+    """Say what was raised, and by which line if it says nothing itself."""
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    where = f"{last.line} (line {last.lineno} of {Path(last.filename).name})"
+    return f"{type(error).__name__}: {str(error) or where}"
 
 
 def _parameters(model: Any) -> list[Tensor]:
@@ -253,7 +262,7 @@ def _with_generation(found: Found, module: ModuleType) -> Found:
         chosen = list(candidates(module, models[0].model, []))
         # One that draws is preferred to one that is greedy alone.
         for generation in sorted(chosen, key=lambda each: each.temperature != "any"):
-            with contextlib.suppress(Exception):
+            with suppress(Exception):
                 result = tried(generation, *(_asks(module, model) for model in models))
                 if result:
                     return replace(found, generation=result)

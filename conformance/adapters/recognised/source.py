@@ -212,7 +212,7 @@ def _announced(path: Path) -> Iterator[None]:
     said = (
         f"{path.name} has been importing for {PATIENCE:.0f} s: does it run something when imported?"
     )
-    timer = threading.Timer(PATIENCE, lambda: print(said, file=sys.stderr, flush=True))
+    timer = threading.Timer(PATIENCE, lambda: print(said, file=sys.__stderr__, flush=True))
     timer.daemon = True
     timer.start()
     try:
