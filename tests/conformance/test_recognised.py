@@ -6,27 +6,21 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
 from conformance.adapters.adapter import Adapter
-from conformance.adapters.gpt2ref import load as load_reference
-from conformance.adapters.recognised.recognise import NotRecognisedError, load_of, recognise
+from conformance.adapters.recognised.recognise import NotRecognisedError
 from conformance.adapters.recognised.written import Found
-from conformance.checkpoints.tensors import random_token_ids, trained_like, write_checkpoint
-from gpt2ref import GPT2Config
+from conformance.checkpoints.tensors import trained_like, write_checkpoint
 from tests.shared.model_files import NANO, SEPARATE, encoder, of_config
-
-# Other sizes than those with which a model is recognised.
-TINY = GPT2Config(n_positions=13, n_embd=24, n_layer=2, n_head=3)
-TOKEN_IDS = random_token_ids(TINY, batch=2, time=7)
+from tests.shared.recognising import TINY, check_right, found_in, loaded, write_tiny
 
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return str(write_checkpoint(tmp_path_factory.mktemp("tiny"), TINY, trained_like(TINY, seed=1)))
+    return write_tiny(tmp_path_factory.mktemp("tiny"))
 
 
 @pytest.fixture
@@ -35,25 +29,9 @@ def found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Foun
     monkeypatch.setattr(sys, "path", [*sys.path])
 
     def look(text: str, name: str = "load", file: str = "model.py") -> Found:
-        path = tmp_path / file
-        path.write_text(text, encoding="utf-8")
-        result = recognise(str(path), name)
-        assert result
-        return result
+        return found_in(tmp_path / file, text, name)
 
     return look
-
-
-def loaded(found: Found, checkpoint: str) -> Any:
-    return load_of(found).load(checkpoint, device="cpu", dtype=torch.float32)
-
-
-def check_right(found: Found, checkpoint: str) -> None:
-    """Check that the logits are those of the reference."""
-    right = load_reference(checkpoint, device="cpu", dtype=torch.float32).logits(TOKEN_IDS)
-    torch.testing.assert_close(
-        loaded(found, checkpoint).logits(TOKEN_IDS), right, rtol=1e-4, atol=1e-4
-    )
 
 
 # How a class is built.
@@ -99,7 +77,7 @@ CONFIGS = {
 def test_a_class_is_built_from_a_shape(
     config: str, found: Callable[..., Found], checkpoint: str
 ) -> None:
-    check_right(found(CONFIGS[config]), checkpoint)
+    check_right(loaded(found(CONFIGS[config]), checkpoint), checkpoint)
 
 
 def test_a_config_field_without_a_known_meaning_is_named(found: Callable[..., Found]) -> None:
@@ -128,7 +106,7 @@ def test_sizes_in_the_source_are_those_of_a_published_model(
 
 def test_names_of_hugging_face(found: Callable[..., Found], checkpoint: str) -> None:
     result = found(NANO)
-    check_right(result, checkpoint)
+    check_right(loaded(result, checkpoint), checkpoint)
     assert result.said == (
         "judging GPT of model.py: built with GPTConfig(block_size, vocab_size, n_layer, n_head, "
         "n_embd), matrices transposed, logits from output 0 with targets given, "
@@ -138,7 +116,7 @@ def test_names_of_hugging_face(found: Callable[..., Found], checkpoint: str) -> 
 
 def test_q_k_and_v_apart(found: Callable[..., Found], checkpoint: str) -> None:
     result = found(SEPARATE)
-    check_right(result, checkpoint)
+    check_right(loaded(result, checkpoint), checkpoint)
     assert "matrices transposed, q, k and v apart, logits are its output" in result.said
 
 
@@ -164,7 +142,7 @@ def test_matrices_of_a_conv1d_are_taken_as_they_are(
     found: Callable[..., Found], checkpoint: str
 ) -> None:
     result = found(with_conv1d())
-    check_right(result, checkpoint)
+    check_right(loaded(result, checkpoint), checkpoint)
     assert "matrices as they are" in result.said
 
 
@@ -176,7 +154,10 @@ def test_a_class_with_one_matrix_is_known_by_one_that_is_not_square(
         text = text.replace("randn(n_in, n_out)", "randn(n_out, n_in)")
         return text.replace("self.weight + ", "self.weight.t() + ")
 
-    check_right(found(with_conv1d("Dense", transpose if transposed else str)), checkpoint)
+    check_right(
+        loaded(found(with_conv1d("Dense", transpose if transposed else str)), checkpoint),
+        checkpoint,
+    )
 
 
 def test_a_square_matrix_without_a_type_is_refused(found: Callable[..., Found]) -> None:
@@ -269,7 +250,7 @@ def test_the_logits_are_found_in_the_output(
 ) -> None:
     result = found(encoder(before="from types import SimpleNamespace", output=output))
     assert OUTPUTS[output] in result.said
-    check_right(result, checkpoint)
+    check_right(loaded(result, checkpoint), checkpoint)
 
 
 def test_a_model_of_the_last_position_alone_is_refused(found: Callable[..., Found]) -> None:
@@ -285,7 +266,7 @@ def test_two_gpt2s_in_one_file_are_named(found: Callable[..., Found], checkpoint
     text = encoder() + "\nclass Other(GPT):\n    pass\n"
     with pytest.raises(NotRecognisedError, match=r"GPT and Other of .*: name one, model\.py:GPT"):
         found(text)
-    check_right(found(text, "GPT"), checkpoint)
+    check_right(loaded(found(text, "GPT"), checkpoint), checkpoint)
 
 
 SCRIPT = (
@@ -299,7 +280,7 @@ SCRIPT = (
 def test_a_script_that_trains_is_not_run(found: Callable[..., Found], checkpoint: str) -> None:
     result = found(SCRIPT)
     assert "model.py (its definitions alone)" in result.said
-    check_right(result, checkpoint)
+    check_right(loaded(result, checkpoint), checkpoint)
 
 
 def test_a_file_of_a_package_is_imported_from_it(
@@ -309,7 +290,7 @@ def test_a_file_of_a_package_is_imported_from_it(
     for name in ("__init__", "settings"):
         (tmp_path / f"my_package/{name}.py").write_text("DEPTH = 1\n", encoding="utf-8")
     text = encoder(before="from my_package.settings import DEPTH\nfrom . import settings")
-    check_right(found(text, file="my_package/model.py"), checkpoint)
+    check_right(loaded(found(text, file="my_package/model.py"), checkpoint), checkpoint)
 
 
 def test_two_files_of_one_name_are_told_apart(tmp_path: Path) -> None:

@@ -88,7 +88,7 @@ class Generation:
             reason = f"{self.name}() has no top_k"
             lines += ["if top_k is not None:", f'    raise NotImplementedError("{reason}")']
         if not self.greedy and self.temperature == "any":
-            reason = f"{self.name}() divides by the temperature, and has no greedy way"
+            reason = f"{self.name}() divides by the temperature"
             lines += ["if temperature == 0:", f'    raise NotImplementedError("{reason}")']
         lines += ["with torch.random.fork_rng():", "    torch.manual_seed(seed)"]
         if self.by_row:
