@@ -20,6 +20,7 @@ from gpt2ref.devices import check_device
 
 from . import options
 from .adapters.adapter import Adapter, check_apart
+from .adapters.modules import place_and_name
 from .adapters.recognised.files import write_adapter, write_empty
 from .checkpoints.tensors import DICE, SMALL, Tensors, trained_like, write_checkpoint
 from .options import DTYPES
@@ -77,7 +78,7 @@ def _write_adapters(option: Any) -> int:
         if option.write_adapter:
             if len(chosen) != 1:
                 raise ValueError(f"goes with one --implementation, and here are {len(chosen)}")
-            print(write_adapter(chosen[0], option.write_adapter))
+            print(write_adapter(*place_and_name(chosen[0]), option.write_adapter))
     except (OSError, ValueError) as error:
         name = "--write-adapter" if option.write_adapter else "--new-adapter"
         print(f"ERROR: {name}: {error}", file=sys.stderr)

@@ -4,25 +4,26 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..modules import place_and_name
 from .recognise import NotRecognisedError, recognise
 from .written import EMPTY, text
 
 
-def write_adapter(specification: str, path: str) -> str:
+def write_adapter(place: str, name: str, path: str) -> str:
     """Write the adapter of a model that is recognised, or nearly so. Returns what was done.
+
+    `place` is a file or a module, and `name` a class in it, or `load`.
 
     Raises ValueError for a model of which nothing is known, and FileExistsError.
     """
     note = ""
     try:
-        found = recognise(*place_and_name(specification))
+        found = recognise(place, name)
     except NotRecognisedError as error:
         if error.found is None:
             raise ValueError(str(error)) from error
         found, note = error.found, f"It is not complete, because {error}.\n"
     if found is None:
-        raise ValueError(f"{specification} is an adapter already, or no file with a GPT-2")
+        raise ValueError(f"{place} is an adapter already, or no file with a GPT-2")
     _write(path, text(found, complete=not note))
     return f"{path}: written.\n{note}Judge it: gpt2-conformance {path}"
 
