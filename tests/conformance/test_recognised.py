@@ -253,6 +253,12 @@ def test_the_logits_are_found_in_the_output(
     check_right(loaded(result, checkpoint), checkpoint)
 
 
+def test_a_model_that_needs_targets_gets_them(found: Callable[..., Found], checkpoint: str) -> None:
+    result = found(NANO.replace("targets=None", "targets"))
+    assert result.said.endswith("logits from output 0 with targets given, no generate()")
+    check_right(loaded(result, checkpoint), checkpoint)
+
+
 def test_a_model_of_the_last_position_alone_is_refused(found: Callable[..., Found]) -> None:
     reason = r"returns a tensor \[2, 1, 50257\]; .* with labels given, and none of it is the logits"
     with pytest.raises(NotRecognisedError, match=reason):

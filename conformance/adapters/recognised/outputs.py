@@ -36,7 +36,11 @@ def find_logits(model: nn.Module, vocab_size: int) -> Logits:
     returned = []
     for arguments, said in _calls(model):
         call = f"self.model(token_ids{arguments})"
-        answer = _evaluated(model, call, token_ids)
+        try:
+            answer = _evaluated(model, call, token_ids)
+        except Exception as error:
+            returned.append(f"{type(error).__name__}: {error}{said}")
+            continue
         for place, tensor in _tensors(answer):
             # A padded vocabulary has more columns.
             if tensor.dim() == 3 and tensor.shape[:2] == (2, 5) and tensor.size(2) >= vocab_size:
@@ -60,11 +64,8 @@ def _calls(model: nn.Module) -> Iterator[tuple[str, str]]:
 
 def _evaluated(model: nn.Module, call: str, token_ids: Tensor) -> Any:
     holder = type("Holder", (), {"model": staticmethod(model)})
-    try:
-        with torch.no_grad():
-            return eval(call, {"self": holder, "token_ids": token_ids})
-    except Exception as error:
-        raise NoLogitsError(f"{call} raises {type(error).__name__}: {error}") from error
+    with torch.no_grad():
+        return eval(call, {"self": holder, "token_ids": token_ids})
 
 
 def _tensors(answer: Any) -> Iterator[tuple[str, Tensor]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import linecache
 import tempfile
 import traceback
 from collections.abc import Iterator
@@ -90,7 +91,9 @@ def recognise(place: str, name: str) -> Found | None:
 def load_of(found: Found) -> ModuleType:
     """Run the adapter's text, and return it as a module with a `load`."""
     module = ModuleType(f"adapter_of_{found.source.path.stem}")
-    exec(compile(text(found), f"<adapter of {found.source.path.name}>", "exec"), vars(module))
+    lines, name = text(found), f"<adapter of {found.source.path.name}>"
+    linecache.cache[name] = (len(lines), None, lines.splitlines(keepends=True), name)
+    exec(compile(lines, name, "exec"), vars(module))
     return module
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import textwrap
 from collections.abc import Sequence
@@ -148,7 +149,8 @@ def _load(found: Found) -> list[str]:
     elif found.building:
         built = "\n".join(found.building.lines)
         follows = [name for name in _FOLLOWED if re.search(rf"\bc\.{name}\b", built)]
-        lines += [f"    c = read_config(checkpoint, follows={follows})"]
+        more = f", follows={json.dumps(follows)}" if follows else ""
+        lines += [f"    c = read_config(checkpoint{more})"]
         if not found.any_shape:
             lines += [
                 "    published_name(checkpoint)  # raises NotImplementedError for another shape"
