@@ -45,7 +45,8 @@ class Found:
         if self.building:
             parts += [f"built with {self.building.said}", _weights(self.fit)]
         parts += [self.logits.said] if self.logits else []
-        parts += [self.generation.said if self.generation else "no generate()"]
+        if self.any_shape:  # generation is not asked of a published shape
+            parts += [self.generation.said if self.generation else "no generate()"]
         whole = " (its definitions alone)" if self.script else ""
         return f"judging {self.kind} of {self.source.path.name}{whole}: {', '.join(parts)}"
 
