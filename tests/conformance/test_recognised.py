@@ -315,6 +315,11 @@ def test_an_import_that_fails_and_a_file_without_a_model_are_said(tmp_path: Path
     )
     with pytest.raises(pytest.UsageError, match=r"importing model\.py raised AttributeError"):
         Adapter(str(tmp_path / "model.py"), "cpu", torch.float32)
+    (tmp_path / "lacking.py").write_text("from no_such_module import Block\nclass A(Block): ...")
+    with pytest.raises(
+        pytest.UsageError, match=r"can be defined \(No module named 'no_such_module'"
+    ):
+        Adapter(str(tmp_path / "lacking.py"), "cpu", torch.float32)
     (tmp_path / "nothing.py").write_text("from torch import nn\n", encoding="utf-8")
     with pytest.raises(pytest.UsageError, match=r"nothing has no function load\(\)"):
         Adapter(str(tmp_path / "nothing.py"), "cpu", torch.float32)

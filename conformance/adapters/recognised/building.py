@@ -63,12 +63,10 @@ def _with_a_config(
 ) -> Iterator[Building]:
     made = f"model = {kind.__name__}(config)"
     lines: tuple[str, ...]
-    for name, value in inspect.getmembers_static(kind):
-        if (
-            "default" in name
-            and "config" in name
-            and isinstance(value, (staticmethod, classmethod))
-        ):
+    for name in dir(kind):
+        method = inspect.getattr_static(kind, name)
+        is_called = isinstance(method, (staticmethod, classmethod))
+        if is_called and "default" in name and "config" in name:
             default = f"{kind.__name__}.{name}()"
             fields = vars(getattr(kind, name)())
             values = values_of(fields)

@@ -1,4 +1,4 @@
-"""What a written adapter calls: reads a checkpoint, and fills a model with its tensors."""
+"""Reads a checkpoint and fills a model with its tensors: the functions of written adapters."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ from .building import SMALL, Building, ways
 from .filling import handing_over
 from .generation import Generation, candidates, tried
 from .outputs import NoLogitsError, find_logits
-from .source import Source, definitions, find_source, imported
+from .source import LEFT_OUT, Source, definitions, find_source, imported
 from .tensors import Fit, fit
 from .written import Found, misfits, text
 
@@ -82,7 +82,11 @@ def recognise(place: str, name: str) -> Found | None:
         if not chosen and not script:
             return None  # an import said so; it is not for this module to complain
         if not chosen:
-            raise NotRecognisedError(f"{source.path.name} has no load(), and no nn.Module. {HELP}")
+            without = "; ".join(vars(module)[LEFT_OUT][:3])
+            raise NotRecognisedError(
+                f"{source.path.name} has no load(), and no nn.Module that can be defined "
+                f"({without or 'it is a script'}). {HELP}"
+            )
         if not loading:
             return _recognised(source, module, chosen, script)
         return _with_its_loading(source, module, kind, loading, script)

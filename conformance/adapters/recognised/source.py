@@ -18,6 +18,7 @@ from importlib.util import find_spec, module_from_spec, spec_from_loader
 from pathlib import Path
 from types import ModuleType
 
+LEFT_OUT = "__left_out__"  # of a script's module: the errors of what could not be defined
 PATIENCE = 20.0  # seconds of an import, after which a line says what takes so long
 _BLOCKS = (ast.If, ast.Try)
 _ASSIGNMENT = ast.Assign | ast.AnnAssign
@@ -75,7 +76,7 @@ def find_source(place: str) -> Source | None:
     else:
         try:
             spec = find_spec(place)
-        except (ImportError, ValueError):
+        except Exception:  # of a package above the module, which the import will raise again
             return None
         if spec is None or not (spec.origin or "").endswith(".py"):
             return None
@@ -114,13 +115,15 @@ def definitions(path: str) -> ModuleType:
     module = module_from_spec(spec)
     module.__file__ = str(source.path)
     sys.modules[module.__name__] = module  # dataclasses look their module up
+    left_out: list[str] = []
+    vars(module)[LEFT_OUT] = left_out
     with _announced(source.path):
         for node in _defining(source.tree):
             code = compile(ast.Module([node], []), str(source.path), "exec", _flags(source.tree))
             try:
                 exec(code, vars(module))
-            except Exception:  # such as a package that is not installed
-                continue
+            except Exception as error:  # such as a package that is not installed
+                left_out.append(str(error))
     return module
 
 

@@ -31,7 +31,7 @@ _FIRST = re.compile(r"att|input|pre|1$")
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a parameter's numbers come from: a tensor of GPT-2's file, and what is done with it.
+    """The tensor of GPT-2's file that a parameter's numbers come from, and what is done with it.
 
     `part` is q, k or v where the parameter is a third of `c_attn`.
     """

@@ -22,7 +22,7 @@ _INSTALLED = "gpt2ref_conformance"
 
 @dataclass(frozen=True)
 class Found:
-    """What was found out of a model.
+    """The facts about a model that were found out.
 
     `building` and `fit` are absent where the model is filled by its author's `loading`, a method
     such as GPT.from_pretrained.
