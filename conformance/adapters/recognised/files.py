@@ -23,7 +23,9 @@ def write_adapter(place: str, name: str, path: str) -> str:
             raise ValueError(str(error)) from error
         found, note = error.found, f"It is not complete, because {error}.\n"
     if found is None:
-        raise ValueError(f"{place} is an adapter already, or no file with a GPT-2")
+        raise ValueError(
+            f"{place}: expected a Python file or module with a GPT-2 and without load()"
+        )
     _write(path, text(found, complete=not note))
     return f"{path}: written.\n{note}Judge it: gpt2-conformance {path}"
 
