@@ -14,6 +14,7 @@ from conformance.adapters.adapter import Adapter
 from conformance.adapters.recognised.recognise import NotRecognisedError
 from conformance.adapters.recognised.written import Found
 from conformance.checkpoints.tensors import trained_like, write_checkpoint
+from tests.shared.judging import ROOT
 from tests.shared.model_files import NANO, SEPARATE, encoder, of_config
 from tests.shared.recognising import TINY, check_right, found_in, loaded, write_tiny
 
@@ -112,6 +113,7 @@ def test_names_of_hugging_face(found: Callable[..., Found], checkpoint: str) -> 
         "n_embd), matrices transposed, logits from output 0 with targets given, "
         "generate() (temperature 0 divides by zero, does not end at EOS)"
     )
+    assert f"\n{result.said}\n" in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def test_q_k_and_v_apart(found: Callable[..., Found], checkpoint: str) -> None:
