@@ -40,6 +40,10 @@ def found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Foun
 FIELDS = "config.vocab_size, config.block_size, config.n_embd, config.n_layer, config.n_head"
 CONFIGS = {
     "keywords": encoder(),
+    "keywords with a hidden_dim": encoder(
+        ARGUMENTS="self, vocab_size, context_length, hidden_dim, n_layers, n_heads",
+        SIZES="vocab_size, context_length, hidden_dim, n_layers, n_heads",
+    ),
     "a plain class, and one for the training": encoder(
         before="class TrainConfig:\n    batch_size, max_iters, vocab_size = 8, 10, 5\n"
         "class Config:\n    def __init__(self):\n"
@@ -120,6 +124,15 @@ def test_q_k_and_v_apart(found: Callable[..., Found], checkpoint: str) -> None:
     result = found(SEPARATE)
     check_right(loaded(result, checkpoint), checkpoint)
     assert "matrices transposed, q, k and v apart, logits are its output" in result.said
+
+
+def test_positions_may_be_a_parameter_with_a_batch_of_one(
+    found: Callable[..., Found], checkpoint: str
+) -> None:
+    text = encoder().replace("nn.Embedding(positions,", "nn.Parameter(torch.zeros(1, positions,")
+    text = text.replace("(1, positions, width)", "(1, positions, width))")
+    text = text.replace("self.positions(torch.arange(time))", "self.positions[:, :time]")
+    check_right(loaded(found(text), checkpoint), checkpoint)
 
 
 CONV1D = """

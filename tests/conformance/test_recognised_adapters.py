@@ -133,15 +133,29 @@ def test_a_generate_of_unknown_arguments_is_left_out(found: Callable[..., Found]
 # The author's own loading code.
 
 
-def test_a_from_pretrained_of_the_published_shapes(
-    found: Callable[..., Found], checkpoint: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A tiny model stands in for the published one."""
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> str:
+    """A file whose from_pretrained knows the published shape alone, for which a tiny one stands."""
     for place in ("conformance", "gpt2ref_conformance"):
         for module in ("recognise", "filling"):
             name = f"{place}.adapters.recognised.{module}.PUBLISHED_CONFIGS"
             monkeypatch.setattr(name, {"gpt2": TINY})
-    small = NANO.replace("(12, 12, 768)", "(2, 3, 24)").replace("GPTConfig(1024", "GPTConfig(13")
+    return NANO.replace("(12, 12, 768)", "(2, 3, 24)").replace("GPTConfig(1024", "GPTConfig(13")
+
+
+def test_it_is_judged_in_the_published_shape(small: str, tmp_path: Path) -> None:
+    (tmp_path / "model.py").write_text(small, encoding="utf-8")
+    name = f"{tmp_path / 'model.py'}:GPT.from_pretrained"
+    run = judge("conformance", "-k", "curve", "--implementation", name)
+    # The real one, which the small file refuses.
+    assert "published shapes alone (the first checkpoint has n_layer=12, n_embd=768;" in " ".join(
+        run.stdout.split()
+    )
+
+
+def test_a_from_pretrained_of_the_published_shapes(
+    found: Callable[..., Found], checkpoint: str, small: str
+) -> None:
     result = found(small, "GPT.from_pretrained")
     assert result.said.startswith("judging GPT of model.py: by GPT.from_pretrained(), logits from")
     assert not result.any_shape

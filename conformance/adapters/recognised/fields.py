@@ -40,8 +40,11 @@ def value_of(field: str) -> str | None:
 
 def values_of(fields: Iterable[str]) -> dict[str, str]:
     """Return the known fields, each with the expression for its value."""
-    found = {field: value_of(field) for field in fields}
-    return {field: value for field, value in found.items() if value is not None}
+    found = {field: value for field in fields if (value := value_of(field)) is not None}
+    if "c.n_embd" not in found.values():  # then hidden_dim is no width of an MLP
+        hidden = {field: "c.n_embd" for field in found if "hidden" in field and "dim" in field}
+        found |= hidden
+    return found
 
 
 def holds_a_shape(values: dict[str, str]) -> bool:

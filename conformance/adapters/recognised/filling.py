@@ -65,7 +65,6 @@ def fill(model: nn.Module, checkpoint: str, parameters: Mapping[str, str]) -> No
     stored = load_file(Path(checkpoint) / "model.safetensors")
     file = {name.removeprefix("transformer."): tensor for name, tensor in stored.items()}
     file = {name: tensor for name, tensor in file.items() if not name.endswith(_LEFT_OUT)}
-    layers = {int(name.split(".")[1]) for name in file if name.startswith("h.")}
     state: dict[str, Tensor] = {}
     used: set[str] = set()
     targets = dict(model.named_parameters(remove_duplicate=False))
@@ -77,7 +76,7 @@ def fill(model: nn.Module, checkpoint: str, parameters: Mapping[str, str]) -> No
             if tensor not in file:
                 raise ValueError(f"{checkpoint}: no tensor {tensor}")
             used.add(tensor)
-            state[name] = _turned(file[tensor], turns)
+            state[name] = _in_front(_turned(file[tensor], turns), targets.get(name))
     if others := sorted(file.keys() - used):
         raise ValueError(f"{checkpoint}: tensors without a place in the model: {', '.join(others)}")
     if unfilled := sorted(targets.keys() - state.keys()):
@@ -86,7 +85,6 @@ def fill(model: nn.Module, checkpoint: str, parameters: Mapping[str, str]) -> No
         model.load_state_dict(state, strict=False)  # its buffers are its own
     except RuntimeError as error:  # of another shape
         raise ValueError(f"{checkpoint}: {error}") from error
-    del layers
 
 
 def _layers_of(pattern: str, targets: Mapping[str, Tensor]) -> list[int]:
@@ -97,6 +95,14 @@ def _layers_of(pattern: str, targets: Mapping[str, Tensor]) -> list[int]:
         if name.startswith(start) and name.endswith(end)
     )
     return sorted(int(number) for number in found if number.isdigit())
+
+
+def _in_front(tensor: Tensor, target: Tensor | None) -> Tensor:
+    """Give a tensor the dimensions of one that its parameter has in front of it."""
+    more = target.dim() - tensor.dim() if target is not None else 0
+    if target is not None and more > 0 and target.shape[:more].numel() == 1:
+        return tensor.reshape(*target.shape[:more], *tensor.shape)
+    return tensor
 
 
 def _turned(tensor: Tensor, turns: list[str]) -> Tensor:

@@ -146,6 +146,8 @@ def _matrix(
     found: Fit,
 ) -> _Matrix | None:
     size = tuple(parameter.shape)
+    while len(size) > 2 and size[0] == 1:  # such as positions [1, time, n_embd]
+        size = size[1:]
     rows = {shape.vocab_size: "wte.weight", shape.n_positions: "wpe.weight"}
     if len(size) == 2 and size[0] in rows and size[1] == shape.n_embd and "#" not in name:
         # A head is stored [out, in], as wte is.
