@@ -3,7 +3,8 @@
     gpt2-conformance ADAPTER... [option]...
 
 ADAPTER is gpt2ref, huggingface, a Python file or module with a `load` function (my_gpt2.py,
-package.module), or with another one (my_gpt2.py:function), or "command: program".
+package.module), or with another one (my_gpt2.py:function), or "command: program". A file with a
+GPT-2 needs no `load`: model.py, model.py:GPT, or model.py:GPT.from_pretrained for your own loader.
 On a CPU with two cores or more, two processes share the tests; -n 0 takes one.
 The options are those of pytest, and:
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from importlib.metadata import version
@@ -19,6 +20,8 @@ from gpt2ref.devices import check_device
 
 from . import options
 from .adapters.adapter import Adapter, check_apart
+from .adapters.modules import place_and_name
+from .adapters.recognised.files import write_adapter, write_empty
 from .checkpoints.tensors import DICE, SMALL, Tensors, trained_like, write_checkpoint
 from .options import DTYPES
 from .probes.designs import PROBE
@@ -56,12 +59,31 @@ def pytest_cmdline_main(config: pytest.Config) -> int | None:
         option.numprocesses, option.dist = os.cpu_count(), "loadgroup"
     elif processes and option.dist == "no":
         option.dist = "loadfile"  # the tests of a file share what takes long to make
+    if option.write_adapter or option.new_adapter:
+        return _write_adapters(option)
     if not option.list_requirements:
         return None
     for each in REQUIREMENTS.values():
         print(f"{each.id:32} {each.sentence}")
         print(f"{'':32} {each.source}; profile {each.profile}; since {each.since}")
     return 0
+
+
+def _write_adapters(option: Any) -> int:
+    """Write the adapters that the options name. Returns pytest's exit status."""
+    chosen = option.implementation or []
+    try:
+        if option.new_adapter:
+            print(write_empty(option.new_adapter))
+        if option.write_adapter:
+            if len(chosen) != 1:
+                raise ValueError(f"goes with one --implementation, and here are {len(chosen)}")
+            print(write_adapter(*place_and_name(chosen[0]), option.write_adapter))
+    except (OSError, ValueError) as error:
+        name = "--write-adapter" if option.write_adapter else "--new-adapter"
+        print(f"ERROR: {name}: {error}", file=sys.stderr)
+        return pytest.ExitCode.USAGE_ERROR
+    return pytest.ExitCode.OK
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -89,20 +111,24 @@ def pytest_configure(config: pytest.Config) -> None:
         names, plugin = adapters(config.option.defects), KillMatrixPlugin
     chosen = [Adapter(name, config.option.device, dtype) for name in names]
     check_apart(chosen)
+    # A loader that knows the published shapes alone is judged in one of them.
+    if config.option.probe_shape == "small" and not any(each.any_shape for each in chosen):
+        config.option.probe_shape = "gpt2"
     config.stash[_ADAPTERS] = chosen
     config.pluginmanager.register(plugin(config, chosen), "conformance-verdict")
 
 
-def pytest_report_header(config: pytest.Config) -> str:
+def pytest_report_header(config: pytest.Config) -> list[str]:
     adapters = config.stash[_ADAPTERS]
     judged = (
         f"{len(adapters)} wrong GPT-2s" if config.option.defects else ", ".join(map(str, adapters))
     )
-    return (
+    header = (
         f"conformance: {judged} in {config.option.dtype or 'float32'} on "
         f"{config.option.device}; python {platform.python_version()}, torch {torch.__version__}, "
         f"transformers {version('transformers')}, {torch.get_num_threads()} threads"
     )
+    return [header, *(each.found.said for each in adapters if each.found)]
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

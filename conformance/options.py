@@ -25,7 +25,18 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "action": "append",
         "metavar": "ADAPTER",
         "help": "judge this implementation: gpt2ref (the default), huggingface, my_gpt2.py, "
-        "package.module, package.module:load or 'command: program'; may be given several times",
+        "package.module, package.module:load or 'command: program'; a file without load(), such as "
+        "model.py, model.py:GPT or model.py:GPT.from_pretrained, is looked at for a GPT-2; may be "
+        "given several times",
+    },
+    "--write-adapter": {
+        "metavar": "PYTHON",
+        "help": "write what was recognised in such a file as a new adapter, which gives the same "
+        "verdict, and exit",
+    },
+    "--new-adapter": {
+        "metavar": "PYTHON",
+        "help": "write an empty adapter as a new file, and exit",
     },
     "--device": {
         "default": "cpu",

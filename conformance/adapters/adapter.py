@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -17,8 +18,10 @@ from ..checkpoints.tensors import DICE, write_sparse_checkpoint
 from ..outcomes import NotApplicable
 from .command import load_command
 from .forms import ProtocolError, check_arguments
-from .modules import Imported, import_adapter, of_the_same_name
+from .modules import Imported, import_adapter, of_the_same_name, place_and_name
 from .protocol import PRECISIONS, BrokenAdapterError, Implementation, Judged, not_applicable
+from .recognised.recognise import NotRecognisedError, load_of, recognise
+from .recognised.written import Found
 
 BUILT_IN = ("gpt2ref", "huggingface")
 TRIED = [1, 2, 3]  # the token ids of the first call
@@ -36,7 +39,13 @@ class Adapter:
         self.lacks: frozenset[str] = frozenset()  # a part of protocol.OPTIONAL
         self.broken: dict[str, ProtocolError] = {}  # methods that answer in a wrong form
         self.imported: Imported | None = None  # nothing for a command
+        self.found: Found | None = None  # of a model that comes without an adapter
         self._load = self._find_load()
+
+    @property
+    def any_shape(self) -> bool:
+        """Whether it is not known to have its shape built in."""
+        return self.found is None or self.found.any_shape
 
     def load(
         self, checkpoint: Path | str, *, dtype: torch.dtype | None = None, device: str | None = None
@@ -92,6 +101,8 @@ class Adapter:
         The specification is one of
         - `gpt2ref` or `huggingface`;
         - `path/to/file.py` or `package.module`, with `:function` if the function isn't `load`;
+        - such a file without `load` and with a GPT-2 in it that is recognised, or its `:Class`, or
+          its `:Class.from_pretrained`;
         - `command: program --option`, a program that speaks the JSON lines of docs/adapters.md.
 
         Raises pytest.UsageError, naming the specification, if there is no such function or program.
@@ -102,21 +113,26 @@ class Adapter:
                 return load_command(specification.removeprefix("command:"))
             except (OSError, ValueError) as error:
                 raise self._unusable(str(error)) from error
-        place, _, name = (
-            specification.rpartition(":") if ":" in specification else (specification, "", "load")
-        )
+        place, name = place_and_name(specification)
         try:
             built_in = f"{__package__}.{place}" if place in BUILT_IN else place
-            self.imported = import_adapter(built_in)
+            self.imported = import_adapter(built_in, lambda: self._recognised(place, name))
         except (ImportError, OSError) as error:
             expected = f"expected {', '.join(BUILT_IN)}, a Python file or a module"
             raise self._unusable(f"{error}; {expected}") from error
+        except NotRecognisedError as error:
+            raise self._unusable(str(error)) from error
         except Exception as error:
             raise self._unusable(f"importing it raised {type(error).__name__}: {error}") from error
-        load = getattr(self.imported.module, name, None)
+        load = getattr(self.imported.module, "load" if self.found else name, None)
         if not callable(load):
             raise self._unusable(f"{self.imported.module.__name__} has no function {name}()")
         return load
+
+    def _recognised(self, place: str, name: str) -> ModuleType | None:
+        """Return the adapter of a model that has none, as a module."""
+        self.found = recognise(place, name) if place not in BUILT_IN else None
+        return load_of(self.found) if self.found else None
 
     def _unusable(self, why: str) -> pytest.UsageError:
         return pytest.UsageError(f"--implementation {self.specification}: {why}")

@@ -10,7 +10,7 @@ import importlib
 import importlib.util
 import itertools
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from importlib.machinery import PathFinder
 from pathlib import Path
@@ -26,13 +26,30 @@ class Imported:
     names: frozenset[str]
 
 
-def import_adapter(place: str) -> Imported:
-    """Import a Python file or a module. Raises what the import raises."""
+def import_adapter(
+    place: str, otherwise: Callable[[], ModuleType | None] = lambda: None
+) -> Imported:
+    """Import a Python file or a module, unless `otherwise` gives its adapter.
+
+    Raises what the import raises.
+    """
     path, known = list(sys.path), set(sys.modules)
-    module = _from_file(place) if place.endswith(".py") else importlib.import_module(place)
+    recognised = otherwise()
+    if recognised is not None:
+        module = recognised
+    else:
+        module = _from_file(place) if place.endswith(".py") else importlib.import_module(place)
     names = {name.partition(".")[0] for name in sys.modules.keys() - known}
+    if recognised is not None and place.endswith(".py"):
+        names.add(Path(place).stem)  # the model's file, which may have been imported before
     folders = tuple(str(folder) for folder in sys.path if folder not in path)
     return Imported(module, folders, frozenset(names | _imports(module)))
+
+
+def place_and_name(specification: str) -> tuple[str, str]:
+    """Split the name of an adapter into its file or module, and the function in it."""
+    place, _, name = specification.rpartition(":")
+    return (place, name) if place else (specification, "load")
 
 
 def _from_file(place: str) -> ModuleType:
@@ -46,10 +63,11 @@ def _from_file(place: str) -> ModuleType:
 
 def _imports(module: ModuleType) -> set[str]:
     """Return the packages that the source names, also those that a function imports later."""
-    if not module.__file__ or not module.__file__.endswith(".py"):
+    file = getattr(module, "__file__", None)
+    if not file or not file.endswith(".py"):
         return set()
     names: set[str] = set()
-    for node in ast.walk(ast.parse(Path(module.__file__).read_bytes())):
+    for node in ast.walk(ast.parse(Path(file).read_bytes())):
         if isinstance(node, ast.Import):
             names |= {alias.name.partition(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:

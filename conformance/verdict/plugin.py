@@ -178,6 +178,8 @@ class VerdictPlugin:
         for adapter, judgement in self.judgements.items():
             if judgement.results:
                 terminalreporter.section(f"conformance of {adapter}")
+                if found := self.adapters[adapter].found:
+                    terminalreporter.write_line(f"{found.said}\n")
                 for line in verdict_lines(judgement):
                     terminalreporter.write_line(line)
 

@@ -25,6 +25,7 @@ from typing import NamedTuple
 import pytest
 
 from tests.shared.documentation import ROOT, blocks, inline
+from tests.shared.model_files import NANO
 from tests.shared.tox_environments import environments
 
 _PROGRAMS = (
@@ -232,6 +233,9 @@ def furnish(folder: Path, page: str) -> None:
     for program in ("my-gpt2", "gpt2"):
         (folder / program).write_text("#!/bin/sh\n", encoding="utf-8")
         (folder / program).chmod(0o755)
+    # A small model stands in for the published one.
+    small = NANO.replace("(12, 12, 768)", "(3, 5, 20)").replace("GPTConfig(1024", "GPTConfig(23")
+    (folder / "model.py").write_text(small, encoding="utf-8")
     (folder / "f.toml").touch()
     shutil.copy(ROOT / "docs/kill-matrix.json", folder / "kill.json")
     shutil.copy(written(folder / "path", a_result(), a_result("huggingface")), folder / "out.json")

@@ -1,0 +1,142 @@
+"""Reads a checkpoint and fills a model with its tensors: the functions of written adapters."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import transformers
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from gpt2ref import PUBLISHED_CONFIGS, GPT2Config
+
+# Fields of config.json beyond the five sizes, and the values that most models have built in.
+_USUAL: dict[str, tuple[Any, ...]] = {
+    "n_inner": (None,),
+    "layer_norm_epsilon": (1e-5,),
+    "activation_function": ("gelu_new", "gelu_pytorch_tanh"),
+    "scale_attn_weights": (True,),
+    "scale_attn_by_inverse_layer_idx": (False,),
+}
+# Some files have these masks. They are no weights, and lm_head.weight is wte.weight.
+_LEFT_OUT = (".attn.bias", ".attn.masked_bias", "lm_head.weight")
+
+
+def read_config(checkpoint: str, follows: Collection[str] = ()) -> transformers.GPT2Config:
+    """Read a checkpoint's config.json.
+
+    Raises NotImplementedError for a field that the model does not follow and that has another value
+    than usual.
+    """
+    c = transformers.GPT2Config.from_pretrained(checkpoint)
+    for name, usual in _USUAL.items():
+        value = getattr(c, name, usual[0])
+        is_usual = value in usual or (name == "n_inner" and value == 4 * c.n_embd)
+        if name not in follows and not is_usual:
+            raise NotImplementedError(f"the model does not follow {name}={value!r} of a config")
+    return c
+
+
+def published_name(checkpoint: str) -> str:
+    """Return the name of the published model that has a checkpoint's shape.
+
+    Raises NotImplementedError if none has.
+    """
+    fields = json.loads((Path(checkpoint) / "config.json").read_text(encoding="utf-8"))
+    config = GPT2Config.from_dict(fields)
+    for name, published in PUBLISHED_CONFIGS.items():
+        if config == published:
+            return name
+    raise NotImplementedError("the model knows the published shapes alone")
+
+
+def fill(model: nn.Module, checkpoint: str, parameters: Mapping[str, str]) -> None:
+    """Copy a checkpoint's tensors into a model's parameters.
+
+    `parameters`: a parameter's name, and the tensor of GPT-2's file for it; `#` is the layer. After
+    the tensor's name, `q`, `k` or `v` takes a third of its columns, and `T` transposes it. Raises
+    ValueError for a tensor that is missing, left over, or of another shape.
+    """
+    stored = load_file(Path(checkpoint) / "model.safetensors")
+    file = {name.removeprefix("transformer."): tensor for name, tensor in stored.items()}
+    file = {name: tensor for name, tensor in file.items() if not name.endswith(_LEFT_OUT)}
+    state: dict[str, Tensor] = {}
+    used: set[str] = set()
+    targets = dict(model.named_parameters(remove_duplicate=False))
+    for pattern, origin in parameters.items():
+        pattern_layers = _layers_of(pattern, targets) if "#" in pattern else [0]
+        for layer in pattern_layers:
+            name, (tensor, *turns) = pattern.replace("#", str(layer)), origin.split()
+            tensor = tensor.replace("#", str(layer))
+            if tensor not in file:
+                raise ValueError(f"{checkpoint}: no tensor {tensor}")
+            used.add(tensor)
+            state[name] = _in_front(_turned(file[tensor], turns), targets.get(name))
+    if others := sorted(file.keys() - used):
+        raise ValueError(f"{checkpoint}: tensors without a place in the model: {', '.join(others)}")
+    if unfilled := sorted(targets.keys() - state.keys()):
+        raise ValueError(f"parameters that get no tensor: {', '.join(unfilled)}")
+    try:
+        model.load_state_dict(state, strict=False)  # its buffers are its own
+    except RuntimeError as error:  # of another shape
+        raise ValueError(f"{checkpoint}: {error}") from error
+
+
+def _layers_of(pattern: str, targets: Mapping[str, Tensor]) -> list[int]:
+    start, end = pattern.split("#")
+    found = (
+        name.removeprefix(start).removesuffix(end)
+        for name in targets
+        if name.startswith(start) and name.endswith(end)
+    )
+    return sorted(int(number) for number in found if number.isdigit())
+
+
+def _in_front(tensor: Tensor, target: Tensor | None) -> Tensor:
+    """Give a tensor the dimensions of one that its parameter has in front of it."""
+    more = target.dim() - tensor.dim() if target is not None else 0
+    if target is not None and more > 0 and target.shape[:more].numel() == 1:
+        return tensor.reshape(*target.shape[:more], *tensor.shape)
+    return tensor
+
+
+def _turned(tensor: Tensor, turns: list[str]) -> Tensor:
+    for turn in turns:
+        if turn not in ("q", "k", "v", "T"):
+            raise ValueError(f"{turn!r} after a tensor's name: expected q, k, v or T")
+        tensor = tensor.t() if turn == "T" else tensor.chunk(3, -1)["qkv".index(turn)]
+    return tensor
+
+
+@contextmanager
+def handing_over(checkpoint: str) -> Iterator[None]:
+    """Let `from_pretrained` of transformers read this checkpoint, whatever name it is given."""
+    model, auto, config = (
+        transformers.PreTrainedModel,
+        transformers.models.auto.auto_factory._BaseAutoModelClass,
+        transformers.PreTrainedConfig
+        if hasattr(transformers, "PreTrainedConfig")
+        else transformers.PretrainedConfig,
+    )
+    with (
+        patch.object(model, "from_pretrained", _redirected(model.from_pretrained, checkpoint)),
+        patch.object(auto, "from_pretrained", _redirected(auto.from_pretrained, checkpoint)),
+        patch.object(config, "get_config_dict", _redirected(config.get_config_dict, checkpoint)),
+    ):
+        yield
+
+
+def _redirected(method: Any, checkpoint: str) -> Any:
+    """Return a class method that gets the checkpoint in place of the name."""
+    original = method.__func__
+
+    def read(cls: type, name: object = None, *args: Any, **options: Any) -> Any:  # noqa: ARG001
+        options.pop("pretrained_model_name_or_path", None)
+        return original(cls, checkpoint, *args, **options)
+
+    return classmethod(read)
