@@ -79,6 +79,12 @@ def prompts_in_turn(judged: Judged) -> list[Tensor]:
     return answers
 
 
+def after_a_step(judged: Judged) -> Tensor:
+    _, cache = judged.prefill(IDS[:, :3])
+    judged.step(IDS[:, 3:4], cache)
+    return logits(IDS, judged)
+
+
 def weights(judged: Judged) -> list[Any]:
     return [
         shapes(judged),

@@ -21,7 +21,8 @@ from ..defects.catalogue import Entry, Mistake, with_mistakes
 from ..defects.steps import FORWARD, can_change
 from ..judging.oracle import FACTOR, FLOOR_ULPS
 from .asking import SHOWN, Frequencies
-from .questions import BLOCKS, DIE, NORM, Question, answer, questions
+from .question import BLOCKS, NORM, Question, answer
+from .questions import DIE, questions
 
 Load = Callable[..., Judged]
 # An epsilon of 1e-12 differs from none by 1e-11 of the logits, which nobody needs to tell apart.

@@ -20,7 +20,7 @@ from ..defects.constants import CONSTANTS, Constant, Measured
 from ..defects.steps import can_change, changes_alone
 from .comparison import Answers, Comparison, relative_difference
 from .curve_reading import read_curve
-from .questions import BLOCKS, WITH_ATTENTION, WITH_MLP, Question
+from .question import BLOCKS, WITH_ATTENTION, WITH_MLP, Question
 
 Grants = tuple[Mistake, ...]
 Search = Callable[[Grants, Question], Iterator[Grants]]  # what explains the answer to a question

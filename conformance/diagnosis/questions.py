@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,7 @@ import torch
 import gpt2ref
 from gpt2ref import EOS, GPT2Config
 
-from ..adapters.protocol import Judged
-from ..adapters.refusal import CONTEXT, TEMPERATURE, TOP_K, mentions
+from ..adapters.refusal import CONTEXT, TEMPERATURE, TOP_K
 from ..checkpoints.scripts import FACES, SCRIPT, by_position, chain, dice
 from ..checkpoints.tensors import (
     DICE,
@@ -32,7 +31,6 @@ from ..checkpoints.tensors import (
     write_sparse_checkpoint,
 )
 from ..defects.steps import AnswerKind
-from ..outcomes import NotApplicable
 from ..probes.designs import (
     ALL,
     ATTENTION,
@@ -53,12 +51,8 @@ from ..probes.experiment import Experiment
 from . import asking
 from .asking import IDS, SMALLEST
 from .departure import STAGE_IDS, stages
+from .question import BLOCKS, EMBEDDINGS, HEAD, NORM, WITH_ATTENTION, WITH_MLP, Question
 
-HEAD = frozenset({"head"})
-NORM = HEAD | {"final norm"}
-EMBEDDINGS = NORM | {"embedding"}
-WITH_ATTENTION, WITH_MLP = EMBEDDINGS | {"attention"}, EMBEDDINGS | {"mlp"}
-BLOCKS = WITH_ATTENTION | WITH_MLP
 # The probes' designs, those of few parts first.
 PARTS = {
     EMBEDDING: EMBEDDINGS,
@@ -73,28 +67,7 @@ PARTS = {
     ALL: BLOCKS,
     DEEP: BLOCKS,
 }
-REFUSED, CRASHED = "refused", "crashed"
 WIDE_HEADS = replace(SMALLEST, n_embd=128, n_head=2)  # 64, as in all published sizes
-
-
-@dataclass(frozen=True)
-class Question:
-    """A question, the checkpoint for it, and the dtype it is asked in (None: the one judged).
-
-    `about`: words of which an error must have one to count as a refusal and not as a crash; empty
-    where any error is a refusal. `kind`: what the answer is made of. `slow`: it is asked last, as
-    an answer takes a fiftieth of a second or more. `parts`: the parts of a GPT-2 that the answer
-    depends on.
-    """
-
-    name: str
-    write: Callable[[Path], Path]
-    ask: Callable[[Judged], Any]
-    dtype: torch.dtype | None = None
-    about: tuple[str, ...] = ()
-    kind: AnswerKind = "logits"
-    slow: bool = False
-    parts: frozenset[str] = BLOCKS
 
 
 def _design(design: Design, folder: Path) -> Path:
@@ -242,6 +215,7 @@ def _of_the_cache() -> Iterator[Question]:
     yield Question("a step past the end", _plain, asking.past_the_end)
     yield Question("branches", _plain, asking.branches)
     yield Question("prompts in turn", _plain, asking.prompts_in_turn)
+    yield Question("a plain call after a step", _plain, asking.after_a_step)
 
 
 def _of_generation() -> Iterator[Question]:
@@ -335,15 +309,3 @@ def _of_text() -> Iterator[Question]:
     cut = gpt2ref.encode("🙂")[:1]
     for ids in (cut, [*cut, A], [A, EOS], [-1], [EOS + 1]):
         yield Question(f"decode {ids}", text, partial(asking.decoded, ids))
-
-
-def answer(
-    question: Question, load: Callable[..., Judged], folder: Path, dtype: torch.dtype
-) -> Any:
-    """Return logits, tokens or text; REFUSED or CRASHED for an error; None if not applicable."""
-    try:
-        return question.ask(load(folder, dtype=question.dtype or dtype))
-    except NotApplicable:
-        return None
-    except Exception as error:
-        return REFUSED if not question.about or mentions(error, question.about) else CRASHED
