@@ -71,6 +71,7 @@ PLACES = {
 
 
 FORWARD = frozenset(name for name in vars(PlainGPT2) if not name.startswith("__"))
+THROUGH_LOGITS = FORWARD | LOADING | FEEDING  # change tokens only as they change logits
 PADDED = frozenset({"positions", "mask", "attention_weights"})  # treat the padding of short rows
 
 

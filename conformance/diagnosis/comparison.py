@@ -18,7 +18,7 @@ from torch import Tensor
 from ..adapters.protocol import Judged
 from ..defects import VARIANTS, CompleteGPT2, combined
 from ..defects.catalogue import Entry, Mistake, with_mistakes
-from ..defects.steps import FORWARD, can_change
+from ..defects.steps import THROUGH_LOGITS, can_change
 from ..judging.oracle import FACTOR, FLOOR_ULPS
 from .asking import SHOWN, Frequencies
 from .question import BLOCKS, NORM, Question, answer
@@ -96,14 +96,15 @@ class Comparison:
     def matters(self, mistake: Mistake, question: Question) -> bool:
         """Return whether a mistake may change the answer to a question.
 
-        A sampler is asked with a die. Most mistakes of the forward pass leave its logits as they
-        are.
+        A sampler is asked with a die. Most mistakes of loading and of the forward pass leave its
+        logits as they are.
         """
         if not can_change(mistake.steps, question.kind):
             return False
         if question.kind != "tokens" or question.parts & BLOCKS > NORM:
             return True
-        return not (mistake.steps <= FORWARD and self.alike(self.right, self.of(mistake), DIE))
+        alike = self.alike(self.right, self.of(mistake), DIE)
+        return not (mistake.steps <= THROUGH_LOGITS and alike)
 
     def checkpoint(self, question: Question) -> Path:
         """Write the checkpoint of a question, unless it is there."""

@@ -9,13 +9,13 @@ is looked for with this one in place, so any number of them can be found.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 
 from ..defects import DEFECTS, VARIANTS
-from ..defects.catalogue import Mistake
+from ..defects.catalogue import Entry, Mistake
 from ..defects.constants import CONSTANTS, Constant, Measured
 from ..defects.steps import can_change, changes_alone
 from .comparison import Answers, Comparison, relative_difference
@@ -68,7 +68,7 @@ class Peeling:
     def __init__(self, comparison: Comparison, subject: Answers) -> None:
         self.comparison, self.subject = comparison, subject
         self.searches: tuple[Search, ...]
-        self.searches = (self.entries, self.constants, self.pairs, self.curves)
+        self.searches = (self.defects, self.constants, self.pairs, self.curves)
 
     def peel(self) -> Peeled:
         """Find all mistakes.
@@ -78,7 +78,7 @@ class Peeling:
         """
         found = self.found()
         if found.left and any(stage.explains for stage in found.stages):
-            self.searches = (self.constants, self.entries, self.pairs, self.curves)
+            self.searches = (self.constants, self.defects, self.pairs, self.curves)
             other = self.found()
             return other if len(other.left) < len(found.left) else found
         return found
@@ -124,18 +124,20 @@ class Peeling:
     def stage(self, granted: Grants, question: Question, wrong: Sequence[Question]) -> Stage | None:
         """Return what explains one wrong answer and breaks no right one.
 
-        What explains nothing else may fit by chance, so the other searches are tried too.
+        A variant is no mistake, and is tried first. A mistake that explains nothing else may fit by
+        chance, so the other searches are tried too.
         """
         right = [each for each in self.comparison.questions if each not in wrong]
         right.sort(key=lambda each: each.slow)
         explained: dict[Grants, tuple[str, ...]] = {}
-        for search in self.searches:
+        for search in (self.variants, *self.searches):
             for added in search(granted, question):
                 if all(self.like(added + granted, each) for each in right):
                     explained[added] = tuple(
                         each.name for each in wrong if self.like(added + granted, each)
                     )
-            if any(len(names) > 1 for names in explained.values()):
+            least = 0 if search == self.variants else 1
+            if any(len(names) > least for names in explained.values()):
                 break
         if not explained:
             return None
@@ -143,12 +145,26 @@ class Peeling:
         best = tuple(added for added, names in explained.items() if len(names) == most)
         return Stage(best, question.name, explained[best[0]])
 
-    # What may explain a question: the variants and the defects; constants; two defects at once; an
-    # activation that nobody knows.
+    # What may explain a question: variants; defects; constants; two defects at once; an activation
+    # that nobody knows.
 
-    def entries(self, granted: Grants, question: Question) -> Iterator[Grants]:
+    def variants(self, granted: Grants, question: Question) -> Iterator[Grants]:
+        """Yield variants of which every effect is seen."""
+        for (entry,) in self.entries(VARIANTS.values(), granted, question):
+            if all(
+                self.like((entry, *granted), each) or not self.shows(entry, granted, each)
+                for each in self.wrong(granted)
+            ):
+                yield (entry,)
+
+    def defects(self, granted: Grants, question: Question) -> Iterator[Grants]:
+        return self.entries(DEFECTS.values(), granted, question)
+
+    def entries(
+        self, entries: Iterable[Entry], granted: Grants, question: Question
+    ) -> Iterator[Grants]:
         first = self.first_asked(granted, question)
-        for entry in (VARIANTS | DEFECTS).values():
+        for entry in entries:
             if (
                 can_change(entry.steps, question.kind)
                 and changes_alone(entry.steps, question.kind)
