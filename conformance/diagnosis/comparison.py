@@ -85,6 +85,10 @@ class Comparison:
             self._of[names] = self.new(*granted)
         return self._of[names]
 
+    def forget(self) -> None:
+        """Drop the answers of GPT-2s with several mistakes, which few implementations share."""
+        self._of = {names: answers for names, answers in self._of.items() if len(names) < 2}
+
     def new(self, *granted: Mistake) -> Answers:
         """Return what `of` does, without keeping it."""
         kind = with_mistakes(*granted)

@@ -80,7 +80,8 @@ class Peeling:
         if found.left and any(stage.explains for stage in found.stages):
             self.searches = (self.constants, self.defects, self.pairs, self.curves)
             other = self.found()
-            return other if len(other.left) < len(found.left) else found
+            found = other if len(other.left) < len(found.left) else found
+        self.comparison.forget()
         return found
 
     def found(self) -> Peeled:
