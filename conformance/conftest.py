@@ -22,8 +22,8 @@ from . import options
 from .adapters.adapter import Adapter, check_apart
 from .adapters.modules import place_and_name
 from .adapters.recognised.files import write_adapter, write_empty
-from .chosen import ADAPTERS, CHOSEN, LARGE, QUICK
 from .checkpoints.tensors import DICE, SMALL, Tensors, trained_like, write_checkpoint
+from .chosen import ADAPTERS, CHOSEN, LARGE, QUICK
 from .options import DTYPES
 from .probes.designs import PROBE
 from .requirements import REQUIREMENTS

@@ -82,6 +82,7 @@ class _Run:
     def __init__(self, adapter: Adapter, asked: frozenset[str]) -> None:
         self.adapter, self.asked = adapter, asked
         self.verdict: VerdictPlugin | None = None
+        self.interrupted = False
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_configure(self, config: pytest.Config) -> None:
@@ -90,6 +91,9 @@ class _Run:
 
     def pytest_sessionstart(self, session: pytest.Session) -> None:
         self.verdict = session.config.pluginmanager.get_plugin("conformance-verdict")
+
+    def pytest_keyboard_interrupt(self) -> None:
+        self.interrupted = True
 
 
 def _run(run: _Run, words: list[str], *, progress: bool) -> Any:
@@ -106,7 +110,7 @@ def _run(run: _Run, words: list[str], *, progress: bool) -> Any:
     finally:
         if line:
             line.end()
-    if status == pytest.ExitCode.INTERRUPTED and "KeyboardInterrupt" in output.getvalue():
+    if run.interrupted:
         raise KeyboardInterrupt
     if status in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED) and run.verdict:
         return run.verdict.judgements[str(run.adapter)]

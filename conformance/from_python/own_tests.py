@@ -21,7 +21,7 @@ from .verdict import Verdict
 _Findings = dict[str, tuple[str, str]]  # requirement -> outcome and what is to be said
 _FOUND: pytest.StashKey[dict[Any, _Findings]] = pytest.StashKey()
 # Needs weights, or minutes and gigabytes: for the command line.
-_NOT_ASKED = ("parity.given-checkpoint", "parity.published-sizes", "keys.published-sizes")
+_NOT_ASKED = ("parity.given-checkpoint", "parity.published-sizes")
 
 
 def requirements_for(
@@ -46,8 +46,7 @@ def requirements_for(
 
     @pytest.mark.parametrize("requirement", names)
     def test(requirement: str, request: pytest.FixtureRequest) -> None:
-        __tracebackhide__ = True
-        found = request.session.stash.setdefault(_FOUND, {})
+        found = request.session.stash.setdefault(_FOUND, {})  # of a session: there may be more
         if test not in found:
             selected = _selected(request)
             found[test] = _shared(

@@ -17,7 +17,7 @@ class Progress:
 
     def __init__(self, name: str, stream: TextIO | None = None) -> None:
         self.name = name
-        self.stream = stream or sys.stderr  # of now: pytest replaces it
+        self.stream = sys.stderr if stream is None else stream  # of now: pytest replaces it
         self.rewrites = self.stream.isatty()
         self.left: Counter[str] = Counter()
         self.families: dict[str, str] = {}  # test -> family

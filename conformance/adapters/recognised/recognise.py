@@ -238,7 +238,10 @@ def _with_its_loading(
     loading = f"{kind}.{method}"
     if not hasattr(getattr(module, kind, None), method):
         raise NotRecognisedError(f"{source.path.name} has no {loading}")
-    load = getattr(getattr(module, kind), method)
+
+    def load(name: str) -> Any:  # looks it up anew: transformers' own method is replaced
+        return getattr(getattr(module, kind), method)(name)
+
     with tempfile.TemporaryDirectory() as folder:
         small, large = Path(folder) / "small", Path(folder) / "gpt2"
         write_checkpoint(small, SHAPE, blank(SHAPE))
