@@ -1,20 +1,14 @@
-"""What a run is about, where the caller says more than the names on a command line."""
+"""What a run asks, if it is not everything: some families, or what `--quick` asks."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
 
 import pytest
 
 from .requirements import REQUIREMENTS
 
-if TYPE_CHECKING:
-    from .adapters.adapter import Adapter
-
-# Of a pytest.Config: adapters that are judged in place of those of --implementation, and the
-# requirements that are asked. Without them, it is what the command line says.
-ADAPTERS: pytest.StashKey[list[Adapter]] = pytest.StashKey()
+# Of a pytest.Config: the requirements that are asked. Without them, all are.
 CHOSEN: pytest.StashKey[frozenset[str]] = pytest.StashKey()
 
 FAMILIES = tuple(dict.fromkeys(each.family for each in REQUIREMENTS.values()))
@@ -34,8 +28,10 @@ LARGE = frozenset({"gpt2_124m", "full_context"})  # fixtures of large checkpoint
 
 
 def of_families(families: Iterable[str]) -> frozenset[str]:
-    """Return the requirements of these families. Raises ValueError for one that there is not."""
+    """Return the requirements of these families. Raises ValueError for none, and for others."""
     names = [families] if isinstance(families, str) else list(families)
+    if not names:
+        raise ValueError(f"families: {families!r}, expected some of {', '.join(FAMILIES)}")
     for name in names:
         if name not in FAMILIES:
             raise ValueError(f"families: {name!r}, expected some of {', '.join(FAMILIES)}")

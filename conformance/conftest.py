@@ -19,11 +19,11 @@ from gpt2ref import PUBLISHED_CONFIGS, GPT2Config
 from gpt2ref.devices import check_device
 
 from . import options
-from .adapters.adapter import Adapter, check_apart
+from .adapters.adapter import ADAPTERS, Adapter, check_apart
 from .adapters.modules import place_and_name
 from .adapters.recognised.files import write_adapter, write_empty
 from .checkpoints.tensors import DICE, SMALL, Tensors, trained_like, write_checkpoint
-from .chosen import ADAPTERS, CHOSEN, LARGE, QUICK
+from .chosen import CHOSEN, LARGE, QUICK
 from .options import DTYPES
 from .probes.designs import PROBE
 from .requirements import REQUIREMENTS

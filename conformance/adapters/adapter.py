@@ -169,6 +169,10 @@ class Adapter:
         return self.specification
 
 
+# Of a pytest.Config: the adapters that are judged. A caller in Python puts them there.
+ADAPTERS: pytest.StashKey[list[Adapter]] = pytest.StashKey()
+
+
 def check_apart(adapters: Sequence[Adapter]) -> None:
     """Raise pytest.UsageError if two adapters bring different modules of the same name."""
     if name := of_the_same_name(each.imported for each in adapters if each.imported):

@@ -13,8 +13,8 @@ import torch
 
 from gpt2ref.devices import check_device
 
-from ..adapters.adapter import Adapter
-from ..chosen import ADAPTERS, CHOSEN, of_families
+from ..adapters.adapter import ADAPTERS, Adapter
+from ..chosen import CHOSEN, of_families
 from ..invocation import ALONE, FOLDER
 from ..options import DTYPES
 from ..requirements import REQUIREMENTS

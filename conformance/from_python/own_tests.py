@@ -19,7 +19,7 @@ from .judge import judge_requirements
 from .verdict import Verdict
 
 _Findings = dict[str, tuple[str, str]]  # requirement -> outcome and what is to be said
-_FOUND: pytest.StashKey[dict[Any, _Findings]] = pytest.StashKey()
+_FOUND: pytest.StashKey[dict[Any, _Findings | Exception]] = pytest.StashKey()
 # Needs weights, or minutes and gigabytes: for the command line.
 _NOT_ASKED = ("parity.given-checkpoint", "parity.published-sizes")
 
@@ -46,14 +46,11 @@ def requirements_for(
 
     @pytest.mark.parametrize("requirement", names)
     def test(requirement: str, request: pytest.FixtureRequest) -> None:
-        found = request.session.stash.setdefault(_FOUND, {})  # of a session: there may be more
-        if test not in found:
-            selected = _selected(request)
-            found[test] = _shared(
-                request,
-                lambda: _findings(judge_requirements(model, selected, dtype=dtype, device=device)),
-            )
-        outcome, said = found[test].get(requirement, (NOT_APPLICABLE, "not run"))
+        def judged() -> _Findings:
+            verdict = judge_requirements(model, _selected(request), dtype=dtype, device=device)
+            return {name: (each, _said(verdict, name)) for name, each in verdict.outcomes.items()}
+
+        outcome, said = _once(request, judged).get(requirement, (NOT_APPLICABLE, "not run"))
         if outcome in (FAILED, ERRORED):
             pytest.fail(said, pytrace=False)
         if outcome == NOT_APPLICABLE:
@@ -79,8 +76,19 @@ def _selected(request: pytest.FixtureRequest) -> frozenset[str]:
     return frozenset(item.callspec.params["requirement"] for item in items)  # type: ignore[attr-defined]
 
 
-def _findings(verdict: Verdict) -> _Findings:
-    return {name: (outcome, _said(verdict, name)) for name, outcome in verdict.outcomes.items()}
+def _once(request: pytest.FixtureRequest, judged: Callable[[], _Findings]) -> _Findings:
+    """Judge at the first test of a session. Raises what that raised at each of them."""
+    known = request.session.stash.setdefault(_FOUND, {})
+    function = request.node.function
+    if function not in known:
+        try:
+            known[function] = _shared(request, judged)
+        except Exception as error:
+            known[function] = error
+    found = known[function]
+    if isinstance(found, Exception):
+        raise found
+    return found
 
 
 def _said(verdict: Verdict, name: str) -> str:

@@ -35,6 +35,7 @@ def unchanged(file: Path | None) -> Iterator[None]:
             os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
             os.environ["PYTEST_DEBUG_TEMPROOT"] = temporary
             sys.dont_write_bytecode = True
+            warnings.simplefilter("ignore")  # those of a model are errors in some projects' tests
             logging.disable()  # pytest would keep what is logged, and nobody would read it
             yield
     finally:

@@ -21,6 +21,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from transformers import GPT2LMHeadModel
 
 from conformance import Verdict, judge
 from conformance.chosen import FAMILIES
@@ -125,6 +126,12 @@ def test_modules_and_built_in_names_are_taken() -> None:
         judge("no_such.py")
 
 
+def test_the_from_pretrained_of_transformers_itself_is_taken() -> None:
+    verdict = judge(GPT2LMHeadModel.from_pretrained, families=HEAD, progress=False)
+    assert verdict.passed
+    assert "by GPT2LMHeadModel.from_pretrained()" in str(verdict)
+
+
 @pytest.mark.parametrize("model", [3, None, nn.Linear(1, 1)])
 def test_another_object_is_refused(model: Any) -> None:
     with pytest.raises(TypeError, match=f"{type(model).__name__} object: expected a function load"):
@@ -145,6 +152,7 @@ def test_a_class_without_a_place_or_without_a_gpt2_is_refused() -> None:
     ("options", "words"),
     [
         ({"families": ["eos", "heads"]}, f"families: 'heads', expected some of {FAMILIES[0]}"),
+        ({"families": []}, r"families: \[\], expected some of"),
         ({"dtype": "int8"}, "dtype: 'int8', expected one of float64"),
         ({"dtype": torch.int64}, "dtype: torch.int64, expected one of float64"),
         ({"device": "abacus"}, "device.*abacus"),

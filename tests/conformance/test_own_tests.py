@@ -17,7 +17,9 @@ from tests.shared.judging import judge as run_pytest
 
 FILE = """
 from conformance import requirements_for
-from tests.shared.defective_adapters import {load}
+from tests.shared.defective_adapters import logits_only, raises_in_generate
+
+a_number = 3
 
 test_gpt2 = requirements_for({load}, families={families}, leave_out=["head"])
 """
@@ -63,6 +65,13 @@ def test_a_failure_says_what_was_found(run: Any) -> None:
     assert "test_gpt2[eos.middle] - Failed: RuntimeError: out of luck" in done.stdout
     assert "RuntimeError: out of luck\nasked: " in done.stdout
     assert done.judged == [{"eos.middle"}], "-k leaves the others out"
+
+
+def test_a_model_that_can_not_be_judged_is_tried_once(run: Any) -> None:
+    done = run("a_number", ["eos"], "--tb=short")  # a number, not a model
+    assert "8 failed" in done.stdout
+    assert "TypeError: int object: expected a function load" in done.stdout
+    assert len(done.judged) == 1
 
 
 def test_a_failure_names_its_cause() -> None:
