@@ -18,6 +18,7 @@ from ..chosen import CHOSEN, of_families
 from ..invocation import ALONE, FOLDER
 from ..options import DTYPES
 from ..requirements import REQUIREMENTS
+from ..verdict.judgement import Judgement
 from ..verdict.plugin import VerdictPlugin
 from .given import adapter_of, file_of
 from .progress import Progress
@@ -96,7 +97,7 @@ class _Run:
         self.interrupted = True
 
 
-def _run(run: _Run, words: list[str], *, progress: bool) -> Any:
+def _run(run: _Run, words: list[str], *, progress: bool) -> Judgement:
     """Run the suite. Raises KeyboardInterrupt, or RuntimeError with pytest's words."""
     line = Progress(str(run.adapter)) if progress else None
     plugins = [word for plugin in _NO_PLUGINS for word in ("-p", f"no:{plugin}")]
