@@ -6,9 +6,7 @@ from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-PACKAGE = (
-    '"""The suite in the working tree, under its installed name."""\n\n__path__ = [{folder!r}]\n'
-)
+ELSEWHERE = "\n__path__ = [{folder!r}]  # the suite in the working tree, under its installed name\n"
 
 
 class EditableSuite(BuildHookInterface):
@@ -17,9 +15,9 @@ class EditableSuite(BuildHookInterface):
         if version == "editable":
             self.made = TemporaryDirectory()
             module = Path(self.made.name) / "__init__.py"
-            module.write_text(
-                PACKAGE.format(folder=str(Path(self.root) / "conformance")), encoding="utf-8"
-            )
+            suite = Path(self.root) / "conformance"
+            text = (suite / "__init__.py").read_text(encoding="utf-8")
+            module.write_text(text + ELSEWHERE.format(folder=str(suite)), encoding="utf-8")
             build_data["force_include_editable"][str(module)] = "gpt2ref_conformance/__init__.py"
 
     def finalize(self, version: str, *_: object) -> None:

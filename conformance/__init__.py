@@ -1,1 +1,30 @@
-"""Judge whether an implementation is a right GPT-2. `pytest conformance/` runs the suite."""
+"""Judge whether an implementation is a right GPT-2. `pytest conformance/` runs the suite.
+
+    from gpt2ref_conformance import judge, requirements_for
+
+These are imported when they are first used, so the package itself needs no pytest.
+"""
+
+import sys
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .from_python.judge import judge
+    from .from_python.own_tests import requirements_for
+    from .from_python.verdict import Verdict
+
+__all__ = ["Verdict", "judge", "requirements_for"]
+
+_PLACES = {"judge": "judge", "requirements_for": "own_tests", "Verdict": "verdict"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PLACES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    # pytest imports the suite by the name of its folder, which an editable install calls otherwise.
+    folder = Path(__path__[0])
+    if folder.name not in sys.modules and str(folder.parent) not in sys.path:
+        sys.path.append(str(folder.parent))
+    return getattr(import_module(f"{folder.name}.from_python.{_PLACES[name]}"), name)

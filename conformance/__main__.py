@@ -18,9 +18,9 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
-from pathlib import Path
 
-FOLDER = Path(__file__).parent
+from .invocation import ALONE, FOLDER
+
 MISSING = "{error}. The suite needs more than gpt2ref alone: pip install 'gpt2ref[conformance]'"
 
 
@@ -45,24 +45,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     adapters = list(itertools.takewhile(lambda word: not word.startswith("-"), words))
     chosen = [word for adapter in adapters for word in ("--implementation", adapter)]
-    # Ignore the pytest settings of the current folder: they are for its own tests.
-    settings = [
-        "-c",
-        str(FOLDER / "installed.ini"),
-        f"--rootdir={FOLDER}",
-        "-p",
-        "no:cacheprovider",
-        "--tb=short",
-        "-rN",
-    ]
+    settings = list(ALONE)
     # One core is enough for most tests. A device may not have the memory for two processes, and a
-    # debugger needs the terminal.
-    own = ("-n", "--numprocesses", "--dist", "--device", "--pdb", "--trace", "-s", "-p")
+    # debugger needs the terminal. The quick tests take no longer than the start of two processes.
+    own = ("-n", "--numprocesses", "--dist", "--device", "--pdb", "--trace", "-s", "-p", "--quick")
     several = (os.cpu_count() or 1) > 1 and find_spec("xdist") is not None
     if several and not any(word.startswith(own) for word in words):
         settings += ["-n", "2"]
-    # pytest warns that this module, which is no test, was imported before it could be rewritten.
-    settings += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]
     return pytest.main([*settings, str(FOLDER), *chosen, *words[len(adapters) :]])
 
 

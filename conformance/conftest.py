@@ -19,10 +19,11 @@ from gpt2ref import PUBLISHED_CONFIGS, GPT2Config
 from gpt2ref.devices import check_device
 
 from . import options
-from .adapters.adapter import Adapter, check_apart
+from .adapters.adapter import ADAPTERS, Adapter, check_apart
 from .adapters.modules import place_and_name
 from .adapters.recognised.files import write_adapter, write_empty
 from .checkpoints.tensors import DICE, SMALL, Tensors, trained_like, write_checkpoint
+from .chosen import CHOSEN, LARGE, QUICK
 from .options import DTYPES
 from .probes.designs import PROBE
 from .requirements import REQUIREMENTS
@@ -41,7 +42,6 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 
-_ADAPTERS: pytest.StashKey[list[Adapter]] = pytest.StashKey()
 Reading = Callable[[str, Any, Any], None]  # quantity, what was read, what GPT-2 has
 WriteCheckpoint = Callable[..., Path]  # name, config, maker of the tensors, more config fields
 
@@ -96,6 +96,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if workers := getattr(config, "workerinput", {}).get("workercount"):
         torch.set_num_threads(max(1, torch.get_num_threads() // workers))
     dtype = DTYPES[config.option.dtype or "float32"]
+    given = config.stash.get(ADAPTERS, [])
     names = list(dict.fromkeys(config.option.implementation or ["gpt2ref"]))
     plugin = VerdictPlugin
     if config.option.defects:
@@ -109,17 +110,17 @@ def pytest_configure(config: pytest.Config) -> None:
             phases=[Phase.explicit, Phase.generate],
         )
         names, plugin = adapters(config.option.defects), KillMatrixPlugin
-    chosen = [Adapter(name, config.option.device, dtype) for name in names]
+    chosen = given or [Adapter(name, config.option.device, dtype) for name in names]
     check_apart(chosen)
     # A loader that knows the published shapes alone is judged in one of them.
     if config.option.probe_shape == "small" and not any(each.any_shape for each in chosen):
         config.option.probe_shape = "gpt2"
-    config.stash[_ADAPTERS] = chosen
+    config.stash[ADAPTERS] = chosen
     config.pluginmanager.register(plugin(config, chosen), "conformance-verdict")
 
 
 def pytest_report_header(config: pytest.Config) -> list[str]:
-    adapters = config.stash[_ADAPTERS]
+    adapters = config.stash[ADAPTERS]
     judged = (
         f"{len(adapters)} wrong GPT-2s" if config.option.defects else ", ".join(map(str, adapters))
     )
@@ -133,7 +134,7 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "adapter" in metafunc.fixturenames:
-        adapters = metafunc.config.stash[_ADAPTERS]
+        adapters = metafunc.config.stash[ADAPTERS]
         metafunc.parametrize("adapter", adapters, ids=str, indirect=True, scope="session")
     if "each_dtype" in metafunc.fixturenames:
         chosen = metafunc.config.option.dtype
@@ -160,12 +161,20 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
                 f"{item.nodeid}: expected one @requirement of requirements.py, found {marks}"
             )
         slow = item.get_closest_marker("slow") and "slow" not in (config.option.markexpr or "")
-        needs_checkpoint = marks[0].args[0] == "parity.given-checkpoint"
-        unasked = needs_checkpoint and not config.option.checkpoint
-        (dropped if slow or unasked else kept).append(item)
+        asked = _asked(config, marks[0].args[0], item)
+        (kept if asked and not slow else dropped).append(item)
     if dropped:
         config.hook.pytest_deselected(items=dropped)
         items[:] = kept
+
+
+def _asked(config: pytest.Config, requirement: str, item: Any) -> bool:
+    """Return whether a test of a requirement belongs to what this run asks."""
+    if requirement == "parity.given-checkpoint" and not config.option.checkpoint:
+        return False
+    if config.option.quick and (requirement not in QUICK or LARGE & set(item.fixturenames)):
+        return False
+    return requirement in config.stash.get(CHOSEN, REQUIREMENTS)
 
 
 @pytest.fixture(autouse=True)
@@ -176,8 +185,7 @@ def one_thread(request: pytest.FixtureRequest) -> Iterator[None]:
     long.
     """
     before = torch.get_num_threads()
-    large = {"gpt2_124m", "full_context"} & set(request.fixturenames)
-    if not large and not request.node.get_closest_marker("slow"):
+    if not LARGE & set(request.fixturenames) and not request.node.get_closest_marker("slow"):
         torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)

@@ -46,6 +46,11 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "choices": [*DTYPES],
         "help": "judge in this dtype alone (default: float32, and parity in all)",
     },
+    "--quick": {
+        "action": "store_true",
+        "help": "ask in seconds what the logits of small checkpoints tell, and nothing of files, "
+        "caches, generation and long texts",
+    },
     "--checkpoint": {
         "help": "a real checkpoint, a folder or hub id, for parity.given-checkpoint",
     },

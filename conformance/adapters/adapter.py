@@ -28,10 +28,20 @@ TRIED = [1, 2, 3]  # the token ids of the first call
 
 
 class Adapter:
-    """An adapter by its name on the command line, ready to load checkpoints."""
+    """An adapter by its name on the command line, ready to load checkpoints.
 
-    def __init__(self, specification: str, device: str, dtype: torch.dtype) -> None:
+    A caller in Python may give the function itself: `load`. The name is then only shown.
+    """
+
+    def __init__(
+        self,
+        specification: str,
+        device: str,
+        dtype: torch.dtype,
+        load: Callable[..., Implementation] | None = None,
+    ) -> None:
         self.specification = specification
+        self.has_name = load is None  # by which a command line can have it again
         self.device = device
         self.dtype = dtype
         # try_out replaces both by what the implementation declares.
@@ -40,7 +50,7 @@ class Adapter:
         self.broken: dict[str, ProtocolError] = {}  # methods that answer in a wrong form
         self.imported: Imported | None = None  # nothing for a command
         self.found: Found | None = None  # of a model that comes without an adapter
-        self._load = self._find_load()
+        self._load = load or self._find_load()
 
     @property
     def any_shape(self) -> bool:
@@ -157,6 +167,10 @@ class Adapter:
 
     def __repr__(self) -> str:
         return self.specification
+
+
+# Of a pytest.Config: the adapters that are judged. A caller in Python puts them there.
+ADAPTERS: pytest.StashKey[list[Adapter]] = pytest.StashKey()
 
 
 def check_apart(adapters: Sequence[Adapter]) -> None:

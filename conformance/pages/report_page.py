@@ -139,6 +139,24 @@ def page(reports: Sequence[dict[str, Any]]) -> str:
     )
 
 
+def fragment(report: dict[str, Any], number: int = 0) -> str:
+    """Return the verdict on the one implementation of a report, as a part of somebody's page.
+
+    It has its style with it, which changes nothing else there, and no script. `number` is in the
+    targets of its links. Raises as `page` does.
+    """
+    (adapter,) = report["adapters"]
+    asked = [row for row in adapter["requirements"] if row["outcome"] != "not run"]
+    return render(
+        "fragment.html",
+        subject=Subject(number, report, {**adapter, "requirements": asked}),
+        marks=MARKS,
+        notable=NOTABLE,
+        findings=findings,
+        sentence=sentence,
+    )
+
+
 def findings(row: dict[str, Any]) -> list[dict[str, Any]]:
     """The findings that decided the outcome of a requirement, each text once, the first few."""
     shown: dict[tuple[str, str], dict[str, Any]] = {}

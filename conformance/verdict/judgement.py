@@ -41,7 +41,8 @@ class Judgement:
     `options` are the words of the command line that a result depends on. `incomplete` are the
     requirements of which some tests were not chosen. `together` are the failed requirements that
     no cause explains by itself, and that a GPT-2 with all the causes fails too. `undiagnosed` says
-    why there is no diagnosis of an implementation that fails.
+    why there is no diagnosis of an implementation that fails. `has_name`: whether a command line
+    can name the adapter. `quick`: whether little was asked, as the user wanted.
     """
 
     adapter: str
@@ -52,6 +53,8 @@ class Judgement:
     diagnosis: Diagnosis | None = None
     together: frozenset[str] = frozenset()
     undiagnosed: str = ""
+    has_name: bool = True
+    quick: bool = False
 
     def outcome(self, requirement: str) -> str:
         return self.results[requirement].outcome if requirement in self.results else NOT_RUN
@@ -64,8 +67,11 @@ class Judgement:
     def counts(self) -> Counter[str]:
         return Counter(self.outcome(name) for name in REQUIREMENTS)
 
-    def again(self, test: str) -> str:
-        """Return the command line that runs one test again."""
+    def again(self, requirement: str, test: str) -> str:
+        """Return the command line that runs one test again, or the call that asks its family."""
+        if not self.has_name:
+            family = REQUIREMENTS[requirement].family
+            return f'judge({self.adapter}, families=["{family}"])'
         file, _, name = test.partition("::")
         # An installed suite is called by its name: a path into site-packages helps nobody.
         installed = ["--pyargs", f"gpt2ref_conformance.{Path(file).stem}::{name}"]

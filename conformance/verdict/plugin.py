@@ -68,7 +68,11 @@ class VerdictPlugin:
         for name, default in _DECIDING_OPTIONS.items():
             if (value := getattr(self.option, name)) != default:
                 words += [f"--{name.replace('_', '-')}", value]
-        self.judgements = {name: Judgement(name, known, tuple(words)) for name in self.adapters}
+        quick = bool(self.option.quick)
+        self.judgements = {
+            name: Judgement(name, known, tuple(words), has_name=each.has_name, quick=quick)
+            for name, each in self.adapters.items()
+        }
         self.diagnoses: dict[str, Future[Diagnosis | None]] = {}  # those that were begun
 
     # Which tests run, and what they find.

@@ -61,14 +61,7 @@ def write_report(
     path: str, judgements: Iterable[Judgement], device: str, dtype: str, *, finished: bool
 ) -> None:
     """Write a report at once, so that a reader never meets half a file."""
-    data = {
-        "format": FORMAT,
-        "suite": {"name": "gpt2ref", "version": __version__},
-        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "finished": finished,
-        "environment": environment(device, dtype),
-        "adapters": [_adapter(judgement) for judgement in judgements],
-    }
+    data = report_of(judgements, device, dtype, finished=finished)
     text = json.dumps(data, indent=1, allow_nan=False)
     temporary = Path(path).with_name(f".{Path(path).name}.{os.getpid()}")
     try:
@@ -76,6 +69,20 @@ def write_report(
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def report_of(
+    judgements: Iterable[Judgement], device: str, dtype: str, *, finished: bool
+) -> dict[str, Any]:
+    """Return the report as the object that its JSON holds."""
+    return {
+        "format": FORMAT,
+        "suite": {"name": "gpt2ref", "version": __version__},
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "finished": finished,
+        "environment": environment(device, dtype),
+        "adapters": [_adapter(judgement) for judgement in judgements],
+    }
 
 
 def _adapter(judgement: Judgement) -> dict[str, Any]:
@@ -143,7 +150,7 @@ def _requirement(judgement: Judgement, name: str) -> dict[str, Any]:
                 "mistakes": list(finding.mistakes),
                 "own": finding.own,
                 "test": finding.test,
-                "again": judgement.again(finding.test),
+                "again": judgement.again(name, finding.test),
             }
             for finding in result.findings
         ],

@@ -10,6 +10,7 @@ import textwrap
 from collections import Counter
 from collections.abc import Iterable, Iterator
 
+from ..chosen import left_out
 from ..requirements import REQUIREMENTS
 from .causes import Cause
 from .findings import ERRORED, FAILED, KNOWN, NOT_APPLICABLE, NOT_RUN, PASSED, VARIANT, Finding
@@ -39,6 +40,8 @@ def verdict_lines(judgement: Judgement) -> list[str]:
         lines += ["", *_paragraph(judgement, names, judgement.results[names[0]].decisive)]
     for name in judgement.stale:
         lines += ["", f"{name}: this known deviation no longer occurs: remove it"]
+    if judgement.quick:
+        lines += ["", f"Left out by --quick: {left_out(ran)}"]
     return [*lines, "", judgement.sentence]
 
 
@@ -108,7 +111,7 @@ def _paragraph(judgement: Judgement, names: list[str], finding: Finding) -> Iter
         yield from _wrapped("asked: ", REQUIREMENTS[name].sentence)
         yield from _wrapped("found: ", found[0])
         yield from (f"           {line}" for line in found[1 : 1 + _FURTHER_LINES])
-        yield f"    again: {judgement.again(finding.test)}"
+        yield f"    again: {judgement.again(name, finding.test)}"
     if others:
         more = _plural(len(others), "more failure" if outcome == FAILED else "more requirement")
         yield from _wrapped("", f"The same for {more}: {', '.join(others)}")

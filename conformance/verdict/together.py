@@ -34,7 +34,9 @@ def fail_too(judgement: Judgement) -> frozenset[str]:
     tests = []
     for name in sorted(names):
         file, _, test = judgement.results[name].failures[0].test.partition("::")
-        tests.append(f"{SUITE / Path(file).name}::{test.replace(in_ids, implementation, 1)}")
+        function, _, parameters = test.partition("[")  # the adapter is the first of them
+        parameters = parameters.replace(in_ids, implementation, 1)
+        tests.append(f"{SUITE / Path(file).name}::{function}[{parameters}")
     asked = _Failures()
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         pytest.main(

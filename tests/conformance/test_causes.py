@@ -127,10 +127,12 @@ def test_a_number_that_a_test_read_takes_the_place_of_the_example() -> None:
 
 
 def test_what_a_named_cause_fails_too_is_explained() -> None:
-    test = "conformance/test_eos.py::test_middle[any]"
+    name = "test"  # as the function may be called that loads the implementation
+    test = f"conformance/test_eos.py::test_middle[{name}]"
     judgement = judgement_of(
         eos_no_other=failure("max-new-tokens=2", own=True), eos_middle=failure(test=test)
     )
+    judgement.adapter = name
     assert judgement.unexplained == ["eos.middle"]
     judgement.together = fail_too(judgement)
     assert not judgement.unexplained

@@ -231,6 +231,13 @@ def test_a_written_adapter_is_what_is_judged(
     assert path.read_text(encoding="utf-8") == "mine"
 
 
+def test_a_model_may_have_the_name_of_the_adapters_class(
+    found: Callable[..., Found], checkpoint: str
+) -> None:
+    mine = re.sub(r"\bGPT\b", "Mine", NANO)
+    check_right(loaded(found(mine), checkpoint), checkpoint)
+
+
 def test_an_adapter_of_what_does_not_fit_says_what_is_to_be_done(tmp_path: Path) -> None:
     model, path = tmp_path / "model.py", tmp_path / "my_adapter.py"
     model.write_text(NANO.replace("config.vocab_size, bias=False", "config.vocab_size"))

@@ -13,7 +13,7 @@ import pytest
 
 from conformance.pages.__main__ import main
 from conformance.pages.activation_chart import ActivationChart
-from conformance.pages.report_page import MARKS, STATES, page
+from conformance.pages.report_page import MARKS, STATES, fragment, page
 from conformance.pages.template import render
 from conformance.requirements import REQUIREMENTS
 from conformance.verdict.findings import OUTCOMES
@@ -152,8 +152,8 @@ def test_markup_in_a_report_is_escaped(report: dict[str, Any]) -> None:
                 "expected": [[0, 1], [1, 2]],
             },
         ]
-    for reports in ([bad], [bad | {"adapters": bad["adapters"][:1]}], [bad, report]):
-        made = page(reports)
+    alone = bad | {"adapters": bad["adapters"][:1]}
+    for made in (page([bad]), page([alone]), page([bad, report]), fragment(alone)):
         made.encode()
         assert all(target.startswith("#") for target in Structure(made).targets)
         assert "<script>alert(1)</script>" in "".join(Structure(made).words)

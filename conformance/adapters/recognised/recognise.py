@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import io
 import linecache
+import sys
 import tempfile
 import traceback
 from collections.abc import Iterator
@@ -90,6 +92,26 @@ def recognise(place: str, name: str) -> Found | None:
         if not loading:
             return _recognised(source, module, chosen, script)
         return _with_its_loading(source, module, kind, loading, script)
+
+
+def recognise_class(kind: type[nn.Module], loading: str = "") -> Found:
+    """Return what a class contains that is imported already, or was defined in a notebook.
+
+    `loading` is the name of its author's method that fills it. Raises NotRecognisedError.
+    """
+    module = sys.modules[kind.__module__]
+    if getattr(module, kind.__name__, None) is not kind:
+        raise NotRecognisedError(
+            "it is not a name of its module: define the class at the top level, or give a load()"
+        )
+    path = Path(getattr(module, "__file__", None) or "this notebook")
+    folder = path.resolve().parents[kind.__module__.count(".")]
+    source = Source(path, kind.__module__, folder, ast.Module([], []))
+    silence = io.StringIO()
+    with redirect_stdout(silence), redirect_stderr(silence), torch.random.fork_rng():
+        if loading:
+            return _with_its_loading(source, module, kind.__name__, loading, False)
+        return _recognised(source, module, [kind.__name__], False)
 
 
 def load_of(found: Found) -> ModuleType:
@@ -216,7 +238,10 @@ def _with_its_loading(
     loading = f"{kind}.{method}"
     if not hasattr(getattr(module, kind, None), method):
         raise NotRecognisedError(f"{source.path.name} has no {loading}")
-    load = getattr(getattr(module, kind), method)
+
+    def load(name: str) -> Any:  # looks it up anew: transformers' own method is replaced
+        return getattr(getattr(module, kind), method)(name)
+
     with tempfile.TemporaryDirectory() as folder:
         small, large = Path(folder) / "small", Path(folder) / "gpt2"
         write_checkpoint(small, SHAPE, blank(SHAPE))

@@ -122,7 +122,7 @@ def _origin(origin: Origin) -> str:
 def _class(found: Found) -> list[str]:
     logits = found.logits.expression if found.logits else "self.model(token_ids)  # change this"
     lines = [
-        "class Mine:",
+        f"class {_name(found)}:",
         "    def __init__(self, model, c):",
         "        self.model, self.c = model, c",
         "",
@@ -158,7 +158,12 @@ def _load(found: Found) -> list[str]:
             ]
         lines += [textwrap.indent(line, "    ") for line in found.building.lines]
         lines += ["    fill(model, checkpoint, PARAMETERS)"]
-    return [*lines, "    return Mine(model.to(device, dtype).eval(), c)"]
+    return [*lines, f"    return {_name(found)}(model.to(device, dtype).eval(), c)"]
+
+
+def _name(found: Found) -> str:
+    """Name the adapter's class otherwise than the model's."""
+    return "Mine" if found.kind != "Mine" else "MyGPT2"
 
 
 def _weights(fit: Fit) -> str:

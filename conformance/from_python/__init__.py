@@ -1,0 +1,1 @@
+"""The suite as functions: in a notebook, and in the tests of another project."""
