@@ -71,8 +71,9 @@ PLACES = {
 
 
 FORWARD = frozenset(name for name in vars(PlainGPT2) if not name.startswith("__"))
-THROUGH_LOGITS = FORWARD | LOADING | FEEDING  # change tokens only as they change logits
 PADDED = frozenset({"positions", "mask", "attention_weights"})  # treat the padding of short rows
+# They change tokens only as they change the logits of a whole pass.
+THROUGH_LOGITS = (FORWARD | LOADING) - PADDED - FEEDING - {"remember"}
 
 
 def changes_alone(steps: frozenset[str], kind: AnswerKind) -> bool:
