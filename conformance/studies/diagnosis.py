@@ -12,6 +12,7 @@ alternatives. If there are fewer stages than mistakes, the others can't be seen 
 from __future__ import annotations
 
 import argparse
+import json
 import random
 import tempfile
 import time
@@ -56,17 +57,20 @@ def share_named(
     drawn: Sequence[tuple[str, ...]],
     loading: Callable[..., Load] = defective,
     is_named: Callable[[Peeled, tuple[str, ...]], bool] = named,
-) -> None:
+) -> list[str]:
     """Print what is found in GPT-2s that have these mistakes, and the share that is named.
 
-    `loading`: returns what loads a GPT-2 with the mistakes of these names.
+    `loading`: returns what loads a GPT-2 with the mistakes of these names. Returns those in which
+    nothing is found.
     """
-    right = hidden = 0
+    right, hidden, unseen = 0, 0, list[str]()
     for names in drawn:
         start = time.monotonic()
         found = peeled(comparison, loading(*names))
         right += (good := is_named(found, names))
         hidden += good and not set(names) <= ids_of(found)
+        if good and not seen(found):
+            unseen.append("+".join(names))
         stages = "; ".join(
             " or ".join("+".join(grant.id for grant in each) for each in stage.alternatives)
             for stage in found.stages
@@ -78,7 +82,8 @@ def share_named(
         )
     if drawn:
         share = f"{right} of {len(drawn)} ({right / len(drawn):.1%})"
-        print(f"{kind}: {share}; in {hidden} of them some can't be seen beside others", flush=True)
+        print(f"{kind}: {share}; in {hidden} of them some are not seen", flush=True)
+    return unseen
 
 
 def combinations(size: int, n: int, seed: int) -> list[tuple[str, ...]]:
@@ -100,6 +105,9 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=0, help="how many pairs (default: none)")
     parser.add_argument("--triples", type=int, default=0, help="how many triples (default: none)")
     parser.add_argument("--seed", type=int, default=0, help="of pairs and triples")
+    parser.add_argument(
+        "--unseen", type=Path, metavar="FILE", help="write the single defects that no question sees"
+    )
     parser.add_argument("--no-single", action="store_true", help="leave out the single defects")
     options = parser.parse_args()
 
@@ -107,7 +115,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         comparison = Comparison(Path(folder), torch.float32)
         if not options.no_single:
-            share_named(comparison, "single", [(name,) for name in DEFECTS])
+            unseen = share_named(comparison, "single", [(name,) for name in DEFECTS])
+            if options.unseen:
+                options.unseen.write_text(json.dumps(unseen, indent=1) + "\n", encoding="utf-8")
             quiet = [peeled(comparison, defective(name)) for name in EQUIVALENT | VARIANTS]
             right = sum(not each.left and not seen(each) for each in quiet)
             print(f"{right} of {len(quiet)} that are no mistakes have no diagnosis")

@@ -28,7 +28,8 @@ class Cause(NamedTuple):
 
     `explains` are the failed requirements, first those whose own fact it is. `finding` is the one
     to show: of a test that names the mistake, if there is one. `alternatives` are the ids of other
-    mistakes that explain the same. `question` is that of the diagnosis which shows it.
+    mistakes that explain the same. `question` is that of the diagnosis which shows it. A `likely`
+    cause was not read: it is known to fail the same requirements.
     """
 
     id: str
@@ -39,6 +40,7 @@ class Cause(NamedTuple):
     places: tuple[str, ...] = ()
     alternatives: tuple[str, ...] = ()
     question: str | None = None
+    likely: bool = False
 
 
 @cache
@@ -69,7 +71,7 @@ def _of_diagnosis(failed: Mapping[str, Result], diagnosis: Diagnosis) -> Iterato
             explains.sort(key=lambda name: not same & left[name].mistakes(own=True))
             finding = next((_naming(left[name], same) for name in explains), None)
             left = {name: result for name, result in left.items() if name not in explains}
-            yield _cause(mistake, explains, finding, others, stage.question)
+            yield cause_of(mistake, explains, finding, others, stage.question)
 
 
 def _explains(mistake: Mistake, same: set[str], name: str, result: Result) -> bool:
@@ -111,11 +113,11 @@ def _named(failed: Mapping[str, Result]) -> Iterator[Cause]:
         finding = _naming(failed[explains[0]], {mistake})
         explains += [name for name in named if name not in explains and name in _known(mistake)]
         entry = with_number(mistake) if example_of(mistake) else DEFECTS.get(mistake)
-        yield _cause(entry, explains, finding) if entry else Cause(mistake, explains, finding)
+        yield cause_of(entry, explains, finding) if entry else Cause(mistake, explains, finding)
         named = {name: mistakes for name, mistakes in named.items() if name not in explains}
 
 
-def _cause(
+def cause_of(
     mistake: Mistake,
     explains: list[str],
     finding: Finding | None,

@@ -40,8 +40,9 @@ class Judgement:
 
     `options` are the words of the command line that a result depends on. `incomplete` are the
     requirements of which some tests were not chosen. `together` are the failed requirements that
-    no cause explains by itself, and that a GPT-2 with all the causes fails too. `undiagnosed` says
-    why there is no diagnosis of an implementation that fails. `has_name`: whether a command line
+    no cause explains by itself, and that a GPT-2 with all the causes fails too. `likely` are causes
+    that were not read (see `likely`). `undiagnosed` says why there is no diagnosis of an
+    implementation that fails. `has_name`: whether a command line
     can name the adapter. `quick`: whether little was asked, as the user wanted.
     """
 
@@ -52,6 +53,7 @@ class Judgement:
     incomplete: set[str] = field(default_factory=set)
     diagnosis: Diagnosis | None = None
     together: frozenset[str] = frozenset()
+    likely: list[Cause] = field(default_factory=list)
     undiagnosed: str = ""
     has_name: bool = True
     quick: bool = False
@@ -97,7 +99,7 @@ class Judgement:
     @property
     def causes(self) -> list[Cause]:
         """The mistakes that explain failures."""
-        return causes(self.failed, self.diagnosis)
+        return causes(self.failed, self.diagnosis) + self.likely
 
     @property
     def unexplained(self) -> list[str]:
@@ -148,6 +150,10 @@ class Judgement:
         if not causes:
             return f"No cause is known of {rest}"
         number = f"{len(causes)} {'causes' if len(causes) > 1 else 'cause'}"
+        if len(self.likely) == len(causes) == 1:
+            number += " that is likely"
+        elif self.likely:
+            number += f", {len(self.likely)} of them likely"
         return f"{number}, {f'{rest} unexplained' if left else 'nothing unexplained'}"
 
 

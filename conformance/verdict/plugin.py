@@ -36,6 +36,7 @@ from .findings import (
 )
 from .judgement import Judgement
 from .known_deviations import KnownDeviation, read_known_deviations, write_known_deviations
+from .likely import likely_causes
 from .report import check_writable, write_report
 from .terminal import verdict_lines
 from .together import fail_too
@@ -167,6 +168,7 @@ class VerdictPlugin:
                 begun.result() if begun else diagnose(self.adapters[judgement.adapter])
             )
             judgement.together = fail_too(judgement)
+            judgement.likely = likely_causes(judgement)
 
     def _write_files(self, judgements: Sequence[Judgement], *, finished: bool) -> None:
         option = self.option

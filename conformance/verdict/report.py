@@ -112,6 +112,7 @@ def _cause(cause: Cause) -> dict[str, Any]:
         "source": cause.source,
         "places": list(cause.places),
         "question": cause.question,
+        "likely": cause.likely,
     }
 
 

@@ -50,7 +50,7 @@ def _cause(judgement: Judgement, cause: Cause) -> Iterator[str]:
     if cause.finding:
         yield from _paragraph(judgement, cause.explains[:1], cause.finding)
     known = f": {cause.what} ({cause.source})" if cause.what else ""
-    yield from _wrapped("cause: ", f"{cause.id}{known}")
+    yield from _wrapped("likely: " if cause.likely else "cause: ", f"{cause.id}{known}")
     if cause.places:
         yield from _wrapped("look at: ", "; ".join(cause.places))
     if cause.alternatives:

@@ -15,6 +15,7 @@ from conformance.diagnosis.peeling import Stage
 from conformance.verdict.causes import failures
 from conformance.verdict.findings import FAILED, Finding, Result
 from conformance.verdict.judgement import Judgement
+from conformance.verdict.likely import likely_causes, unseen
 from conformance.verdict.terminal import verdict_lines
 from conformance.verdict.together import fail_too
 from tests.shared.judging import ROOT
@@ -150,3 +151,31 @@ def test_mistakes_with_a_number_are_entries_with_that_number() -> None:
         assert numbered.what.count("{}") == 1
     with pytest.raises(KeyError):
         with_number("view=x")
+
+
+def test_a_defect_that_the_diagnosis_does_not_see_is_likely() -> None:
+    """It fails the same requirements, and its own is among them."""
+    eight = failures()["cache-of-eight-rows"]
+    assert "cache.splits" in eight
+    judgement = judgement_of(
+        ERF,
+        activation_curve=failure("gelu-erf", own=True),
+        **{name.replace(".", "_").replace("-", "_"): failure() for name in eight},
+    )
+    judgement.likely = likely_causes(judgement)
+    _, likely = judgement.causes
+    assert likely.likely
+    assert "cache-of-eight-rows" in {likely.id, *likely.alternatives}
+    assert set(likely.explains) == set(eight)
+    assert not judgement.unexplained
+    assert ". 2 causes, 1 of them likely, nothing unexplained. " in judgement.sentence
+    assert any(line.strip().startswith("likely: cache-of-") for line in verdict_lines(judgement))
+
+
+def test_nothing_is_likely_where_the_diagnosis_left_something_open() -> None:
+    judgement = judgement_of(cache_splits=failure())
+    assert likely_causes(judgement)
+    judgement.diagnosis = Diagnosis((), left=("a plain file",))
+    assert not likely_causes(judgement)
+    assert unseen()
+    assert set(unseen()) <= DEFECTS.keys()

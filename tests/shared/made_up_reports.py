@@ -113,6 +113,7 @@ def wrong_implementation() -> dict[str, Any]:
                 "alternatives": [],
                 "places": ["the activation between mlp.c_fc and mlp.c_proj"],
                 "question": "MLP alone",
+                "likely": False,
                 "read": "activation: erf-GELU",
                 "expected": "activation: tanh-GELU",
                 "explains": ["activation.curve", "vectors.c_fc-bias"],

@@ -1,0 +1,54 @@
+"""Finds likely causes of failures that nothing else explains.
+
+The diagnosis has no question for some mistakes of sampling, of long texts and of what stays between
+calls, as each would take seconds. If it leaves nothing else open, one of these is likely: one whose
+own requirement fails, and that is known to fail most of what failed and least of what passed.
+"""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+from pathlib import Path
+
+from .. import defects
+from ..defects import DEFECTS
+from .causes import Cause, cause_of, failures
+from .findings import FAILED, PASSED
+from .judgement import Judgement
+
+
+@cache
+def unseen() -> tuple[str, ...]:
+    """Return the defects that the diagnosis does not see.
+
+    They are measured by `python -m conformance.studies.diagnosis --unseen FILE`.
+    """
+    file = Path(defects.__file__).with_name("unseen.json")
+    return tuple(json.loads(file.read_text(encoding="utf-8")))
+
+
+def likely_causes(judgement: Judgement) -> list[Cause]:
+    """Return the fewest mistakes that are likely to explain what is unexplained."""
+    if judgement.diagnosis is not None and judgement.diagnosis.left:
+        return []
+    found, left = list[Cause](), judgement.unexplained
+    while alike := _most_alike(judgement, left):
+        first, *others = alike
+        explains = [name for name in left if name in failures()[first]]
+        decisive = judgement.results[explains[0]].decisive
+        cause = cause_of(DEFECTS[first], explains, decisive, tuple(others))
+        found.append(cause._replace(likely=True))
+        left = [name for name in left if name not in explains]
+    return found
+
+
+def _most_alike(judgement: Judgement, left: list[str]) -> list[str]:
+    """Return the defects whose failures are most like those of the implementation."""
+    likeness = {}
+    for name in unseen():
+        if DEFECTS[name].requirement in left:
+            outcomes = [judgement.outcome(each) for each in failures()[name]]
+            likeness[name] = outcomes.count(FAILED) - outcomes.count(PASSED)
+    most = max(likeness.values(), default=0)
+    return [name for name, number in likeness.items() if number == most > 0]
