@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -106,12 +105,13 @@ def _said(verdict: Verdict, name: str) -> str:
 
 def _shared(request: pytest.FixtureRequest, judged: Callable[[], _Findings]) -> _Findings:
     """Judge once for all processes of pytest-xdist. The others wait and read what was found."""
-    if "PYTEST_XDIST_WORKER" not in os.environ:
+    worker: dict[str, Any] | None = getattr(request.config, "workerinput", None)
+    if worker is None:  # an environment variable would also hold in a session within a worker
         return judged()
     from filelock import FileLock  # torch needs it too
 
     folder = Path(request.getfixturevalue("tmp_path_factory").getbasetemp()).parent
-    test = request.node.nodeid.partition("[")[0]
+    test = f"{worker['testrunuid']} {request.node.nodeid.partition('[')[0]}"
     file = folder / f"conformance-{hashlib.sha256(test.encode()).hexdigest()[:16]}.json"
     with FileLock(f"{file}.lock"):
         if not file.exists():

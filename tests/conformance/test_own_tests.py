@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -87,24 +86,24 @@ def test_a_failure_names_its_cause() -> None:
     )
 
 
-def test_processes_share_what_one_of_them_found(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("PYTEST_XDIST_WORKER", "gw0")
-    request: Any = SimpleNamespace(
-        node=SimpleNamespace(nodeid="test_mine.py::test_gpt2[eos.middle]"),
-        getfixturevalue=lambda _: SimpleNamespace(getbasetemp=lambda: tmp_path / "popen-gw0"),
-    )
+def test_processes_share_what_one_of_them_found(tmp_path: Path) -> None:
+    def request(run: str | None) -> Any:
+        return SimpleNamespace(
+            config=SimpleNamespace(**{"workerinput": {"testrunuid": run}} if run else {}),
+            node=SimpleNamespace(nodeid="test_mine.py::test_gpt2[eos.middle]"),
+            getfixturevalue=lambda _: SimpleNamespace(getbasetemp=lambda: tmp_path / "popen-gw0"),
+        )
+
     judged: list[int] = []
 
     def judging() -> Any:
         judged.append(1)
         return {"eos.middle": ("passed", "")}
 
-    for _ in range(2):
-        assert own_tests._shared(request, judging) == {"eos.middle": ("passed", "")}
-    assert judged == [1]
-    assert "PYTEST_XDIST_WORKER" in os.environ
+    # Another run judges anew, and so does a session that has no processes.
+    for run, times in (("a", 1), ("a", 1), ("b", 2), (None, 3), (None, 4)):
+        assert own_tests._shared(request(run), judging) == {"eos.middle": ("passed", "")}
+        assert len(judged) == times
 
 
 @pytest.mark.parametrize("argument", ["families", "leave_out"])
