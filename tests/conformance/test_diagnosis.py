@@ -91,12 +91,8 @@ class UnknownActivation(CompleteGPT2):
         return x * torch.sigmoid(1.6 * x) + 0.1 * x.relu()
 
 
-@pytest.mark.parametrize(
-    "names", [(), ("residual-from-normalised", "scale-by-n-head", "logits-factor=0.9")]
-)
-def test_an_unknown_activation_is_read_beside_other_mistakes(
-    comparison: Comparison, names: tuple[str, ...]
-) -> None:
+def test_an_unknown_activation_is_read_beside_other_mistakes(comparison: Comparison) -> None:
+    names = ("residual-from-normalised", "scale-by-n-head", "logits-factor=0.9")
     kind = type("Both", (combined(*names), UnknownActivation), {})
     diagnosis = diagnosed(comparison, comparison.answers(loading(kind)))
     assert diagnosis
