@@ -92,7 +92,7 @@ class UnknownActivation(CompleteGPT2):
 
 
 def test_an_unknown_activation_is_read_beside_other_mistakes(comparison: Comparison) -> None:
-    names = ("residual-from-normalised", "scale-by-n-head", "logits-factor=0.9")
+    names = ("residual-from-normalised", "logits-factor=0.9")
     kind = type("Both", (combined(*names), UnknownActivation), {})
     diagnosis = diagnosed(comparison, comparison.answers(loading(kind)))
     assert diagnosis
