@@ -1,4 +1,4 @@
-"""What a run asks, if it is not everything: some families, or what `--quick` asks."""
+"""Chooses what a run asks, if not everything: some families, or what `--quick` asks."""
 
 from __future__ import annotations
 

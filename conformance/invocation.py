@@ -1,4 +1,4 @@
-"""What pytest is called with to run the suite alone, in any folder."""
+"""Holds the arguments of pytest that run the suite alone, in any folder."""
 
 from __future__ import annotations
 

@@ -54,7 +54,7 @@ class Adapter:
 
     @property
     def any_shape(self) -> bool:
-        """Whether it is not known to have its shape built in."""
+        """Return whether it may be asked in any shape: none is known to be built in."""
         return self.found is None or self.found.any_shape
 
     def load(

@@ -17,7 +17,7 @@ _NUMBERS = itertools.count(1)  # so that the links of two verdicts in a notebook
 
 
 class Verdict:
-    """What `judge` found.
+    """The verdict that `judge` returns.
 
     `print(verdict)` prints the text of the terminal, and a notebook shows a picture of it.
     """
@@ -40,7 +40,7 @@ class Verdict:
 
     @property
     def passed(self) -> bool:
-        """Whether something was judged, and all of it is as in GPT-2."""
+        """Return whether something was judged, and all of it is as in GPT-2."""
         return self._judgement.state == "no deviation found"
 
     @cached_property

@@ -17,7 +17,7 @@ __all__ = ["Named", "id_with_number", "named_by", "naming"]
 
 
 class Named(NamedTuple):
-    """What was read, in words, and the mistakes that it is: several if no reading parts them."""
+    """A reading in words, and the ids of the mistakes that give it: several if none can be told."""
 
     words: str
     mistakes: tuple[str, ...] = ()

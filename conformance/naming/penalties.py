@@ -1,4 +1,4 @@
-"""What a logit loses when its token was said: an n-gram is blocked, or a penalty and its size.
+"""Reads what a logit loses when its token was said: all of it (n-grams), or a penalty.
 
 The dice have two faces. The second is said where a penalty for the first, whose logit is larger,
 bridges the gap between them.

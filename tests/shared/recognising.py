@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 
-from conformance.adapters.gpt2ref import load as load_reference
 from conformance.adapters.recognised.recognise import load_of, recognise
 from conformance.adapters.recognised.written import Found
 from conformance.checkpoints.tensors import random_token_ids, trained_like, write_checkpoint
+from conformance.judging.oracle import check_logits, expected
 from gpt2ref import GPT2Config
 
 # Other sizes than those with which a model is recognised.
@@ -35,6 +35,6 @@ def loaded(found: Found, checkpoint: str) -> Any:
 
 
 def check_right(mine: Any, checkpoint: str) -> None:
-    """Check that the logits of a loaded adapter are those of the reference."""
-    right = load_reference(checkpoint, device="cpu", dtype=torch.float32).logits(TOKEN_IDS)
-    torch.testing.assert_close(mine.logits(TOKEN_IDS), right, rtol=1e-4, atol=1e-4)
+    """Check that the logits of a loaded adapter are GPT-2's, to the suite's allowed error."""
+    truth, allowed = expected(checkpoint, TOKEN_IDS, torch.float32)
+    check_logits(mine.logits(TOKEN_IDS).double(), truth, allowed, "a recognised model")

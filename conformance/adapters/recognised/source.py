@@ -37,7 +37,7 @@ class Source:
 
     @property
     def trains(self) -> bool:
-        """Whether an import would do more than define, such as run a loop or call a function."""
+        """Return whether an import would do more than define, such as call a function."""
         own = {node.name for node in self.tree.body if isinstance(node, ast.ClassDef | _FUNCTION)}
         return any(_runs(node, own) for node in _statements(self.tree.body))
 
