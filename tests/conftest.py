@@ -1,5 +1,6 @@
 """Fixtures: models so small that a test takes milliseconds, with weights that show mistakes."""
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -32,6 +33,16 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True)
+def forget_modules(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Forget the modules that a test writes and imports: another test's may have their names."""
+    known, folder = set(sys.modules), str(tmp_path_factory.getbasetemp())
+    yield
+    for name in sys.modules.keys() - known:
+        if str(vars(sys.modules[name]).get("__file__")).startswith(folder):
+            del sys.modules[name]
 
 
 @pytest.fixture(scope="session")
