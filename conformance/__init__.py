@@ -5,9 +5,6 @@
 These are imported when they are first used, so the package itself needs no pytest.
 """
 
-import sys
-from importlib import import_module
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -23,8 +20,6 @@ _PLACES = {"judge": "judge", "requirements_for": "own_tests", "Verdict": "verdic
 def __getattr__(name: str) -> Any:
     if name not in _PLACES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    # pytest imports the suite by the name of its folder, which an editable install calls otherwise.
-    folder = Path(__path__[0])
-    if folder.name not in sys.modules and str(folder.parent) not in sys.path:
-        sys.path.append(str(folder.parent))
-    return getattr(import_module(f"{folder.name}.from_python.{_PLACES[name]}"), name)
+    from .invocation import module
+
+    return getattr(module(f"from_python.{_PLACES[name]}"), name)

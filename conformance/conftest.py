@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import os
-import platform
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -117,19 +115,6 @@ def pytest_configure(config: pytest.Config) -> None:
         config.option.probe_shape = "gpt2"
     config.stash[ADAPTERS] = chosen
     config.pluginmanager.register(plugin(config, chosen), "conformance-verdict")
-
-
-def pytest_report_header(config: pytest.Config) -> list[str]:
-    adapters = config.stash[ADAPTERS]
-    judged = (
-        f"{len(adapters)} wrong GPT-2s" if config.option.defects else ", ".join(map(str, adapters))
-    )
-    header = (
-        f"conformance: {judged} in {config.option.dtype or 'float32'} on "
-        f"{config.option.device}; python {platform.python_version()}, torch {torch.__version__}, "
-        f"transformers {version('transformers')}, {torch.get_num_threads()} threads"
-    )
-    return [header, *(each.found.said for each in adapters if each.found)]
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

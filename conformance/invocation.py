@@ -1,8 +1,11 @@
-"""Holds the arguments of pytest that run the suite alone, in any folder."""
+"""Holds what a run of the suite alone needs, in any folder: pytest's arguments, and modules."""
 
 from __future__ import annotations
 
+import sys
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 
 FOLDER = Path(__file__).parent
 ALONE = (
@@ -12,3 +15,13 @@ ALONE = (
     # pytest warns that a module, which is no test, was imported before it could be rewritten.
     *("-W", "ignore::pytest.PytestAssertRewriteWarning"),
 )
+
+
+def module(name: str) -> ModuleType:
+    """Return a module of the suite as pytest imports it: by the name of the folder.
+
+    An editable install has another name for the same package.
+    """
+    if FOLDER.name not in sys.modules and str(FOLDER.parent) not in sys.path:
+        sys.path.append(str(FOLDER.parent))
+    return import_module(f"{FOLDER.name}.{name}")

@@ -12,7 +12,7 @@ from ..adapters.adapter import Adapter
 from ..defects.catalogue import Mistake
 from .comparison import Answers, Comparison, comparison_in
 from .departure import first_departure
-from .peeling import Peeling, Stage
+from .peeling import Peeling, Said, Stage, unheard
 
 
 @dataclass(frozen=True)
@@ -46,12 +46,15 @@ class Diagnosis:
         return f"{rest} (to: {'; '.join(self.left[:3])}{', ...' if len(self.left) > 3 else ''})"
 
 
-def diagnose(adapter: Adapter) -> Diagnosis | None:
-    """Return the diagnosis, or None if every question is answered rightly."""
+def diagnose(adapter: Adapter, said: Said = unheard) -> Diagnosis | None:
+    """Return the diagnosis, or None if every question is answered rightly.
+
+    `said` is called with what there is to say meanwhile.
+    """
     comparison, n_threads = comparison_in(adapter.precision), torch.get_num_threads()
     torch.set_num_threads(1)  # the models are small
     try:
-        diagnosis = diagnosed(comparison, comparison.answers(adapter.load))
+        diagnosis = diagnosed(comparison, comparison.answers(adapter.load), said)
     finally:
         torch.set_num_threads(n_threads)
     if diagnosis is None or not diagnosis.left:
@@ -65,14 +68,14 @@ def diagnose(adapter: Adapter) -> Diagnosis | None:
 _ONE_AT_A_TIME = threading.Lock()  # as they share the answers of a comparison
 
 
-def diagnose_beside(adapter: Adapter) -> Future[Diagnosis | None]:
+def diagnose_beside(adapter: Adapter, said: Said = unheard) -> Future[Diagnosis | None]:
     """Diagnose in a thread, while other processes run the tests. An interrupt does not wait."""
     future: Future[Diagnosis | None] = Future()
 
     def run() -> None:
         with _ONE_AT_A_TIME:
             try:
-                future.set_result(diagnose(adapter))
+                future.set_result(diagnose(adapter, said))
             except Exception as error:
                 future.set_exception(error)
 
@@ -80,8 +83,8 @@ def diagnose_beside(adapter: Adapter) -> Future[Diagnosis | None]:
     return future
 
 
-def diagnosed(comparison: Comparison, subject: Answers) -> Diagnosis | None:
+def diagnosed(comparison: Comparison, subject: Answers, said: Said = unheard) -> Diagnosis | None:
     """Return the mistakes of the subject, or None if it answers as GPT-2 or a variant does."""
-    found = Peeling(comparison, subject).peel()
+    found = Peeling(comparison, subject, said).peel()
     stages = tuple(stage for stage in found.stages if not stage.is_variant)
     return Diagnosis(stages, found.granted, found.left) if stages or found.left else None

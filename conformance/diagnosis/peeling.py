@@ -24,6 +24,7 @@ from .question import BLOCKS, WITH_ATTENTION, WITH_MLP, Question
 
 Grants = tuple[Mistake, ...]
 Search = Callable[[Grants, Question], Iterator[Grants]]  # what explains the answer to a question
+Said = Callable[..., None]  # called with a text, and with lasting=True if it stays true
 MOST = 8  # stages
 # Asked before other questions about tokens.
 QUICK = frozenset({"pieces of (2, 1, 3)", "rows that end", "dice with top_k=1", "greedy"})
@@ -62,11 +63,15 @@ class Peeled:
     left: tuple[str, ...]
 
 
+def unheard(said: str = "", **_: bool) -> None:
+    """Do nothing with what is said."""
+
+
 class Peeling:
     """The search for the mistakes of one implementation, the subject."""
 
-    def __init__(self, comparison: Comparison, subject: Answers) -> None:
-        self.comparison, self.subject = comparison, subject
+    def __init__(self, comparison: Comparison, subject: Answers, said: Said = unheard) -> None:
+        self.comparison, self.subject, self.said = comparison, subject, said
         self.searches: tuple[Search, ...]
         self.searches = (self.defects, self.constants, self.pairs, self.curves)
 
@@ -87,7 +92,8 @@ class Peeling:
     def found(self) -> Peeled:
         stages: list[Stage] = []
         granted: Grants = ()
-        wrong = self.wrong(granted)
+        wrong = self.first_wrong()
+        first = len(wrong)
         while wrong and len(stages) < MOST:
             stage = self.next_stage(granted, wrong)
             if stage is None:
@@ -95,7 +101,19 @@ class Peeling:
             stages.append(stage)
             granted = stage.granted + granted
             wrong = [each for each in wrong if each.name not in stage.explains]
+            names = ", ".join(each.id for each in reversed(granted) if each.id not in VARIANTS)
+            if names and not stage.is_variant:
+                explained = f"{first - len(wrong)} of {first} wrong answers are explained"
+                self.said(f"{explained} by {names}", lasting=True)
         return Peeled(tuple(stages), granted, tuple(question.name for question in wrong))
+
+    def first_wrong(self) -> list[Question]:
+        """Return the questions that are answered wrongly. Says how many have been asked."""
+        wrong = []
+        for number, question in enumerate(self.comparison.questions, start=1):
+            wrong += [] if self.like((), question) else [question]
+            self.said(f"{number} of {len(self.comparison.questions)} questions")
+        return wrong
 
     def wrong(self, granted: Grants) -> list[Question]:
         """Return the questions that the implementation answers otherwise, those of few parts first.

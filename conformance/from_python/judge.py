@@ -13,15 +13,14 @@ import torch
 
 from gpt2ref.devices import check_device
 
-from ..adapters.adapter import ADAPTERS, Adapter
-from ..chosen import CHOSEN, of_families
+from ..chosen import of_families
 from ..invocation import ALONE, FOLDER
 from ..options import DTYPES
 from ..requirements import REQUIREMENTS
 from ..verdict.judgement import Judgement
-from ..verdict.plugin import VerdictPlugin
+from ..verdict.progress import Progress
+from ..verdict.run import Run
 from .given import adapter_of, file_of
-from .progress import Progress
 from .unchanged import unchanged
 from .verdict import Verdict
 
@@ -42,7 +41,7 @@ def judge(
     `model` is a function `load(checkpoint, *, device, dtype)`, a class of an nn.Module, its
     `from_pretrained`, a module, or the name of a file or of a module, as on the command line.
     `families`: ask these alone, such as ["sampling", "eos"]. `dtype`: judge in this one alone; the
-    default is float32, and parity in all. `progress`: write a line to standard error.
+    default is float32, and parity in all. `progress`: show on standard error how far it is.
 
     Raises ValueError, naming it, for a family, dtype, device or file that can't be judged, and
     TypeError for a model of another kind.
@@ -65,7 +64,8 @@ def judge_requirements(
     with _ONE_AT_A_TIME, unchanged(file_of(model)):
         adapter = adapter_of(model, device, DTYPES[name or "float32"])
         words = [f"--device={device}", *([f"--dtype={name}"] if name else [])]
-        judgement = _run(_Run(adapter, frozenset(asked)), words, progress=progress)
+        shown = Progress() if progress else None
+        judgement = _run(Run(shown, adapters=[adapter], asked=asked), words)
         said = adapter.found.said if adapter.found else ""
         return Verdict(judgement, device, name or "float32", said)
 
@@ -77,42 +77,21 @@ def _name_of(dtype: str | torch.dtype | None) -> str | None:
     return name
 
 
-class _Run:
-    """A pytest plugin that hands an adapter over, and keeps what was found of it."""
-
-    def __init__(self, adapter: Adapter, asked: frozenset[str]) -> None:
-        self.adapter, self.asked = adapter, asked
-        self.verdict: VerdictPlugin | None = None
-        self.interrupted = False
-
-    @pytest.hookimpl(tryfirst=True)
-    def pytest_configure(self, config: pytest.Config) -> None:
-        config.stash[ADAPTERS] = [self.adapter]
-        config.stash[CHOSEN] = self.asked
-
-    def pytest_sessionstart(self, session: pytest.Session) -> None:
-        self.verdict = session.config.pluginmanager.get_plugin("conformance-verdict")
-
-    def pytest_keyboard_interrupt(self) -> None:
-        self.interrupted = True
-
-
-def _run(run: _Run, words: list[str], *, progress: bool) -> Judgement:
+def _run(run: Run, words: list[str]) -> Judgement:
     """Run the suite. Raises KeyboardInterrupt, or RuntimeError with pytest's words."""
-    line = Progress(str(run.adapter)) if progress else None
     plugins = [word for plugin in _NO_PLUGINS for word in ("-p", f"no:{plugin}")]
     output = io.StringIO()
     try:
         with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
             status = pytest.main(
-                [*ALONE, *plugins, "--capture=sys", str(FOLDER), *words],
-                plugins=[run, *([line] if line else [])],
+                [*ALONE, *plugins, "--capture=sys", str(FOLDER), *words], plugins=[run]
             )
     finally:
-        if line:
-            line.end()
+        if run.progress:
+            run.progress.end()
     if run.interrupted:
         raise KeyboardInterrupt
     if status in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED) and run.verdict:
-        return run.verdict.judgements[str(run.adapter)]
+        (judgement,) = run.verdict.judgements.values()
+        return judgement
     raise RuntimeError(f"no verdict, since pytest ended with {status!r}:\n{output.getvalue()}")

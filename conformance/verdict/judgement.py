@@ -12,6 +12,7 @@ Each requirement is one of
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections import Counter
 from collections.abc import Mapping
@@ -32,6 +33,8 @@ from .findings import (
     Result,
 )
 from .known_deviations import KnownDeviation
+
+SUITE = Path(__file__).parents[1]
 
 
 @dataclass
@@ -76,8 +79,9 @@ class Judgement:
             return f'judge({self.adapter}, families=["{family}"])'
         file, _, name = test.partition("::")
         # An installed suite is called by its name: a path into site-packages helps nobody.
-        installed = ["--pyargs", f"gpt2ref_conformance.{Path(file).stem}::{name}"]
-        which = [test] if Path(file).parts[:1] == ("conformance",) else installed
+        which = ["--pyargs", f"{SUITE.name}.{Path(file).stem}::{name}"]
+        if SUITE.name == "conformance":  # of a clone
+            which = [f"{_from_here(SUITE / Path(file).name)}::{name}"]
         return shlex.join(["pytest", *which, "--implementation", self.adapter, *self.options])
 
     @property
@@ -155,6 +159,14 @@ class Judgement:
         elif self.likely:
             number += f", {len(self.likely)} of them likely"
         return f"{number}, {f'{rest} unexplained' if left else 'nothing unexplained'}"
+
+
+def _from_here(path: Path) -> str:
+    """Return a path as the user would write it in the current folder."""
+    try:
+        return os.path.relpath(path)
+    except ValueError:  # another drive of Windows
+        return str(path)
 
 
 def counted(outcomes: Mapping[str, int]) -> str:

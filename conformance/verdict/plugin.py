@@ -6,14 +6,19 @@ skipped tests, a Failure is a failed one, and the failure of a known deviation a
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import platform
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import asdict, replace
 from datetime import date
+from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
+import torch
 
 from gpt2ref import __version__
 
@@ -21,6 +26,7 @@ from ..adapters.adapter import Adapter
 from ..adapters.forms import ProtocolError
 from ..adapters.protocol import BrokenAdapterError, own_words
 from ..diagnosis.diagnose import Diagnosis, diagnose, diagnose_beside
+from ..diagnosis.peeling import unheard
 from ..outcomes import Failure, NotApplicable, Variant
 from ..requirements import REQUIREMENTS
 from .findings import (
@@ -37,8 +43,10 @@ from .findings import (
 from .judgement import Judgement
 from .known_deviations import KnownDeviation, read_known_deviations, write_known_deviations
 from .likely import likely_causes
+from .plan import Plan
+from .progress import PROGRESS
 from .report import check_writable, write_report
-from .terminal import verdict_lines
+from .terminal import columns, verdict_lines
 from .together import fail_too
 
 # The names of user_properties of a test report. Their values are data that pytest-xdist passes on.
@@ -75,6 +83,19 @@ class VerdictPlugin:
             for name, each in self.adapters.items()
         }
         self.diagnoses: dict[str, Future[Diagnosis | None]] = {}  # those that were begun
+        self.progress = config.stash.get(PROGRESS, None)
+        self.plan = Plan([])
+
+    def pytest_report_header(self) -> list[str]:
+        """Say what is judged, and in what."""
+        adapters, option = self.adapters, self.option
+        judged = f"{len(adapters)} wrong GPT-2s" if option.defects else ", ".join(adapters)
+        header = (
+            f"conformance: {judged} in {option.dtype or 'float32'} on {option.device}; "
+            f"python {platform.python_version()}, torch {torch.__version__}, "
+            f"transformers {version('transformers')}, {torch.get_num_threads()} threads"
+        )
+        return [header, *(each.found.said for each in adapters.values() if each.found)]
 
     # Which tests run, and what they find.
 
@@ -85,6 +106,9 @@ class VerdictPlugin:
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         if self._names_tests:  # so other tests of a requirement may not have been collected
             self.pytest_deselected(session.items)
+        self.plan = Plan(
+            (adapter_of(item), name) for item in session.items for name in requirements_of([item])
+        )
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(self, item: pytest.Item, call: pytest.CallInfo[None]):  # type: ignore[no-untyped-def]
@@ -103,6 +127,7 @@ class VerdictPlugin:
                 finding = replace(finding, outcome=KNOWN)
                 report.outcome, report.wasxfail = "skipped", str(known)
             value = {"adapter": adapter, "requirement": requirement, "finding": asdict(finding)}
+            value["place"] = self.plan.place(adapter, requirement)
             report.user_properties.append((FINDING, cast("Any", value)))
         return report
 
@@ -111,18 +136,26 @@ class VerdictPlugin:
         readings = [value for name, value in properties if name == READING]
         for name, value in properties:
             if name == FINDING:
-                results = self.judgements[value["adapter"]].results
-                result = results.setdefault(value["requirement"], Result())
+                judgement, requirement = self.judgements[value["adapter"]], value["requirement"]
+                result = judgement.results.setdefault(requirement, Result())
                 mistakes = tuple(value["finding"]["mistakes"])
-                result.add(Finding(**value["finding"] | {"mistakes": mistakes}))
+                finding = Finding(**value["finding"] | {"mistakes": mistakes})
+                result.add(finding)
                 result.readings += readings
+                if self.progress:
+                    self.progress.tested(judgement, requirement, finding, value["place"])
                 if result.outcome == FAILED and self.config.pluginmanager.hasplugin("dsession"):
                     self._begin_diagnosis(value["adapter"])
 
     def _begin_diagnosis(self, adapter: str) -> None:
         """Diagnose while the processes of pytest-xdist run the other tests."""
         if adapter not in self.diagnoses and not self._no_diagnosis:
-            self.diagnoses[adapter] = diagnose_beside(self.adapters[adapter])
+            said = self._said(adapter)
+            self.diagnoses[adapter] = diagnose_beside(self.adapters[adapter], said)
+
+    def _said(self, adapter: str) -> Callable[..., None]:
+        """Return what a diagnosis calls to say how far it is."""
+        return partial(self.progress.comparing, adapter) if self.progress else unheard
 
     # What is reported at the end.
 
@@ -163,10 +196,13 @@ class VerdictPlugin:
             return
         judgement.undiagnosed = self._no_diagnosis
         if not judgement.undiagnosed:
+            said = self._said(judgement.adapter)
+            said(waited=True)
             begun = self.diagnoses.get(judgement.adapter)
             judgement.diagnosis = (
-                begun.result() if begun else diagnose(self.adapters[judgement.adapter])
+                begun.result() if begun else diagnose(self.adapters[judgement.adapter], said)
             )
+            said("trying all that were found together")
             judgement.together = fail_too(judgement)
             judgement.likely = likely_causes(judgement)
 
@@ -186,7 +222,7 @@ class VerdictPlugin:
                 terminalreporter.section(f"conformance of {adapter}")
                 if found := self.adapters[adapter].found:
                     terminalreporter.write_line(f"{found.said}\n")
-                for line in verdict_lines(judgement):
+                for line in verdict_lines(judgement, columns(sys.stdout)):
                     terminalreporter.write_line(line)
 
 

@@ -27,8 +27,8 @@ from conformance import Verdict, judge
 from conformance.chosen import FAMILIES
 from conformance.defects import CompleteGPT2
 from conformance.from_python.given import name_of
-from conformance.from_python.progress import Progress
 from conformance.requirements import REQUIREMENTS
+from conformance.verdict.progress import Progress
 from tests.shared import defective_adapters
 from tests.shared.html_pages import Structure
 from tests.shared.judging import judge as run_pytest
