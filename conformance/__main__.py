@@ -74,7 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     several = (os.cpu_count() or 1) > 1 and find_spec("xdist") is not None
     if several and not any(word.startswith(own) for word in words):
         settings = ["-n", "2", *settings]
-    return int(command.run(adapters, settings))
+    return int(command.run(adapters, settings, last=arguments is None))
 
 
 if __name__ == "__main__":

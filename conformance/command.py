@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Sequence
 
@@ -10,7 +11,7 @@ from tqdm import tqdm
 
 from .invocation import ALONE, FOLDER
 from .options import OPTIONS
-from .verdict.hidden import Hidden, hidden
+from .verdict.hidden import Hidden, hidden, silence
 from .verdict.progress import Progress
 from .verdict.run import Run
 from .verdict.terminal import columns, verdict_lines
@@ -18,7 +19,7 @@ from .verdict.terminal import columns, verdict_lines
 # The words that leave the screen to the suite. With any other, the user asks for pytest's own.
 _LISTING = {"--list-requirements", "--write-adapter", "--new-adapter", "--defects"}
 _LONG = {*OPTIONS, "--exitfirst", "--maxfail", "--numprocesses", "--dist", "--quiet"} - _LISTING
-_SHORT = ("-k", "-m", "-n", "-p", "-W", "-x", "-q")
+_SHORT = re.compile("-([kmnpW].*|[xq]+)")
 # States of a judgement in which pytest has nothing to fail.
 _PASSED = ("no deviation found", "known deviations only", "nothing judged")
 
@@ -27,13 +28,17 @@ def own_screen(words: Sequence[str]) -> bool:
     """Return whether options leave the screen to the suite: none asks for pytest's own lines."""
     options = [word for word in words if word.startswith("-")]
     return all(
-        word.partition("=")[0] in _LONG if word.startswith("--") else word.startswith(_SHORT)
+        word.partition("=")[0] in _LONG if word.startswith("--") else _SHORT.fullmatch(word)
         for word in options
     )
 
 
-def run(adapters: Sequence[str], settings: Sequence[str]) -> int:
-    """Judge, and return the exit status. `settings`: further words for pytest."""
+def run(adapters: Sequence[str], settings: Sequence[str], *, last: bool = False) -> int:
+    """Judge, and return the exit status.
+
+    `settings`: further words for pytest. `last`: the process ends with this, and has no more to say
+    than the verdict.
+    """
     implementations = [word for each in adapters for word in ("--implementation", each)]
     words = [*ALONE, str(FOLDER), *implementations, *settings]
     if not own_screen(settings):
@@ -57,7 +62,11 @@ def run(adapters: Sequence[str], settings: Sequence[str]) -> int:
         finally:
             if progress:
                 progress.end()
+        if status == pytest.ExitCode.INTERRUPTED and judged.judgements and not judged.interrupted:
+            status = int(pytest.ExitCode.TESTS_FAILED)  # -x has stopped several processes
         _show(judged, status, screen, f"After {tqdm.format_interval(time.monotonic() - start)}:")
+    if last:
+        silence()
     nothing = all(each.state == "nothing judged" for each in judged.judgements.values())
     return int(pytest.ExitCode.NO_TESTS_COLLECTED) if status == 0 and nothing else status
 
@@ -70,7 +79,8 @@ def _show(judged: Run, status: int, screen: Hidden, above: str) -> None:
     if not judged.interrupted and (not ended or (passed and status != 0)):
         print(screen.text(), file=screen.err)
     if judged.interrupted:
-        print("Interrupted; this is what was found so far:", file=screen.err)
+        found = "this is what was found so far:" if judgements else "nothing was found so far."
+        print(f"Interrupted; {found}", file=screen.err)
     if ended:
         width = columns(screen.out)
         for adapter, judgement in judgements.items():

@@ -65,6 +65,8 @@ def judge_requirements(
         adapter = adapter_of(model, device, DTYPES[name or "float32"])
         words = [f"--device={device}", *([f"--dtype={name}"] if name else [])]
         shown = Progress() if progress else None
+        if shown and not shown.bar:
+            shown.add(f"judging {adapter}")
         judgement = _run(Run(shown, adapters=[adapter], asked=asked), words)
         said = adapter.found.said if adapter.found else ""
         return Verdict(judgement, device, name or "float32", said)

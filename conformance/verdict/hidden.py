@@ -50,6 +50,15 @@ def hidden() -> Iterator[Hidden]:
         yield Hidden(out, err, file)
 
 
+def silence() -> None:
+    """Drop all that this process still writes. It is about to end."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    with open(os.devnull, "w") as nowhere:
+        for descriptor in (1, 2):
+            os.dup2(nowhere.fileno(), descriptor)
+
+
 @contextlib.contextmanager
 def _same_place(stream: TextIO) -> Iterator[TextIO]:
     """Open the place of a stream a second time, where it has a descriptor."""

@@ -104,7 +104,7 @@ class Progress:
         if not self.families:
             return "starting"
         left = self.clock.left()
-        time_left = f", {tqdm.format_interval(left)} left" if left else ""
+        time_left = f", {tqdm.format_interval(left)} left" if left >= 1 else ""
         return f"{self.finished} of {self.families} families{time_left}"
 
     def end(self) -> None:

@@ -48,8 +48,9 @@ class Run:
         if self.verdict and self.begun:
             self.begun(self.verdict.pytest_report_header())
 
-    def pytest_keyboard_interrupt(self) -> None:
-        self.interrupted = True
+    def pytest_keyboard_interrupt(self, excinfo: pytest.ExceptionInfo[BaseException]) -> None:
+        # pytest-xdist raises a kind of its own where -x stops a run.
+        self.interrupted = excinfo.type is KeyboardInterrupt
 
     @property
     def judgements(self) -> Mapping[str, Judgement]:

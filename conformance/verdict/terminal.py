@@ -30,7 +30,7 @@ def verdict_lines(judgement: Judgement, width: int | None = None, above: str = "
     sentence is one line. `above`: a line above the sentence.
     """
     sentence = wrapped(judgement.sentence, width)
-    return [*_Text(judgement, width or _PAGE).lines(), *([above] if above else []), *sentence]
+    return [*_Text(judgement, width).lines(), *([above] if above else []), *sentence]
 
 
 def wrapped(text: str, width: int | None) -> list[str]:
@@ -56,8 +56,9 @@ def columns(stream: TextIO) -> int | None:
 class _Text:
     """The text above a verdict's sentence, wrapped to a width."""
 
-    def __init__(self, judgement: Judgement, width: int) -> None:
-        self.judgement, self.width = judgement, width
+    def __init__(self, judgement: Judgement, columns: int | None) -> None:
+        """`columns`: those of a terminal, if there is one."""
+        self.judgement, self.columns, self.width = judgement, columns, columns or _PAGE
 
     def lines(self) -> list[str]:
         judgement = self.judgement
@@ -67,7 +68,7 @@ class _Text:
             for family, names in _families(ran).items()
         ]
         if judgement.broken is not None:
-            return [*lines, "", *wrapped(judgement.broken, self.width), ""]
+            return [*lines, "", *wrapped(judgement.broken, self.columns), ""]
         for cause in judgement.causes:
             lines += ["", *self._cause(cause)]
         if judgement.together:
@@ -84,10 +85,10 @@ class _Text:
         for name in judgement.stale:
             lines += [
                 "",
-                *wrapped(f"{name}: this known deviation no longer occurs: remove it", self.width),
+                *wrapped(f"{name}: this known deviation no longer occurs: remove it", self.columns),
             ]
         if judgement.quick:
-            lines += ["", *wrapped(f"Left out by --quick: {left_out(ran)}", self.width)]
+            lines += ["", *wrapped(f"Left out by --quick: {left_out(ran)}", self.columns)]
         return [*lines, ""]
 
     def _cause(self, cause: Cause) -> Iterator[str]:

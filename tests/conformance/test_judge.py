@@ -28,7 +28,6 @@ from conformance.chosen import FAMILIES
 from conformance.defects import CompleteGPT2
 from conformance.from_python.given import name_of
 from conformance.requirements import REQUIREMENTS
-from conformance.verdict.progress import Progress
 from tests.shared import defective_adapters
 from tests.shared.html_pages import Structure
 from tests.shared.judging import judge as run_pytest
@@ -58,7 +57,8 @@ def test_a_right_gpt2_passes(capsys: pytest.CaptureFixture[str]) -> None:
     assert sentence in repr(verdict)
     assert verdict.report["adapters"][0]["verdict"]["state"] == "no deviation found"
     shown = capsys.readouterr()
-    assert (shown.out, shown.err) == ("", "judging CompleteGPT2.load: head\n")
+    shown_lines = "judging CompleteGPT2.load\nhead: 1 passed (1 of 1 families)\n"
+    assert (shown.out, shown.err) == ("", shown_lines)
 
 
 def test_the_notebook_names_the_mistake_and_repairs_it(notebook: list[Any]) -> None:
@@ -239,32 +239,6 @@ def test_an_interrupt_is_passed_on() -> None:
 
     with pytest.raises(KeyboardInterrupt):
         judge(interrupted, families=HEAD, progress=False)
-
-
-class Terminal(list[str]):
-    write = list.append
-
-    def isatty(self) -> bool:
-        return True
-
-    def flush(self) -> None:
-        pass
-
-
-def test_a_terminal_has_one_line_which_is_gone_at_the_end() -> None:
-    terminal: Any = Terminal()
-    progress = Progress("mine", terminal)
-    progress.families, progress.total = {"a": "eos", "b": "head"}, 2
-    progress.left.update(progress.families.values())
-    for test in ("a", "b"):
-        report: Any = pytest.TestReport(test, ("", 0, ""), {}, "passed", None, "teardown")
-        progress.pytest_runtest_logreport(report)
-    progress.end()
-    assert terminal == [
-        "\r\x1b[2Kjudging mine: 1 of 2 tests, eos",
-        "\r\x1b[2Kjudging mine: 2 of 2 tests, head",
-        "\r\x1b[2K",
-    ]
 
 
 # The import.

@@ -40,6 +40,11 @@ def test_the_adapter_of_the_readme_is_judged(tmp_path: Path) -> None:
         failed = re.findall(r"^(\S+): FAILED$", run.stdout, re.M)
         assert failed == ["keys.missing", "keys.unexpected"], run.stdout[-3000:]
         assert f"fails `{'` and `'.join(failed)}`" in README
+        if program == "gpt2-conformance":  # with the two processes of pytest-xdist
+            assert "first finding: keys." in run.stderr
+            assert "keys: 2 failed (" in run.stderr
+            assert run.stdout.splitlines()[-1].startswith("my_gpt2.py: NOT a right GPT-2.")
+            assert "test session starts" not in run.stdout
 
 
 def test_the_other_blocks_run(
