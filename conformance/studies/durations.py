@@ -48,10 +48,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("words", nargs="*", help="further words for pytest, such as -k eos")
-    words = parser.parse_args().words
+    parser.parse_args()
     stopwatch = Stopwatch()
-    status = pytest.main([*ALONE, "-p", "no:xdist", str(FOLDER), *words], plugins=[stopwatch])
+    status = pytest.main([*ALONE, "-p", "no:xdist", str(FOLDER)], plugins=[stopwatch])
     if status == pytest.ExitCode.OK:
         DURATIONS.write_text(json.dumps(stopwatch.means(), indent=1) + "\n", encoding="utf-8")
     return int(status)

@@ -15,7 +15,7 @@ import pytest
 from tqdm import tqdm
 
 from ..requirements import REQUIREMENTS
-from .findings import ERRORED, FAILED, NOT_RUN, Finding
+from .findings import ERRORED, FAILED, NOT_APPLICABLE, NOT_RUN, Finding
 from .judgement import Judgement, counted
 from .plan import Place, family_of
 from .terminal import columns, wrapped
@@ -58,7 +58,8 @@ class Progress:
     ) -> None:
         """Count a test. `judgement` knows its finding already."""
         adapter, family = judgement.adapter, family_of(requirement)
-        self.clock.advance(place["share"])
+        computed = finding.outcome not in (NOT_APPLICABLE, ERRORED)
+        self.clock.advance(place["share"], computed=computed)
         self.families = place["families"]
         self._show_first(adapter, requirement, finding)
         self.tests[adapter, family] += 1
@@ -104,7 +105,7 @@ class Progress:
         if not self.families:
             return "starting"
         left = self.clock.left()
-        time_left = f", {tqdm.format_interval(left)} left" if left >= 1 else ""
+        time_left = f", {tqdm.format_interval(round(left))} left" if left >= 1 else ""
         return f"{self.finished} of {self.families} families{time_left}"
 
     def end(self) -> None:
@@ -130,22 +131,24 @@ class _Clock:
 
     def __init__(self) -> None:
         self.share = 0.0  # of the run, that is done
-        self.first: tuple[float, float] | None = None  # share and time at the end of a first test
+        self.begun: float | None = None  # the end of the first test
         self.at = 0.0  # the end of the last test
+        self.timed = 0.0  # the share of the tests between them that had something to compute
 
-    def advance(self, share: float) -> None:
+    def advance(self, share: float, *, computed: bool) -> None:
+        """Count a test. One that is not applicable takes no time, and says nothing of the speed."""
         self.share = min(1.0, self.share + share)
         self.at = time.monotonic()
-        self.first = self.first or (self.share, self.at)
+        if self.begun is None:  # the start of the processes says nothing of it either
+            self.begun = self.at
+        elif computed:
+            self.timed += share
 
     def left(self) -> float:
-        """Return the seconds left, or 0 where they are not known.
-
-        The start of the processes says nothing about the speed of the tests.
-        """
-        if self.first is None or self.share - self.first[0] < _KNOWN_SPEED:
+        """Return the seconds left, or 0 where they are not known."""
+        if self.begun is None or self.timed < _KNOWN_SPEED:
             return 0.0
-        speed = (self.share - self.first[0]) / max(self.at - self.first[1], 1e-3)
+        speed = self.timed / max(self.at - self.begun, 1e-3)
         return max(0.0, (1 - self.share) / speed - (time.monotonic() - self.at))
 
 

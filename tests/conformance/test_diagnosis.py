@@ -47,10 +47,17 @@ def comparison(tmp_path_factory: pytest.TempPathFactory) -> Comparison:
 
 @pytest.mark.parametrize("name", SINGLE)
 def test_a_known_defect_is_named(comparison: Comparison, name: str) -> None:
-    diagnosis = diagnosed(comparison, comparison.answers(defective(name)))
+    told: list[str] = []
+    subject = comparison.answers(defective(name))
+    diagnosis = diagnosed(comparison, subject, lambda text, **_: told.append(text))
     assert diagnosis
     assert not diagnosis.left
     (stage,) = diagnosis.stages
+    number = len(comparison.questions)
+    assert told[:number] == [f"{each} of {number} questions" for each in range(1, number + 1)]
+    (found,) = told[number:]
+    number = len(stage.explains)
+    assert found == f"{number} of {number} wrong answers are explained by {stage.granted[0].id}"
     assert name in {grant.id for (grant,) in stage.alternatives}
     assert str(diagnosis).startswith("indistinguishable from: ")
 

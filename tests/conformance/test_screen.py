@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import io
 import os
 import re
 import shlex
@@ -19,11 +18,6 @@ import pytest
 
 from conformance.__main__ import main
 from conformance.command import own_screen
-from conformance.requirements import REQUIREMENTS
-from conformance.verdict import plan
-from conformance.verdict.findings import FAILED, PASSED, Finding, Result
-from conformance.verdict.judgement import Judgement
-from conformance.verdict.progress import Progress
 from tests.shared.judging import ADAPTERS, PLUGINS, ROOT
 
 ERF = "conformance.defects:gelu-erf"
@@ -268,80 +262,3 @@ def test_help_says_how_to_begin(capsys: pytest.CaptureFixture[str]) -> None:
         assert re.search(rf"^{task}.* gpt2-conformance .*\.py|{task}", out, re.M)
     for number in range(1, 6):
         assert re.search(rf"\b{number}\b", out.partition("The exit status is 0")[2])
-
-
-# The time left.
-
-
-def test_the_usual_times_are_those_of_the_requirements() -> None:
-    known = plan._durations()
-    assert known.keys() == REQUIREMENTS.keys() - {
-        "parity.given-checkpoint",
-        "parity.published-sizes",
-    }
-    assert min(known.values()) > 0
-
-
-def test_the_shares_of_a_run_add_up() -> None:
-    tests = [(adapter, name) for name in REQUIREMENTS for adapter in ("mine", "yours")] * 2
-    places = [plan.Plan(tests).place(*each) for each in tests]
-    assert sum(place["share"] for place in places) == pytest.approx(1)
-    assert places[0]["families"] == 2 * len({plan.family_of(name) for name in REQUIREMENTS})
-
-
-def test_the_time_left_follows_the_speed_so_far(monkeypatch: pytest.MonkeyPatch) -> None:
-    now = [0.0]
-    monkeypatch.setattr("conformance.verdict.progress.time.monotonic", lambda: now[0])
-    stream = io.StringIO()
-    progress = Progress(stream)
-    judgement = Judgement("mine")
-    names = ["head.raw", "activation.curve", "eos.middle", "laws.prefix"]
-    for number, name in enumerate(names):
-        now[0] = 100.0 + 10 * number  # the first test ends late, as the processes had to start
-        outcome = FAILED if name == "activation.curve" else PASSED
-        finding = Finding(outcome, "relu", "tanh-GELU") if outcome == FAILED else Finding(outcome)
-        judgement.results[name] = Result()
-        judgement.results[name].add(finding)
-        progress.tested(judgement, name, finding, {"share": 0.25, "tests": 1, "families": 4})
-    assert stream.getvalue().splitlines() == [
-        "head: 1 passed (1 of 4 families)",
-        "first finding: activation.curve: reads relu; GPT-2 has tanh-GELU",
-        "activation: 1 failed (2 of 4 families, 00:20 left)",
-        "eos: 1 passed (3 of 4 families, 00:10 left)",
-        "laws: 1 passed (4 of 4 families)",
-    ]
-
-
-def test_a_first_finding_without_a_mistake_is_followed_by_one_that_names_it() -> None:
-    stream = io.StringIO()
-    progress, judgement = Progress(stream), Judgement("mine")
-    found = (
-        ("parity.float32", Finding(FAILED, "2.4e-03 off")),
-        ("parity.float64", Finding(FAILED, "2.4e-03 off")),
-        ("activation.curve", Finding(FAILED, "gelu-erf", "tanh-GELU", ("gelu-erf",), own=True)),
-        ("head.raw", Finding(FAILED, "no-ln-f", "ln_f", ("no-ln-f",), own=True)),
-    )
-    for name, finding in found:
-        progress.tested(judgement, name, finding, {"share": 0.1, "tests": 9, "families": 4})
-    assert stream.getvalue().splitlines() == [
-        "first finding: parity.float32: 2.4e-03 off",
-        "first mistake: activation.curve: reads gelu-erf; GPT-2 has tanh-GELU",
-    ]
-
-
-# The diagnosis.
-
-
-def test_a_diagnosis_that_runs_beside_the_tests_is_told_when_it_is_waited_for() -> None:
-    stream = io.StringIO()
-    progress = Progress(stream)
-    progress.comparing("mine", "12 of 70 questions")
-    assert stream.getvalue() == ""
-    progress.comparing("mine", waited=True)
-    progress.comparing("mine", "13 of 70 questions")
-    progress.comparing("mine", "3 of 4 are explained", lasting=True)
-    progress.comparing("mine", "3 of 4 are explained", lasting=True)
-    assert stream.getvalue().splitlines() == [
-        "looking for the mistakes: 12 of 70 questions",
-        "looking for the mistakes: 3 of 4 are explained",
-    ]
