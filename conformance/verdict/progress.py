@@ -108,6 +108,11 @@ class Progress:
         time_left = f", {tqdm.format_interval(round(left))} left" if left >= 1 else ""
         return f"{self.finished} of {self.families} families{time_left}"
 
+    def stop(self) -> None:
+        """Tell that the run was interrupted, as its processes may take seconds to end."""
+        if self.bar is not None:
+            self.bar.say("interrupted: ending the tests")
+
     def end(self) -> None:
         if self.bar is not None:
             self.bar.close()

@@ -51,6 +51,8 @@ class Run:
     def pytest_keyboard_interrupt(self, excinfo: pytest.ExceptionInfo[BaseException]) -> None:
         # pytest-xdist raises a kind of its own where -x stops a run.
         self.interrupted = excinfo.type is KeyboardInterrupt
+        if self.interrupted and self.progress:
+            self.progress.stop()
 
     @property
     def judgements(self) -> Mapping[str, Judgement]:
