@@ -170,6 +170,7 @@ TALKING = """
 import atexit, os, sys
 from conformance.defects import DEFECTS
 atexit.register(lambda: print("the end", flush=True) or os.write(2, b"the end"))
+os.system("echo noise of an import")
 
 def load(checkpoint, **options):
     os.system("echo noise; echo noise >&2")
