@@ -189,6 +189,22 @@ class LowTemperatureCrash(CompleteGPT2):
         return super().next_token(logits, uniform, temperature, top_k)
 
 
+@defect(
+    "quotient-in-float16",
+    "sampling.temperature-range",
+    "karpathy/nanoGPT@3adf61e15:model.py; karpathy/minGPT@37baab71b:mingpt/model.py",
+)
+class QuotientInFloat16(CompleteGPT2):
+    """Logits of float16 are divided in float16: the quotient overflows at a small temperature."""
+
+    def next_token(
+        self, logits: Tensor, uniform: Tensor, temperature: float, top_k: int | None
+    ) -> Tensor:
+        if temperature > 0 and (logits / temperature).isposinf().any():
+            raise RuntimeError("probability tensor contains either inf, nan or element < 0")
+        return super().next_token(logits, uniform, temperature, top_k)
+
+
 @defect("temperature-clamped", "sampling.temperature-range", f"a server's limits; {KNOWLEDGE}")
 class TemperatureClamped(CompleteGPT2):
     """The temperature is at most 2."""

@@ -20,9 +20,11 @@ from ..defects import VARIANTS, CompleteGPT2, combined
 from ..defects.catalogue import Entry, Mistake, with_mistakes
 from ..defects.steps import THROUGH_LOGITS, can_change
 from ..judging.oracle import FACTOR, FLOOR_ULPS
-from .asking import SHOWN, Frequencies
+from .asking import SHOWN
+from .asking_tokens import Frequencies
 from .question import BLOCKS, NORM, Question, answer
-from .questions import DIE, questions
+from .questions import questions
+from .token_questions import DIE
 
 Load = Callable[..., Judged]
 # An epsilon of 1e-12 differs from none by 1e-11 of the logits, which nobody needs to tell apart.

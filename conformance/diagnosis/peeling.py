@@ -20,6 +20,7 @@ from ..defects.constants import CONSTANTS, Constant, Measured
 from ..defects.steps import can_change, changes_alone
 from .comparison import Answers, Comparison, relative_difference
 from .curve_reading import read_curve
+from .known_to_show import shows
 from .question import BLOCKS, WITH_ATTENTION, WITH_MLP, Question
 
 Grants = tuple[Mistake, ...]
@@ -73,7 +74,7 @@ class Peeling:
     def __init__(self, comparison: Comparison, subject: Answers, said: Said = unheard) -> None:
         self.comparison, self.subject, self.said = comparison, subject, said
         self.searches: tuple[Search, ...]
-        self.searches = (self.defects, self.constants, self.pairs, self.curves)
+        self.searches = (self.known, self.defects, self.constants, self.pairs, self.curves)
 
     def peel(self) -> Peeled:
         """Find all mistakes.
@@ -83,11 +84,36 @@ class Peeling:
         """
         found = self.found()
         if found.left and any(stage.explains for stage in found.stages):
-            self.searches = (self.constants, self.defects, self.pairs, self.curves)
+            self.searches = (self.constants, self.known, self.defects, self.pairs, self.curves)
             other = self.found()
             found = other if len(other.left) < len(found.left) else found
+        found = self.simplest(found)
         self.comparison.forget()
         return found
+
+    def simplest(self, found: Peeled) -> Peeled:
+        """Choose the alternatives with which the fewest stages are enough."""
+        for index, stage in enumerate(found.stages):
+            for other, later in itertools.product(
+                stage.alternatives[1:], found.stages[index + 1 :]
+            ):
+                explains = (*stage.explains, *later.explains)
+                chosen = Stage((other,), stage.question, explains)
+                stages = tuple(
+                    chosen if each is stage else each for each in found.stages if each is not later
+                )
+                granted = tuple(grant for each in reversed(stages) for grant in each.granted)
+                if self.explained(granted, later.question, found.left):
+                    return self.simplest(Peeled(stages, granted, found.left))
+        return found
+
+    def explained(self, granted: Grants, first: str, left: Sequence[str]) -> bool:
+        """Return whether all questions but those that are left are answered alike.
+
+        `first` is the name of the one that is asked first.
+        """
+        asked = sorted(self.comparison.questions, key=lambda each: (each.name != first, each.slow))
+        return all(self.like(granted, each) for each in asked if each.name not in left)
 
     def found(self) -> Peeled:
         stages: list[Stage] = []
@@ -131,16 +157,22 @@ class Peeling:
     def next_stage(self, granted: Grants, wrong: Sequence[Question]) -> Stage | None:
         """Find the next mistake; None if nothing explains any of the wrong answers."""
         unexplained: list[frozenset[str]] = []
+        skipped: list[Question] = []
         for question in sorted(wrong, key=lambda each: each.slow):
             # What was not explained with fewer parts is not explained with more.
             if any(parts <= question.parts for parts in unexplained):
-                continue
-            if stage := self.stage(granted, question, wrong):
+                skipped.append(question)
+            elif stage := self.stage(granted, question, wrong, self.variants, *self.searches):
                 return stage
-            unexplained.append(question.parts)
-        return None
+            else:
+                unexplained.append(question.parts)
+        # Two at once may both show with more parts alone.
+        stages = (self.stage(granted, question, wrong, self.pairs) for question in skipped)
+        return next(filter(None, stages), None)
 
-    def stage(self, granted: Grants, question: Question, wrong: Sequence[Question]) -> Stage | None:
+    def stage(
+        self, granted: Grants, question: Question, wrong: Sequence[Question], *searches: Search
+    ) -> Stage | None:
         """Return what explains one wrong answer and breaks no right one.
 
         A variant is no mistake, and is tried first. A mistake that explains nothing else may fit by
@@ -149,13 +181,14 @@ class Peeling:
         right = [each for each in self.comparison.questions if each not in wrong]
         right.sort(key=lambda each: each.slow)
         explained: dict[Grants, tuple[str, ...]] = {}
-        for search in (self.variants, *self.searches):
+        for search in searches:
             for added in search(granted, question):
                 if all(self.like(added + granted, each) for each in right):
                     explained[added] = tuple(
                         each.name for each in wrong if self.like(added + granted, each)
                     )
-            least = 0 if search == self.variants else 1
+            sure = search == self.variants or (search == self.known and question.kind != "logits")
+            least = 0 if sure else 1
             if any(len(names) > least for names in explained.values()):
                 break
         if not explained:
@@ -164,8 +197,8 @@ class Peeling:
         best = tuple(added for added, names in explained.items() if len(names) == most)
         return Stage(best, question.name, explained[best[0]])
 
-    # What may explain a question: variants; defects; constants; two defects at once; an activation
-    # that nobody knows.
+    # What may explain a question: variants; defects, the likely ones first; constants; two defects
+    # at once; an activation that nobody knows.
 
     def variants(self, granted: Grants, question: Question) -> Iterator[Grants]:
         """Yield variants of which every effect is seen."""
@@ -175,6 +208,20 @@ class Peeling:
                 for each in self.wrong(granted)
             ):
                 yield (entry,)
+
+    def known(self, granted: Grants, question: Question) -> Iterator[Grants]:
+        """Yield defects that are known to show in this question, and in none answered rightly."""
+        right = {
+            each.name
+            for each in self.comparison.questions
+            if self.subject[each] is not None and self.like(granted, each)
+        }
+        known = [
+            DEFECTS[name]
+            for name, shown in shows().items()
+            if question.name in shown and not shown & right
+        ]
+        return self.entries(known, granted, question)
 
     def defects(self, granted: Grants, question: Question) -> Iterator[Grants]:
         return self.entries(DEFECTS.values(), granted, question)

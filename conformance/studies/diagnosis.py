@@ -12,7 +12,6 @@ alternatives. If there are fewer stages than mistakes, the others can't be seen 
 from __future__ import annotations
 
 import argparse
-import json
 import random
 import tempfile
 import time
@@ -24,6 +23,7 @@ import torch
 
 from ..defects import DEFECTS, EQUIVALENT, VARIANTS, combined
 from ..diagnosis.comparison import Comparison, Load, defective
+from ..diagnosis.known_to_show import write_shows
 from ..diagnosis.peeling import Peeled, Peeling
 
 
@@ -57,20 +57,17 @@ def share_named(
     drawn: Sequence[tuple[str, ...]],
     loading: Callable[..., Load] = defective,
     is_named: Callable[[Peeled, tuple[str, ...]], bool] = named,
-) -> list[str]:
+) -> None:
     """Print what is found in GPT-2s that have these mistakes, and the share that is named.
 
-    `loading`: returns what loads a GPT-2 with the mistakes of these names. Returns those in which
-    nothing is found.
+    `loading`: returns what loads a GPT-2 with the mistakes of these names.
     """
-    right, hidden, unseen = 0, 0, list[str]()
+    right, hidden = 0, 0
     for names in drawn:
         start = time.monotonic()
         found = peeled(comparison, loading(*names))
         right += (good := is_named(found, names))
         hidden += good and not set(names) <= ids_of(found)
-        if good and not seen(found):
-            unseen.append("+".join(names))
         stages = "; ".join(
             " or ".join("+".join(grant.id for grant in each) for each in stage.alternatives)
             for stage in found.stages
@@ -83,7 +80,16 @@ def share_named(
     if drawn:
         share = f"{right} of {len(drawn)} ({right / len(drawn):.1%})"
         print(f"{kind}: {share}; in {hidden} of them some are not seen", flush=True)
-    return unseen
+
+
+def questions_that_show(comparison: Comparison, name: str) -> list[str]:
+    """Return the names of the questions that a defect answers otherwise than a right GPT-2."""
+    answers = comparison.of(DEFECTS[name])
+    return [
+        each.name
+        for each in comparison.questions
+        if not comparison.alike(comparison.right, answers, each)
+    ]
 
 
 def combinations(size: int, n: int, seed: int) -> list[tuple[str, ...]]:
@@ -106,7 +112,7 @@ def main() -> None:
     parser.add_argument("--triples", type=int, default=0, help="how many triples (default: none)")
     parser.add_argument("--seed", type=int, default=0, help="of pairs and triples")
     parser.add_argument(
-        "--unseen", type=Path, metavar="FILE", help="write the single defects that no question sees"
+        "--shows", type=Path, metavar="FILE", help="write which questions each defect shows in"
     )
     parser.add_argument("--no-single", action="store_true", help="leave out the single defects")
     options = parser.parse_args()
@@ -114,10 +120,11 @@ def main() -> None:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         comparison = Comparison(Path(folder), torch.float32)
+        if options.shows:
+            found = {name: questions_that_show(comparison, name) for name in DEFECTS}
+            write_shows(options.shows, [each.name for each in comparison.questions], found)
         if not options.no_single:
-            unseen = share_named(comparison, "single", [(name,) for name in DEFECTS])
-            if options.unseen:
-                options.unseen.write_text(json.dumps(unseen, indent=1) + "\n", encoding="utf-8")
+            share_named(comparison, "single", [(name,) for name in DEFECTS])
             quiet = [peeled(comparison, defective(name)) for name in EQUIVALENT | VARIANTS]
             right = sum(not each.left and not seen(each) for each in quiet)
             print(f"{right} of {len(quiet)} that are no mistakes have no diagnosis")

@@ -7,25 +7,11 @@ own requirement fails, and that is known to fail most of what failed and least o
 
 from __future__ import annotations
 
-import json
-from functools import cache
-from pathlib import Path
-
-from .. import defects
 from ..defects import DEFECTS
+from ..diagnosis.known_to_show import unseen
 from .causes import Cause, cause_of, failures
 from .findings import FAILED, PASSED
 from .judgement import Judgement
-
-
-@cache
-def unseen() -> tuple[str, ...]:
-    """Return the defects that the diagnosis does not see.
-
-    They are measured by `python -m conformance.studies.diagnosis --unseen FILE`.
-    """
-    file = Path(defects.__file__).with_name("unseen.json")
-    return tuple(json.loads(file.read_text(encoding="utf-8")))
 
 
 def likely_causes(judgement: Judgement) -> list[Cause]:

@@ -15,7 +15,7 @@ from conformance.diagnosis.peeling import Stage
 from conformance.verdict.causes import failures
 from conformance.verdict.findings import FAILED, Finding, Result
 from conformance.verdict.judgement import Judgement
-from conformance.verdict.likely import likely_causes, unseen
+from conformance.verdict.likely import likely_causes
 from conformance.verdict.terminal import verdict_lines
 from conformance.verdict.together import fail_too
 from tests.shared.judging import ROOT
@@ -155,27 +155,25 @@ def test_mistakes_with_a_number_are_entries_with_that_number() -> None:
 
 def test_a_defect_that_the_diagnosis_does_not_see_is_likely() -> None:
     """It fails the same requirements, and its own is among them."""
-    eight = failures()["cache-of-eight-rows"]
-    assert "cache.splits" in eight
+    tail = failures()["top-p-of-99-percent-unasked"]
+    assert "sampling.rare-tokens" in tail
     judgement = judgement_of(
         ERF,
         activation_curve=failure("gelu-erf", own=True),
-        **{name.replace(".", "_").replace("-", "_"): failure() for name in eight},
+        **{name.replace(".", "_").replace("-", "_"): failure() for name in tail},
     )
     judgement.likely = likely_causes(judgement)
     _, likely = judgement.causes
     assert likely.likely
-    assert "cache-of-eight-rows" in {likely.id, *likely.alternatives}
-    assert set(likely.explains) == set(eight)
+    assert "top-p-of-99-percent-unasked" in {likely.id, *likely.alternatives}
+    assert set(likely.explains) == set(tail)
     assert not judgement.unexplained
     assert ". 2 causes, 1 of them likely, nothing unexplained. " in judgement.sentence
-    assert any(line.strip().startswith("likely: cache-of-") for line in verdict_lines(judgement))
+    assert any(line.strip().startswith("likely: top-p-of-") for line in verdict_lines(judgement))
 
 
 def test_nothing_is_likely_where_the_diagnosis_left_something_open() -> None:
-    judgement = judgement_of(cache_splits=failure())
+    judgement = judgement_of(sampling_rare_tokens=failure())
     assert likely_causes(judgement)
     judgement.diagnosis = Diagnosis((), left=("a plain file",))
     assert not likely_causes(judgement)
-    assert unseen()
-    assert set(unseen()) <= DEFECTS.keys()

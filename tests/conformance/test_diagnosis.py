@@ -19,17 +19,24 @@ from conformance.defects.curve import Curve, ReadCurve
 from conformance.diagnosis.comparison import Comparison, defective, loading
 from conformance.diagnosis.departure import first_departure
 from conformance.diagnosis.diagnose import diagnosed
+from conformance.diagnosis.known_to_show import FILE, shows, write_shows
+from conformance.studies.diagnosis import questions_that_show
 
 # One of each family. All of them, and pairs by chance: python -m conformance.studies.diagnosis
 SINGLE = (
     "square-proj-untransposed", "partial-load-accepted", "ln-eps-wrong-in-ln_1", "cache-not-reset",
     "batch-frozen-at-first-call", "eos-kept", "special-injection",
-    "tf32-or-autocast",
+    "tf32-or-autocast", "top-k-kept", "argmax-in-bfloat16", "seed-times-step",
+    "cache-of-sixteen-rows", "dropout-in-generate",
 )  # fmt: skip
 TOGETHER = (
     ("no-ln-f", "no-scale"),
     # Two in one question.
     ("gelu-erf", "ln-eps-wrong-in-ln_2"),
+    # The second shows beside the first alone.
+    ("ln-gain-plus-one", "ln-eps-1e-3-in-ln_f"),
+    # What explains as much at first would need another mistake beside it.
+    ("conv1d-untransposed-all", "ln-eps-1e-3-in-ln_2"),
     # A constant with a value of its own, and a differing head that is used alone.
     ("attention-scale=0.2", "gelu-erf", "head-of-its-own"),
     ("no-scale", "relu", "partial-load-accepted", "cache-aliased-branches", "eos-kept"),
@@ -71,6 +78,20 @@ def test_defects_at_once_are_all_named(comparison: Comparison, names: tuple[str,
     # A variant is granted, and is no mistake.
     named = {grant.id for stage in diagnosis.stages for grant in stage.granted}
     assert named == set(names) - VARIANTS.keys()
+
+
+@pytest.mark.parametrize(
+    "name", ["eos-kept", "last-token-without-cache", "digits-ascii", "token-biased"]
+)
+def test_it_is_known_in_which_questions_a_defect_shows(comparison: Comparison, name: str) -> None:
+    assert shows().keys() == DEFECTS.keys()
+    assert set(questions_that_show(comparison, name)) == shows()[name]
+
+
+def test_the_questions_are_those_that_are_known(comparison: Comparison, tmp_path: Path) -> None:
+    names = [question.name for question in comparison.questions]
+    write_shows(tmp_path / "shows.json", names, shows())
+    assert (tmp_path / "shows.json").read_text(encoding="utf-8") == FILE.read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("name", HARMLESS)

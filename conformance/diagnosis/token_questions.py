@@ -1,0 +1,150 @@
+"""Questions about tokens: the generation loop, its end, and the draw."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from gpt2ref import EOS
+
+from ..adapters.refusal import CONTEXT, TEMPERATURE, TOP_K
+from ..checkpoints.scripts import FACES, SCRIPT, by_position, chain, dice
+from ..checkpoints.tensors import DICE, random_token_ids
+from . import asking
+from . import asking_tokens as ask
+from .asking import IDS, ROWS, SMALLEST
+from .checkpoints import ending, even_die, plain, script, with_fields
+from .question import Question
+
+A, B, C = 11, 262, 1135
+SAYING = [13, A, B, C, B, EOS, A]  # the token at position p is followed by the p-th
+LINES = [13, 198, 628, 220, 0, 13, 50255]  # line ends, a space, "!" and the last token before EOS
+FOLLOWERS = {A: EOS, B: C, C: B, EOS: B}
+DROPOUTS = ("resid_pdrop", "attn_pdrop", "embd_pdrop")
+# Prompts that are not the same: in all tokens, in all but the last one, in all but the last two.
+_FIRST, _OTHER = IDS[:1, :6], IDS[1:2, :6]
+IN_TURN = [
+    _FIRST,
+    _OTHER,
+    torch.cat([_OTHER[:, :5], _FIRST[:, 5:]], 1),
+    torch.cat([_FIRST[:, :4], _OTHER[:, 4:]], 1),
+]
+# A prompt of a die that says one token once, and one that says it twelve times.
+ONCE, OFTEN = [9] * 11 + [17], [17] * 12
+
+
+def of_generation() -> Iterator[Question]:
+    yield Question("greedy", plain, partial(ask.greedy, IDS, 5))
+    # The largest logit after the first prompt is below thousands of those after the second.
+    yield Question("top_k=1 of each row", plain, lambda judged: ask.largest(judged, 292, 349))
+    yield Question("the context filled", plain, partial(ask.greedy, IDS[:, :6], 7))
+    yield Question("past the context", plain, partial(ask.greedy, IDS[:2], 9), about=CONTEXT)
+    yield Question(
+        "a prompt past the context",
+        plain,
+        partial(ask.greedy, random_token_ids(SMALLEST, 2, 15), 2),
+        about=CONTEXT,
+    )
+    yield Question("no prompt", plain, partial(ask.greedy, torch.zeros(1, 0, dtype=torch.int64), 3))
+    yield Question("seventeen rows", plain, partial(ask.greedy, ROWS[:, :3], 3))
+    yield Question("a prompt after another", plain, partial(ask.in_turn, IN_TURN))
+    yield Question(
+        "a ragged batch", plain, partial(ask.ragged, [[7, 300, 41], IDS[0].tolist(), [9]])
+    )
+    yield Question(
+        "a ragged batch with EOS",
+        plain,
+        partial(ask.ragged, [[7, EOS, 41], IDS[0].tolist(), [9]]),
+    )
+    for field in DROPOUTS:
+        dropping = partial(with_fields, {field: 0.5})
+        yield Question(f"greedy with {field}", dropping, partial(ask.greedy, IDS, 5))
+    yield Question("a trace", plain, ask.trace)
+    yield Question("a trace of a ragged batch", plain, ask.trace_of_ragged)
+    dropping = partial(with_fields, dict.fromkeys(DROPOUTS, 0.5))
+    yield Question("a trace with dropout", dropping, ask.trace, slow=True)
+
+
+def of_stopping() -> Iterator[Question]:
+    said, lines = (
+        partial(script, by_position(words + [A] * (SCRIPT.n_positions - len(words))), SCRIPT)
+        for words in (SAYING, LINES)
+    )
+    for n in (0, 1, 5, 6):
+        yield Question(
+            f"a script for {n} tokens", said, partial(ask.new, torch.tensor([[2, 3]]), n)
+        )
+    yield Question("a script of lines", lines, partial(ask.new, torch.tensor([[2, 3]]), 7))
+    followed = partial(script, chain(FOLLOWERS), SCRIPT)
+    yield Question(
+        "rows that end",
+        followed,
+        partial(ask.new, torch.tensor([[C, A], [A, B], [B, C]]), 4),
+    )
+    yield Question("EOS in the prompt", followed, partial(ask.new, torch.tensor([[EOS, B]]), 4))
+    yield Question("a row that ends first", ending, partial(ask.greedy, IDS, 5))
+
+
+def _die(folder: Path) -> Path:
+    return script(dice(FACES), DICE, folder)
+
+
+# The logits that the questions of sampling are asked with.
+DIE = Question("a die's logits", _die, partial(asking.logits, torch.tensor([[5], [5]])))
+
+
+def of_sampling() -> Iterator[Question]:
+    for options in (
+        {"temperature": 0.5, "top_k": 40},
+        {"temperature": 2.0, "top_k": 2},
+        {"temperature": 5.0, "top_k": 4},  # the third and the fourth face are tied
+        {"temperature": 1.0, "top_k": None},
+    ):
+        dice_with = partial(ask.drawn, **options)
+        yield Question(f"dice with {options}", _die, dice_with, slow=True)
+    short = partial(ask.greedy, torch.tensor([[5], [5]]), 4, greedy_by_top_k=False)
+    for options in ({"temperature": 0.0}, {"temperature": 0.0, "top_k": 3}):
+        yield Question(f"dice with {options}", _die, partial(short, **options), about=TEMPERATURE)
+    coldest = partial(ask.new, torch.tensor([[5], [5]]), 2, temperature=1e-6)
+    yield Question("dice with temperature=1e-6", _die, coldest)
+    yield Question("dice with temperature=1e-6 in float16", _die, coldest, torch.float16, slow=True)
+    yield Question("dice with top_k=1", _die, lambda judged: ask.largest(judged, 5))
+    for top_k in (0, 50257, 50258, None):
+        yield Question(
+            f"dice with top_k={top_k}", _die, partial(ask.draws, top_k=top_k), about=TOP_K
+        )
+    few = partial(ask.drawn, rows=8, steps=16)
+    yield Question(
+        "dice with temperature=20",
+        partial(script, dice({17: 10.0, 300: 0.0}), DICE),
+        partial(few, temperature=20.0, top_k=2),
+        slow=True,
+    )
+    yield Question(
+        "dice far below zero",
+        partial(script, dice(FACES, offset=-120.0), DICE),
+        partial(few, temperature=1.0),
+    )
+    for below in (2**-12, 2**-9):  # float16 has no number between the two, or bfloat16 has none
+        yield Question(
+            f"logits {below} apart",
+            partial(script, dice({50255: 2.0, 17: 2.0 - below}), DICE),
+            partial(ask.larger_of_two, 50255, 17),
+        )
+    yield Question(
+        "tokens said before",
+        partial(script, dice({17: 3.0, 300: 2.9, EOS: 1.0}), DICE),
+        partial(ask.greedy, torch.tensor([ONCE, OFTEN]), 1),
+    )
+    yield Question("an even die", even_die, ask.spread, slow=True)
+    yield Question("an even die after top_k=1", even_die, ask.all_alike_after_top_k)
+    yield Question("seeds", even_die, ask.seeds, slow=True)
+    yield Question(
+        "NaN",
+        partial(script, dice({17: 1.0, 300: math.nan}), DICE),
+        partial(ask.drawn, temperature=1.0),
+    )
