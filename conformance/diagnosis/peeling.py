@@ -173,11 +173,7 @@ class Peeling:
     def stage(
         self, granted: Grants, question: Question, wrong: Sequence[Question], *searches: Search
     ) -> Stage | None:
-        """Return what explains one wrong answer and breaks no right one.
-
-        A variant is no mistake, and is tried first. A mistake that explains nothing else may fit by
-        chance, so the other searches are tried too.
-        """
+        """Return what explains one wrong answer and breaks no right one."""
         right = [each for each in self.comparison.questions if each not in wrong]
         right.sort(key=lambda each: each.slow)
         explained: dict[Grants, tuple[str, ...]] = {}
@@ -187,15 +183,28 @@ class Peeling:
                     explained[added] = tuple(
                         each.name for each in wrong if self.like(added + granted, each)
                     )
-            sure = search == self.variants or (search == self.known and question.kind != "logits")
-            least = 0 if sure else 1
-            if any(len(names) > least for names in explained.values()):
+            if any(self.enough(search, names, question, wrong) for names in explained.values()):
                 break
         if not explained:
             return None
         most = max(map(len, explained.values()))
         best = tuple(added for added, names in explained.items() if len(names) == most)
         return Stage(best, question.name, explained[best[0]])
+
+    def enough(
+        self, search: Search, names: Sequence[str], question: Question, wrong: Sequence[Question]
+    ) -> bool:
+        """Return whether no further search is needed where one explains the questions of `names`.
+
+        A variant is no mistake, and is tried first. A defect that is known to show just so explains
+        all wrong answers of one kind, if there is no other mistake. A mistake that explains nothing
+        else may fit by chance.
+        """
+        if search == self.variants:
+            return True
+        if search == self.known:
+            return {each.name for each in wrong if each.kind == question.kind} <= set(names)
+        return len(names) > 1
 
     # What may explain a question: variants; defects, the likely ones first; constants; two defects
     # at once; an activation that nobody knows.
