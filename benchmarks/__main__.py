@@ -51,6 +51,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     chosen: dict[str, Any] = {name.replace("-", "_"): None for name in options.OPTIONS}
     chosen |= {name: getattr(asked, name) for name in chosen if name != "implementation"}
     chosen["implementation"] = [*asked.implementation, *peers]
+    if not chosen["implementation"]:
+        parser.error("nothing is named: expected an adapter or an engine")
     try:
         options.read_plan(chosen)
     except ValueError as error:
@@ -78,6 +80,7 @@ class _NoDots:
 def _parser(options: dict[str, dict[str, Any]], peers: Sequence[str]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="gpt2-benchmark",
+        usage="gpt2-benchmark ADAPTER... [option]...",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

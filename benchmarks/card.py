@@ -7,12 +7,14 @@ from typing import Any
 
 import torch
 
+from .bars import shortened
 from .implementations import IMPLEMENTATIONS, implementation_class
 from .limits import Bandwidth, bytes_per_step, ceiling, parameters
 from .plan import DTYPES, Cell, Plan
 
 WIDTH = 80
 NAMES = 12  # characters of the column
+LONGEST_NAME = 40  # of an implementation
 
 # Guesses of the time, before the first round. Nothing but the card depends on them.
 STEPS_PER_TOKEN = 2  # an engine that reaches half of the limit
@@ -28,8 +30,9 @@ def card(plan: Plan, conditions: dict[str, Any], bandwidth: Bandwidth) -> list[s
     limit = ceiling(step, first.batch, bandwidth.bytes_per_second)
     on_cpu = plan.device.type == "cpu"
     threads = f", {_counted(torch.get_num_threads(), 'thread')}" if on_cpu else ""
+    names = ", ".join(shortened(name, LONGEST_NAME) for name in plan.implementations)
     described = {
-        "measured": f"{', '.join(plan.implementations)}, in turns, on the same weights",
+        "measured": f"{names}, in turns, on the same weights",
         **({"recognised": found} if (found := _found(plan)) else {}),
         "machine": f"{conditions.get('device_name', plan.device)}{threads}",
         "shapes": f"{_listed(plan.sizes)}; {_listed(plan.dtypes)}; batch {_listed(plan.batches)}; "

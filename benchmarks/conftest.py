@@ -63,8 +63,8 @@ def pytest_terminal_summary(
 ) -> None:
     results = config.stash.get(RESULTS, [])
     lines: list[str] = summary(results) if results else []
-    if NOT_MEASURED in config.stash:
-        lines += config.stash[NOT_MEASURED]
+    not_measured: list[str] = config.stash.get(NOT_MEASURED, [])
+    lines += not_measured
     lines += bars(results, sys.stdout.encoding) if results else []
     if lines:
         terminalreporter.section("generation")

@@ -201,7 +201,7 @@ def _check_implementation(name: str) -> None:
     try:
         implementation_class(name)
     except pytest.UsageError as error:
-        why = str(error).removeprefix(f"--implementation {name}: ")
+        why = str(error).removeprefix(f"--implementation {name}: ").partition("; expected ")[0]
         raise ValueError(
             f"{option}: expected {' or '.join(IMPLEMENTATIONS)}, a Python file or module with a "
             f"GPT-2, or '{COMMAND} program': {why}"

@@ -129,7 +129,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.report", description="Report how fast GPT-2 generated."
+        prog=f"python -m {__package__}.report", description="Report how fast GPT-2 generated."
     )
     for name, metavar, help in (
         ("results", "out.json", "written by pytest benchmarks/ --benchmark-json"),

@@ -3,9 +3,12 @@
 The loop depends on the methods that the adapter has. The first of these that is there is taken:
 
 - `stream`, or a `generate` that takes `on_step`: its own loop, with the time of each step;
-- `prefill` and `step`: the loop here, with the time of each step, and gpt2ref's sampler;
 - `generate`: its own loop; its steps' time is the difference between calls (`lengths.py`);
+- `prefill` and `step`: the loop here, with the time of each step, and gpt2ref's sampler;
 - `logits` alone: the textbook's loop here, which feeds the whole sequence again for each token.
+
+An engine's own loop comes first, because it is what its users run. A `step` of the suite's protocol
+may have to copy its cache, and that of a program sends all its logits through a pipe.
 """
 
 from __future__ import annotations
@@ -54,19 +57,18 @@ class FromAdapter(Implementation):
         self.vocab_size = judged.vocab_size
         self.forms = part("adapters.forms")
         methods = {name for name in ("stream", "generate", "prefill", "step") if self._has(name)}
-        reports = "generate" in methods and _takes_on_step(self.model.generate)
-        self.run: Callable[..., TokenIds] = self._generate
+        self.takes_on_step = "generate" in methods and _takes_on_step(self.model.generate)
+        self.run: Callable[..., TokenIds]
         if "stream" in methods:
             self.run = self._stream
-        elif reports:
-            pass
+        elif self.takes_on_step:
+            self.run = self._generate
+        elif "generate" in methods:
+            self.run, self.reports_steps, self.loop = self._generate, False, CALLS
         elif {"prefill", "step"} <= methods:
             self.run, self.foretold, self.loop = self._cached, True, CACHED
-        elif "generate" in methods:
-            self.reports_steps, self.loop = False, CALLS
         else:
             self.run, self.foretold, self.loop = self._textbook, True, TEXTBOOK
-        self.reports = reports
 
     def _has(self, name: str) -> bool:
         return getattr(self.model, name, None) is not None
@@ -94,7 +96,7 @@ class FromAdapter(Implementation):
     ) -> TokenIds:
         """Call its own generate. It is asked for top_k=1 where it refuses temperature 0 by name."""
         options: dict[str, Any] = {"max_new_tokens": max_new_tokens, "seed": seed}
-        options |= {"on_step": on_step} if self.reports else {}
+        options |= {"on_step": on_step} if self.takes_on_step else {}
         greedy = {"temperature": 1.0, "top_k": 1}
         setting = {"temperature": sampling.temperature, "top_k": sampling.top_k}
         by_top_k = self.greedy_by_top_k and sampling.temperature == 0
