@@ -31,6 +31,7 @@ def card(plan: Plan, conditions: dict[str, Any], bandwidth: Bandwidth) -> list[s
     on_cpu = plan.device.type == "cpu"
     threads = f", {_counted(torch.get_num_threads(), 'thread')}" if on_cpu else ""
     names = ", ".join(shortened(name, LONGEST_NAME) for name in plan.implementations)
+    named = set(plan.implementations) <= set(IMPLEMENTATIONS)
     described = {
         "measured": f"{names}, in turns, on the same weights",
         **({"recognised": found} if (found := _found(plan)) else {}),
@@ -44,7 +45,8 @@ def card(plan: Plan, conditions: dict[str, Any], bandwidth: Bandwidth) -> list[s
         f"{bandwidth.bytes_per_second / 1e9:.1f} GB/s",
         "time": f"about {words_for(guessed_seconds(plan, bandwidth))} for "
         f"{_counted(len(plan.cells), 'cell')} of "
-        f"{_counted(len(plan.implementations), 'implementation')}, 1 + {plan.rounds} rounds",
+        f"{_counted(len(plan.implementations), 'implementation')}, 1 + {plan.rounds} rounds"
+        f"{'' if named else '; several times that for one without a cache'}",
     }
     lines = ["GPT-2's generation loop, in tokens per second"]
     for name, text in described.items():

@@ -48,6 +48,8 @@ def test_the_card_has_80_columns_and_says_all_that_is_run(tmp_path: Path) -> Non
     assert "temperature 0, 0.7; top-k none, 40" in text
     assert "limit 50.4 tokens/s for gpt2 in float32, batch 1: a step reads 496 MB" in text
     assert f"time about {words_for(guessed_seconds(asked, SLOW))} for 4 cells" in text
+    assert text.endswith("; several times that for one without a cache")
+    assert card(plan(), {}, SLOW)[-1].endswith("1 + 2 rounds")
 
 
 def test_a_guess_grows_with_the_work() -> None:

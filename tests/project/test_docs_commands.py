@@ -50,6 +50,7 @@ MODULES += [
     for path in sorted((ROOT / "conformance/studies").glob("[a-z]*.py"))
 ]
 HELPS = [Job("pytest", ["conformance/", "benchmarks/", "--help"], {}, [])]
+HELPS += [Job("gpt2-benchmark", ["--help"], {}, [])]
 HELPS += [Job("module", [module, "--help"], {}, []) for module in MODULES]
 FAIL = [
     "pytest conformance/ --implementation no_such.py",
@@ -58,6 +59,7 @@ FAIL = [
     "pytest conformance/ --defects no-such-defect",
     "pytest benchmarks/ --bench-size gpt3",
     "gpt2-conformance no_such.py",
+    "gpt2-benchmark no_such.py",
     "python -m conformance.studies.nothing",
     "python -m conformance.studies.tolerance --seeds many",
     "python -m conformance.pages no-such.json -o page.html",

@@ -30,7 +30,7 @@ from tests.shared.tox_environments import environments
 
 _PROGRAMS = (
     r"(?:PYTHONPATH=\S+ )?(?:\.venv/bin/)?"
-    r"(?:pytest|python3?|gpt2-conformance|torchrun|tox|sphinx-build|pip) "
+    r"(?:pytest|python3?|gpt2-conformance|gpt2-benchmark|torchrun|tox|sphinx-build|pip) "
 )
 
 
@@ -86,6 +86,8 @@ def job(command: Command) -> Job | None:
         program, *rest = rest[1:]
     if program in ("pytest", "gpt2-conformance"):
         return Job(program, _collecting(rest), environment, [])
+    if program == "gpt2-benchmark":
+        return Job(program, rest if "--help" in rest else [*rest, *SMALLEST], environment, [])
     if program in ("torchrun", "cc"):
         return Job(program, rest, environment, [])
     if program in ("python", "python3") and rest[:1] == ["-m"] and rest[1:2] != ["venv"]:
@@ -96,6 +98,12 @@ def job(command: Command) -> Job | None:
     raise AssertionError(
         f"no rule of tests/shared/documented_commands.py covers this command: {command}"
     )
+
+
+# The last of two values counts, and an axis takes them all: so the commands of the pages name no
+# size. One generation of two tokens.
+SMALLEST = ["--size", "tiny", "--new-tokens", "2", "--rounds", "1", "--peers", "none"]
+SMALLEST += ["--temperature", "1", "--top-k", "none"]
 
 
 def _collecting(rest: list[str]) -> list[str]:
@@ -123,9 +131,11 @@ def _collecting(rest: list[str]) -> list[str]:
 
 
 def _installed(names: str) -> str:
-    """Return the implementations whose packages are installed."""
+    """Return the implementations whose packages are installed. A command stays as it is."""
     from benchmarks.implementations import missing_package
 
+    if names.startswith("command:"):
+        return names
     return ",".join(name for name in names.split(",") if not missing_package(name))
 
 
@@ -249,7 +259,7 @@ def perform(how: str, words: list[str], environment: dict[str, str]) -> int:
     try:
         if how == "pytest":
             return int(pytest.main(words))
-        if how == "gpt2-conformance":
+        if how in ("gpt2-conformance", "gpt2-benchmark"):
             (script,) = importlib.metadata.entry_points(group="console_scripts", name=how)
             return int(script.load()(words))
         if how == "torchrun":
