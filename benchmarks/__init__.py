@@ -15,8 +15,8 @@ the limit that the memory bandwidth sets.
   depend on.
 - The results: `test_generation_speed.py` and `recorded_timer.py` hand them to pytest-benchmark, and
   `summary.py`, `notes.py` and `bars.py` print them. A result is one implementation in one cell of
-  the plan, and is one test. `result_fields.py` describes its fields. `report.py` turns the JSON into
-  Markdown and a page.
+  the plan, and is one test. `result_fields.py` describes its fields. `report.py` turns the JSON
+  into Markdown and a page.
 - By themselves: `scale.py` runs a replica in each process, and `matrix_products.py` times the
   matrix products of a decode step.
 

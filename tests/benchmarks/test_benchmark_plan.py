@@ -216,5 +216,5 @@ def test_two_files_with_modules_of_one_name_are_refused(tmp_path: Path) -> None:
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "model.py").write_text(NANO, encoding="utf-8")
     names = ",".join(str(tmp_path / folder / "model.py") for folder in ("a", "b"))
-    with pytest.raises(ValueError, match="--bench-implementation: two of .* a module 'model'"):
+    with pytest.raises(ValueError, match=r"--bench-implementation: two of .* a module 'model'"):
         plan(implementation=[names])

@@ -16,7 +16,7 @@ from benchmarks.limits import Bandwidth
 from benchmarks.measurement import take_turns
 from benchmarks.progress import Progress, TerminalProgress
 from benchmarks.run import Outcome, Run
-from tests.shared.benchmark_fakes import CONFIG, NEW_TOKENS, Clock, Costly, cell, measurement, plan
+from tests.shared.benchmark_fakes import NEW_TOKENS, Clock, Costly, cell, measurement, plan
 from tests.shared.benchmark_results import a_result, an_invalid_result
 from tests.shared.model_files import NANO
 

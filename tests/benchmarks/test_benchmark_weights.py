@@ -8,8 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from benchmarks.limits import Bandwidth
 from benchmarks.measurement import Measurement
 from benchmarks.plan import SEED, SIZES
+from benchmarks.seeds import UnseenSeeds
 from benchmarks.weights import EOS_BIAS, EOS_EMBEDDING, Tensors, Weights, never_eos
 from conformance.checkpoints.tensors import trained_like
 from gpt2ref import EOS, GPT2, GPT2Config, from_tensors, sample
@@ -83,24 +85,26 @@ def test_the_weights_that_are_measured_are_these() -> None:
     assert bool((logits[:, EOS] == -EOS_BIAS * EOS_EMBEDDING).all())
 
 
-def test_eos_is_in_no_prompt() -> None:
-    class Eos:
-        @staticmethod
-        def draw(vocab_size: int, batch: int) -> int:  # noqa: ARG004
-            return EOS  # the first token is the seed, modulo the vocabulary
+class DrawsEos(UnseenSeeds):
+    """Draws the number of EOS: the first token of a prompt is its number, modulo the vocabulary."""
 
+    def draw(self, vocab_size: int, batch: int) -> int:  # noqa: ARG002
+        return EOS
+
+
+def test_eos_is_in_no_prompt() -> None:
     clock = Clock()
-    peer = loaded(Costly())
     own = Measurement(
-        peer,
+        loaded(Costly()),
         cell(),
         SMALL,
         NEW_TOKENS,
         synchronise=clock.synchronise,
-        bandwidth=lambda: None,
-        seeds=Eos(),  # type: ignore
+        bandwidth=lambda: Bandwidth(1e9, "sum"),
+        seeds=DrawsEos(),
     )
-    assert own._draw()[1][0][0] == 0
+    _, [prompt] = own._draw()
+    assert prompt[0] == 0
 
 
 def test_a_smaller_vocabulary_has_no_eos() -> None:

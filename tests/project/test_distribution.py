@@ -3,6 +3,7 @@
 import importlib.metadata
 import json
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -285,11 +286,13 @@ def test_one_command_measures_a_file_with_a_gpt2(with_suite: Path, tmp_path: Pat
     """In a folder without any other file. The tests above ran without this extra."""
     add_requirements(with_suite.parent, "benchmark")
     (tmp_path / "model.py").write_text(NANO, encoding="utf-8")
-    shape = ("--size", "tiny", "--new-tokens", "8", "--rounds", "1", "--temperature", "1")
-    files = ("--json", "out.json", "--html", "report.html")
-    done = run(
-        with_suite / "gpt2-benchmark", "model.py", *shape, "--top-k", "none", *files, cwd=tmp_path
+    (command,) = re.findall(
+        r"^gpt2-benchmark (.*)$", (ROOT / "README.md").read_text(encoding="utf-8"), re.M
     )
+    assert command == "model.py --json out.json --html report.html"
+    small = ("--size", "tiny", "--new-tokens", "8", "--rounds", "1")
+    setting = ("--temperature", "1", "--top-k", "none")
+    done = run(with_suite / "gpt2-benchmark", *command.split(), *small, *setting, cwd=tmp_path)
     assert "recognised  GPT of model.py: built with GPTConfig(" in done.stdout
     assert "NO" not in done.stdout.split()
     rows = json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))["benchmarks"]

@@ -59,7 +59,6 @@ FAIL = [
     "pytest conformance/ --defects no-such-defect",
     "pytest benchmarks/ --bench-size gpt3",
     "gpt2-conformance no_such.py",
-    "gpt2-benchmark no_such.py",
     "python -m conformance.studies.nothing",
     "python -m conformance.studies.tolerance --seeds many",
     "python -m conformance.pages no-such.json -o page.html",
