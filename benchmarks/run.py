@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -91,9 +92,9 @@ class Run:
                 continue
             refused = isinstance(error, RefusedError)
             what = str(error) if refused else f"{type(error).__name__}: {error}"
-            first = what.partition("\n")[0]
+            why = textwrap.shorten(what, 300, placeholder=" ...")
             kind = "refused" if refused else "failed"
-            self.not_measured.append(f"{kind}: {name}, {cell.sampling.words}: {first}")
+            self.not_measured.append(f"{kind}: {name}, {cell.sampling.words}: {why}")
 
     def finish(self) -> None:
         """Complete the results, which the caller appended, with what is known only now."""

@@ -184,5 +184,5 @@ def test_what_failed_or_is_refused_is_listed_with_its_reason() -> None:
     run._note_errors(cell())
     assert run.not_measured == [
         "refused: a.py, temperature 0, top-k none: no top_k",
-        "failed: b.py, temperature 0, top-k none: ValueError: bad",
+        "failed: b.py, temperature 0, top-k none: ValueError: bad more",
     ]
