@@ -19,8 +19,9 @@ import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -256,7 +257,7 @@ def perform(how: str, words: list[str], environment: dict[str, str]) -> int:
             return int(pytest.main(words))
         if how in ("gpt2-conformance", "gpt2-benchmark"):
             (script,) = importlib.metadata.entry_points(group="console_scripts", name=how)
-            return int(script.load()(words))
+            return _status(lambda: script.load()(words))
         if how == "torchrun":
             from torch.distributed.run import parse_args
 
@@ -268,14 +269,20 @@ def perform(how: str, words: list[str], environment: dict[str, str]) -> int:
                 subprocess.run(["cc", *words], check=False).returncode if shutil.which("cc") else 0
             )
         sys.argv = words
-        try:
-            runpy.run_module(words[0], run_name="__main__", alter_sys=True)
-        except SystemExit as end:
-            return int(end.code or 0)
-        return 0
+        return _status(
+            lambda: runpy.run_module(words[0], run_name="__main__", alter_sys=True) and 0
+        )
     finally:
         for place in places:
             sys.path.remove(place)
+
+
+def _status(program: Callable[[], Any]) -> int:
+    """Return the exit status that a program returns, or ends with."""
+    try:
+        return int(program() or 0)
+    except SystemExit as end:
+        return int(end.code or 0)
 
 
 def perform_all() -> None:
