@@ -290,7 +290,7 @@ def test_one_command_measures_a_file_with_a_gpt2(with_suite: Path, tmp_path: Pat
         r"^gpt2-benchmark (.*)$", (ROOT / "README.md").read_text(encoding="utf-8"), re.M
     )
     assert command == "model.py --json out.json --html report.html"
-    small = ("--size", "tiny", "--rounds", "1")
+    small = ("--size", "tiny", "--new-tokens", "16", "--rounds", "1")
     setting = ("--temperature", "1", "--top-k", "none")
     done = run(with_suite / "gpt2-benchmark", *command.split(), *small, *setting, cwd=tmp_path)
     assert "recognised  GPT of model.py: built with GPTConfig(" in done.stdout
