@@ -1,4 +1,4 @@
-"""Make the suite importable in an editable install under its installed name."""
+"""Make the suite and the benchmarks importable in an editable install by their installed names."""
 
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -6,7 +6,8 @@ from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-ELSEWHERE = "\n__path__ = [{folder!r}]  # the suite in the working tree, under its installed name\n"
+NAMES = {"conformance": "gpt2ref_conformance", "benchmarks": "gpt2ref_benchmarks"}
+ELSEWHERE = "\n__path__ = [{folder!r}]  # in the working tree, under its installed name\n"
 
 
 class EditableSuite(BuildHookInterface):
@@ -14,11 +15,13 @@ class EditableSuite(BuildHookInterface):
         """`version` is "standard" or "editable"."""
         if version == "editable":
             self.made = TemporaryDirectory()
-            module = Path(self.made.name) / "__init__.py"
-            suite = Path(self.root) / "conformance"
-            text = (suite / "__init__.py").read_text(encoding="utf-8")
-            module.write_text(text + ELSEWHERE.format(folder=str(suite)), encoding="utf-8")
-            build_data["force_include_editable"][str(module)] = "gpt2ref_conformance/__init__.py"
+            for name, installed in NAMES.items():
+                module = Path(self.made.name) / installed / "__init__.py"
+                package = Path(self.root) / name
+                text = (package / "__init__.py").read_text(encoding="utf-8")
+                module.parent.mkdir()
+                module.write_text(text + ELSEWHERE.format(folder=str(package)), encoding="utf-8")
+                build_data["force_include_editable"][str(module)] = f"{installed}/__init__.py"
 
     def finalize(self, version: str, *_: object) -> None:
         if version == "editable":

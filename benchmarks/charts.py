@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
+from .bars import shortened
 from .results import Result
 from .sampling import Sampling
 from .tables import axes, greedy_rate, limits, rates_by_sampling, three_digits, validity
@@ -127,7 +128,7 @@ class BarChart:
 
     def _bar(self, result: Result, y: float) -> Bar:
         name, colour = result.implementation, self.colours[result.implementation]
-        short = name if len(name) <= self.longest_name else name[: self.longest_name - 1] + "…"
+        short = shortened(name, self.longest_name)
         if not result.valid:
             return Bar(result, colour, y, short, self.names, (), "", (), "")
         ratio, percent = result.number("ratio_to_huggingface"), result.number("bandwidth_percent")

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from .notes import OWN_LOOP
 from .results import Result, ResultsError
 
 # Two runs must not differ in these. gpt2ref's own version may differ: it is what is compared.
@@ -91,10 +92,18 @@ def compare(new: Sequence[Result], old: Sequence[Result]) -> Comparison:
             unmatched.append((result, "not in the baseline"))
         elif not (result.valid and match.valid):
             unmatched.append((result, f"invalid {'in the baseline' if result.valid else 'here'}"))
+        elif _loop(result) != _loop(match):
+            unmatched.append((result, "run in another loop in the baseline"))
         else:
             pairs.append(Pair(result, match))
     unmatched += [(result, "only in the baseline") for result in before.values()]
     return Comparison(new, old, pairs, unmatched)
+
+
+def _loop(result: Result) -> tuple[str, str]:
+    """Return how it was run. An older file says nothing, as all had loops of their own."""
+    fields = result.fields
+    return fields.get("loop", OWN_LOOP), fields.get("measured_by", "steps")
 
 
 def _listed(values: set[str]) -> str:

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import pytest
 
+from .bars import bars
 from .environment import environment
 from .options import OPTIONS, read_plan
 from .plan import Plan
+from .progress import TerminalProgress
 from .run import Run
 from .summary import summary
 
 PLAN = pytest.StashKey[Plan]()
 RESULTS = pytest.StashKey[list[dict[str, Any]]]()
+NOT_MEASURED = pytest.StashKey[list[str]]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -57,26 +61,40 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def pytest_terminal_summary(
     terminalreporter: pytest.TerminalReporter, config: pytest.Config
 ) -> None:
-    if results := config.stash.get(RESULTS, []):
+    results = config.stash.get(RESULTS, [])
+    lines: list[str] = summary(results) if results else []
+    not_measured: list[str] = config.stash.get(NOT_MEASURED, [])
+    lines += not_measured
+    lines += bars(results, sys.stdout.encoding) if results else []
+    if lines:
         terminalreporter.section("generation")
-        for line in summary(results):
-            terminalreporter.write_line(line)
+    for line in lines:
+        terminalreporter.write_line(line)
 
 
 @pytest.fixture(scope="session")
 def run(request: pytest.FixtureRequest) -> Iterator[Run]:
-    plan = request.config.stash[PLAN]
-    run = Run(plan, environment(plan.device), lambda line: _print_now(request.config, line))
+    config = request.config
+    plan = config.stash[PLAN]
+    calls = len(plan.cells) * len(plan.implementations) * (1 + plan.rounds)
+    progress = TerminalProgress(calls, lambda: _uncaptured(config))
+
+    def print_now(line: str) -> None:
+        reporter = config.pluginmanager.get_plugin("terminalreporter")
+        if reporter is not None:
+            progress.clear()
+            with _uncaptured(config):
+                reporter.ensure_newline()
+                reporter.write_line(line)
+
+    run = Run(plan, environment(plan.device), print_now, progress)
     yield run
     run.finish()  # before the session ends, when pytest-benchmark writes its JSON
-    request.config.stash[RESULTS] = run.results
+    config.stash[RESULTS] = run.results
+    config.stash[NOT_MEASURED] = run.not_measured
 
 
-def _print_now(config: pytest.Config, line: str) -> None:
-    """Print a line on the terminal at once, although pytest captures a test's output."""
-    reporter = config.pluginmanager.get_plugin("terminalreporter")
+def _uncaptured(config: pytest.Config) -> AbstractContextManager[object]:
+    """Let output reach the terminal at once, although pytest captures a test's."""
     capture = config.pluginmanager.get_plugin("capturemanager")
-    if reporter is not None:
-        with capture.global_and_fixture_disabled() if capture else nullcontext():
-            reporter.ensure_newline()
-            reporter.write_line(line)
+    return capture.global_and_fixture_disabled() if capture else nullcontext()

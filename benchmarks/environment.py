@@ -14,6 +14,7 @@ import transformers
 import gpt2ref
 
 PROJECT = Path(__file__).parents[1]
+NO_COMMIT = {"commit": None, "dirty": None}
 # A result can be repeated if the commit has all changes to these.
 MEASURED = ("gpt2ref", "benchmarks", "conformance", "pyproject.toml")
 
@@ -32,7 +33,8 @@ def environment(device: torch.device) -> dict[str, Any]:
         "gpt2ref": gpt2ref.__version__,
         "cuda": torch.version.cuda,
         "driver": _driver(device),
-        **commit(PROJECT),
+        # An installed package has no commit, though it may lie in somebody else's repository.
+        **(commit(PROJECT) if (PROJECT / "pyproject.toml").is_file() else NO_COMMIT),
     }
 
 

@@ -11,14 +11,15 @@ from typing import Any
 
 import torch
 
-from gpt2ref import GPT2, GPT2Config
+from gpt2ref import EOS, GPT2, GPT2Config
 
 from .implementations import TokenIds
+from .lengths import from_calls, lengths
 from .limits import Bandwidth, bandwidth_fields, bytes_of_steps, bytes_per_step, weight_bytes
 from .plan import SEED, Cell, random_prompts
 from .possible_times import AHEAD, impossible_times
 from .seeds import UNSEEN, UnseenSeeds
-from .timing import NO_FIGURES, Timing, figures, time_generation
+from .timing import NO_FIGURES, Timing, check_counts, figures, time_call, time_generation
 from .validity import Verdict, judge
 from .weights import Peer
 
@@ -27,13 +28,20 @@ CONFIRMATIONS = 5  # measurements of the bandwidth before a row counts as faster
 
 
 @dataclass(frozen=True)
-class Generation:
+class Answer:
     """Holds the prompts of one call of an implementation, and the tokens that it returned."""
 
     seed: int  # of the prompts and the draws
     prompts: TokenIds
     new: TokenIds
+
+
+@dataclass(frozen=True)
+class Generation(Answer):
+    """The answer of a round, how long it took, and the answers of its calls for fewer tokens."""
+
     timing: Timing
+    shorter: tuple[Answer, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         return self.timing.as_dict() | {"seed": self.seed}
@@ -85,25 +93,49 @@ class Measurement:
             self.peak_memory = max(peak, self.peak_memory or 0)
 
     def _timed(self) -> Generation:
-        vocab_size, batch = self.config.vocab_size, self.cell.batch
-        seed = self.seeds.draw(vocab_size, batch)
-        prompts = random_prompts(vocab_size, batch, self.cell.prompt_length, seed)
-        # The implementation may change the lists that it gets and keep those that it returns.
-        given = [list(row) for row in prompts]
-        timing, new = time_generation(
-            lambda on_step: self.peer.implementation.generate(
-                given,
-                self.cell.sampling,
-                max_new_tokens=self.new_tokens,
-                seed=seed,
-                on_step=on_step,
-            ),
-            batch=batch,
-            new_tokens=self.new_tokens,
+        if self.peer.implementation.reports_steps:
+            seed, prompts = self._draw()
+            timing, new = time_generation(
+                lambda on_step: self._call(prompts, seed, self.new_tokens, on_step),
+                batch=self.cell.batch,
+                new_tokens=self.new_tokens,
+                clock=self.clock,
+                synchronise=self.synchronise,
+            )
+            return Generation(seed, prompts, [list(row) for row in new], timing)
+        seconds: dict[int, float] = {}
+        answers: list[Answer] = []
+        for count in lengths(self.new_tokens):
+            answer, seconds[count] = self._timed_call(count)
+            answers.append(answer)
+        whole, *shorter = answers
+        timing = from_calls(seconds)
+        return Generation(whole.seed, whole.prompts, whole.new, timing, tuple(shorter))
+
+    def _timed_call(self, new_tokens: int) -> tuple[Answer, float]:
+        seed, prompts = self._draw()
+        start, end, new = time_call(
+            lambda: self._call(prompts, seed, new_tokens, lambda: None),
             clock=self.clock,
             synchronise=self.synchronise,
         )
-        return Generation(seed, prompts, [list(row) for row in new], timing)
+        check_counts(new, self.cell.batch, new_tokens)
+        return Answer(seed, prompts, [list(row) for row in new]), end - start
+
+    def _draw(self) -> tuple[int, TokenIds]:
+        """Return a seed and its prompts. EOS is in none of them: GPT-2 was not trained so."""
+        vocab_size, batch = min(self.config.vocab_size, EOS), self.cell.batch
+        seed = self.seeds.draw(vocab_size, batch)
+        return seed, random_prompts(vocab_size, batch, self.cell.prompt_length, seed)
+
+    def _call(
+        self, prompts: TokenIds, seed: int, new_tokens: int, on_step: Callable[[], None]
+    ) -> TokenIds:
+        # The implementation may change the lists that it gets and keep those that it returns.
+        given = [list(row) for row in prompts]
+        return self.peer.implementation.generate(
+            given, self.cell.sampling, max_new_tokens=new_tokens, seed=seed, on_step=on_step
+        )
 
     def sampling_seconds(self, device: torch.device, dtype: torch.dtype) -> float | None:
         """Return the median time of a sampling step alone, for all rows, on random logits.
@@ -131,31 +163,51 @@ class Measurement:
             seconds.append(self.clock() - start)
         return median(seconds[3:])
 
+    def _pipe_seconds(self) -> float | None:
+        """Return what the messages of a step cost, if the implementation is another program."""
+        if self.error is not None:
+            return None
+        _, prompts = self._draw()
+        return self.peer.implementation.pipe_seconds(prompts, self.new_tokens)
+
     def verdict(self, reference: GPT2) -> Verdict:
-        """Judge the tokens of the warm-up and all rounds, up to the first wrong generation."""
+        """Judge the tokens of the warm-up and all rounds, up to the first wrong answer."""
         checked, near_ties = 0, 0
-        for number, generation in enumerate(self.generations):
-            verdict = self._judge(reference, generation.prompts, generation)
+        answers = self._answers
+        for number, (where, answer) in enumerate(answers):
+            verdict = self._judge(reference, answer.prompts, answer)
             checked += verdict.tokens_checked
             near_ties += verdict.near_ties
             if not verdict.valid:
-                where = f"round {number}" if number else "the warm-up"
-                cause = self._repeated(reference, number) or verdict.reason
+                cause = self._repeated(reference, answer, answers[:number]) or verdict.reason
                 return Verdict(False, f"{where}: {cause}", checked, near_ties)
         return Verdict(True, None, checked, near_ties)
 
-    def _judge(self, reference: GPT2, prompts: TokenIds, generation: Generation) -> Verdict:
-        seed = generation.seed if self.peer.implementation.foretold else None
-        return judge(reference, prompts, generation.new, self.cell.sampling, seed)
+    @property
+    def _answers(self) -> list[tuple[str, Answer]]:
+        """All answers in the order of their calls, each with its round in words."""
+        answers: list[tuple[str, Answer]] = []
+        for number, generation in enumerate(self.generations):
+            where = f"round {number}" if number else "the warm-up"
+            answers.append((where, generation))
+            answers += [
+                (f"{where}, the call for {len(each.new[0])}", each) for each in generation.shorter
+            ]
+        return answers
 
-    def _repeated(self, reference: GPT2, number: int) -> str | None:
-        """Return which earlier generation the wrong tokens of this one belong to, in words."""
-        wrong = self.generations[number]
-        for earlier, generation in enumerate(self.generations[:number]):
-            where = f"round {earlier}" if earlier else "the warm-up"
-            if wrong.new == generation.new:
+    def _judge(self, reference: GPT2, prompts: TokenIds, answer: Answer) -> Verdict:
+        seed = answer.seed if self.peer.implementation.foretold else None
+        return judge(reference, prompts, answer.new, self.cell.sampling, seed)
+
+    def _repeated(
+        self, reference: GPT2, wrong: Answer, earlier: Sequence[tuple[str, Answer]]
+    ) -> str | None:
+        """Return which earlier answer the wrong tokens belong to, in words."""
+        count = len(wrong.new[0])
+        for where, answer in earlier:
+            if wrong.new == [row[:count] for row in answer.new]:
                 return f"the tokens are those of {where}, whose prompt was another: a kept answer"
-            if self._judge(reference, generation.prompts, wrong).valid:
+            if self._judge(reference, answer.prompts, wrong).valid:
                 return f"the tokens continue the prompt of {where}: a kept cache or prefix"
         return None
 
@@ -186,6 +238,7 @@ class Measurement:
         `limit` is the best bandwidth that was measured. It defaults to that of its own rounds.
         """
         cell, timed = self.cell, self.error is None
+        implementation = self.peer.implementation
         limit = limit or max(self.bandwidths)
         step_bytes = bytes_per_step(self.config, itemsize=reference.dtype.itemsize, **self._shape)
         verdict = self.verdict(reference)
@@ -205,8 +258,12 @@ class Measurement:
             **verdict._asdict(),
             **(figures(self.rounds, cell.batch) if timed else NO_FIGURES),
             "load_seconds": self.peer.load_seconds,
-            "loaded_from": self.peer.implementation.source,
+            "loaded_from": implementation.source,
             "first_call_seconds": self.peer.first_call_seconds,
+            "loop": implementation.loop,
+            "measured_by": "steps" if implementation.reports_steps else "lengths",
+            "greedy_by_top_k": implementation.greedy_by_top_k and cell.sampling.temperature == 0,
+            "pipe_seconds": self._pipe_seconds(),
             "sampling_seconds": self.sampling_seconds(reference.device, reference.dtype),
             "peak_memory_bytes": self.peak_memory,
             "bytes_per_step": step_bytes,
@@ -237,14 +294,20 @@ def confirmed_limit(
     return best
 
 
-def take_turns(measurements: Sequence[Measurement], rounds: int) -> None:
+def take_turns(
+    measurements: Sequence[Measurement],
+    rounds: int,
+    begin: Callable[[str], None] = lambda _name: None,
+) -> None:
     """Run a warm-up each, then the rounds: A B C, B C A, C A B, ... so that all come first in turn.
 
-    A measurement that raises an exception keeps it in `error`, and takes no further part.
+    A measurement that raises an exception keeps it in `error`, and takes no further part. `begin`
+    is called with the name of the next one, outside the measured time.
     """
     for turn in range(1 + rounds):
         first = turn % len(measurements)
         for measurement in [*measurements[first:], *measurements[:first]]:
+            begin(measurement.peer.name)
             if measurement.error is None:
                 try:
                     measurement.generate()

@@ -8,11 +8,14 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
+import pytest
 import torch
 
 from .implementations import DEFAULT, IMPLEMENTATIONS, implementation_class, missing_package
+from .implementations.adapter import COMMAND
 from .plan import DTYPES, SIZES, Plan
 from .sampling import FULL_TEMPERATURES, FULL_TOP_KS, SHORT_TEMPERATURES, SHORT_TOP_KS, TopK
+from .suite import part
 
 Value = TypeVar("Value")
 
@@ -31,7 +34,11 @@ def _axis(help: str) -> dict[str, Any]:
 # suite's.
 OPTIONS: dict[str, dict[str, Any]] = {
     "size": _axis(f"{', '.join(SIZES)} (default: gpt2)"),
-    "implementation": _axis(f"{', '.join(IMPLEMENTATIONS)} (default: {', '.join(DEFAULT)})"),
+    "implementation": _axis(
+        f"{', '.join(IMPLEMENTATIONS)}, or as the conformance suite takes one: a Python file or "
+        "module, its :Class or :function, or 'command: program', which may have commas "
+        f"(default: {', '.join(DEFAULT)})"
+    ),
     "dtype": _axis(f"{', '.join(DTYPES)} (default: float32)"),
     "batch": _axis("rows generated at once (default: 1)"),
     "prompt-length": _axis(
@@ -80,7 +87,7 @@ def read_plan(options: Mapping[str, Any]) -> Plan:
             "temperature", FULL_TEMPERATURES if full else SHORT_TEMPERATURES, _temperature
         ),
         top_ks=axis("top-k", FULL_TOP_KS if full else SHORT_TOP_KS, _top_k),
-        implementations=axis("implementation", DEFAULT, _implementation),
+        implementations=_implementations(options["implementation"] or DEFAULT),
         device=device,
         # At least two: the first new token belongs to prefill, the later ones to decoding.
         new_tokens=count("new-tokens", 128 if on_cuda else 32, at_least=2),
@@ -122,7 +129,9 @@ def _check_context(plan: Plan) -> None:
 def _check_prompts(plan: Plan) -> None:
     """Each generation has prompts of its own, and there are few of one token."""
     cells = [cell for cell in plan.cells if cell.prompt_length == 1]
-    rows = sum(cell.batch for cell in cells) * len(plan.implementations) * (1 + plan.rounds)
+    # One whose steps are not reported is called for three lengths in each round.
+    calls = sum(1 if name in IMPLEMENTATIONS else 3 for name in plan.implementations)
+    rows = sum(cell.batch for cell in cells) * calls * (1 + plan.rounds)
     most = LARGEST_TOP_K // 2  # so that unseen ones are found soon
     if rows > most:
         raise ValueError(
@@ -167,13 +176,36 @@ def _one_of(allowed: Mapping[str, object]) -> Callable[[str, str], str]:
     return read
 
 
-def _implementation(option: str, text: str) -> str:
-    name = _one_of(IMPLEMENTATIONS)(option, text)
+def _implementations(given: Sequence[str]) -> tuple[str, ...]:
+    """Split at commas, but for those of a command, which is the last of its words."""
+    names: list[str] = []
+    for words in given:
+        listed, command, rest = words.partition(COMMAND)
+        names += [name.strip() for name in listed.split(",") if name.strip() or not command]
+        names += [(command + rest).strip()] if command else []
+    for name in names:
+        _check_implementation(name)
+    adapters = [implementation_class(name) for name in names if name not in IMPLEMENTATIONS]
+    try:
+        part("adapters.adapter").check_apart([each.adapter for each in adapters])
+    except pytest.UsageError as error:
+        raise ValueError(str(error).replace("--", "--bench-", 1)) from error
+    return tuple(dict.fromkeys(names))
+
+
+def _check_implementation(name: str) -> None:
+    """Raise ValueError if there is no such implementation. An adapter is imported here."""
+    option = f"--bench-implementation={name}"
     if package := missing_package(name):
+        raise ValueError(f"{option}: needs what is not installed: pip install {package}")
+    try:
+        implementation_class(name)
+    except pytest.UsageError as error:
+        why = str(error).removeprefix(f"--implementation {name}: ").partition("; expected ")[0]
         raise ValueError(
-            f"--bench-{option}={name}: needs what is not installed: pip install {package}"
-        )
-    return name
+            f"{option}: expected {' or '.join(IMPLEMENTATIONS)}, a Python file or module with a "
+            f"GPT-2, or '{COMMAND} program': {why}"
+        ) from error
 
 
 def _count(option: str, text: str, at_least: int = 1) -> int:

@@ -27,7 +27,17 @@ from .results import (
     varying,
 )
 from .speeds_page import SWEEPS, TITLE, page, picture
-from .tables import Table, all_results, compared, conditions, grid, problems, slowest, sweep
+from .tables import (
+    Table,
+    all_results,
+    compared,
+    conditions,
+    grid,
+    how_run,
+    problems,
+    slowest,
+    sweep,
+)
 
 
 def markdown(results: Sequence[Result], comparison: Comparison | None = None) -> str:
@@ -39,8 +49,8 @@ def markdown(results: Sequence[Result], comparison: Comparison | None = None) ->
 def _summary(results: Sequence[Result]) -> Iterator[str]:
     yield f"# {TITLE}\n"
     yield "; ".join(f"{name} {plain(value)}" for name, value in conditions(results)) + ".\n"
-    if lines := problems(results):
-        yield "\n".join(f"- {plain(problem)}" for problem in lines) + "\n"
+    if lines := problems(results) + how_run(results):
+        yield "\n".join(f"- {plain(line)}" for line in lines) + "\n"
 
 
 def _comparison(comparison: Comparison) -> Iterator[str]:
@@ -119,7 +129,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.report", description="Report how fast GPT-2 generated."
+        prog=f"python -m {__package__}.report", description="Report how fast GPT-2 generated."
     )
     for name, metavar, help in (
         ("results", "out.json", "written by pytest benchmarks/ --benchmark-json"),

@@ -11,10 +11,12 @@ from typing import TypedDict
 
 
 class Percentiles(TypedDict):
-    p5: float
+    """All but p50 are None if the steps were not reported."""
+
+    p5: float | None
     p50: float
-    p95: float
-    p99: float
+    p95: float | None
+    p99: float | None
 
 
 class Sample(TypedDict):
@@ -23,6 +25,9 @@ class Sample(TypedDict):
     prefill_seconds: float  # from the call to the first new token
     decode_seconds: list[float]  # of each later token
     end_to_end_seconds: float  # from the call until it has returned and the device is idle
+    # New tokens and seconds of each call, if the steps were not reported. The three figures above
+    # are then made of these (`lengths.py`), and all steps are equally long. Empty otherwise.
+    call_seconds: list[list[float]]
     seed: int  # of its prompts (`plan.random_prompts`) and its draws
 
 
@@ -40,6 +45,14 @@ class ResultFields(TypedDict):
     top_k: int | None  # None is no restriction
     rounds: int  # timed generations
     seed: int  # of the weights
+
+    # How it was run
+    loop: str  # "its own", or which loop of the benchmark's, in words
+    measured_by: str  # "steps": a time for each; "lengths": the difference between calls
+    greedy_by_top_k: bool  # asked for top_k=1, as it refuses temperature 0
+    # Median seconds that messages alone cost: of a step, or with "lengths" of a call. None for what
+    # runs in this process.
+    pipe_seconds: float | None
 
     # Whether the tokens were right, and the times possible
     valid: bool  # a result that is not valid is no measurement

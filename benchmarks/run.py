@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,11 +12,14 @@ import torch
 
 from gpt2ref import GPT2
 
+from .card import card
 from .expectations import expectations, format_bytes
+from .implementations import RefusedError
 from .limits import BUFFER_BYTES, REPEATS, Bandwidth, bytes_per_step, measure_bandwidth, read_buffer
 from .measurement import Measurement, confirmed_limit, synchronise_on, take_turns
 from .memory import free_memory, needed_memory, process_peak
 from .plan import DTYPES, Cell, Plan
+from .progress import Progress
 from .timing import TimingError, ratio
 from .weights import Weights
 
@@ -33,18 +37,28 @@ class Outcome:
 
 
 class Run:
-    """Measures a cell when its first outcome is asked for. `print_line` reports the progress."""
+    """Measures a cell when its first outcome is asked for. `print_line` and `progress` report."""
 
     def __init__(
-        self, plan: Plan, conditions: dict[str, Any], print_line: Callable[[str], None]
+        self,
+        plan: Plan,
+        conditions: dict[str, Any],
+        print_line: Callable[[str], None],
+        progress: Progress | None = None,
     ) -> None:
         self.plan = plan
         self.conditions = conditions
         self.print_line = print_line
         self.synchronise = synchronise_on(plan.device)
         self.free = free_memory(plan.device)
-        for line in expectations(plan, measure_bandwidth(plan.device, self.synchronise), self.free):
+        self.progress = progress or Progress()
+        bandwidth = measure_bandwidth(plan.device, self.synchronise)
+        lines = card(plan, conditions, bandwidth)
+        if len({cell.shape for cell in plan.cells}) > 1:  # the card has room for one
+            lines += expectations(plan, bandwidth, self.free)
+        for line in lines:
             print_line(line)
+        self.not_measured: list[str] = []  # what was refused or failed, and why
         self.results: list[dict[str, Any]] = []
         self._outcomes: dict[Cell, dict[str, Outcome]] = {}
         self._weights: tuple[tuple[str, str], Weights] | None = None
@@ -65,13 +79,26 @@ class Run:
             number = f"[{1 + self.plan.cells.index(cell)}/{len(self.plan.cells)}]"
             self.print_line(f"{number} {cell}: {', '.join(self.plan.implementations)} in turns")
             self._outcomes[cell] = self._measure(cell)
+            self.progress.reach((1 + self.plan.cells.index(cell)) / len(self.plan.cells))
+            self._note_errors(cell)
             self.print_line(
                 f"    {_rates(self._outcomes[cell])} ({time.perf_counter() - start:.0f} s)"
             )
         return self._outcomes[cell][implementation]
 
+    def _note_errors(self, cell: Cell) -> None:
+        for name, outcome in self._outcomes[cell].items():
+            if (error := outcome.error) is None:
+                continue
+            refused = isinstance(error, RefusedError)
+            what = str(error) if refused else f"{type(error).__name__}: {error}"
+            why = textwrap.shorten(what, 300, placeholder=" ...")
+            kind = "refused" if refused else "failed"
+            self.not_measured.append(f"{kind}: {name}, {cell.sampling.words}: {why}")
+
     def finish(self) -> None:
         """Complete the results, which the caller appended, with what is known only now."""
+        self.progress.close()
         self._forget_weights()
         read_buffer.cache_clear()
         for result in self.results:
@@ -98,7 +125,7 @@ class Run:
                 )
         if not measurements:
             return failed
-        take_turns([*measurements.values()], self.plan.rounds)
+        take_turns([*measurements.values()], self.plan.rounds, self.progress.advance)
         return failed | self._judge(cell, measurements, weights.judge)
 
     def _bandwidth(self, cell: Cell, passes: int) -> Bandwidth:
@@ -184,10 +211,11 @@ class Run:
 def _rates(outcomes: dict[str, Outcome]) -> str:
     """Return the decode tokens per second of each implementation, in a line."""
 
-    def rate(result: dict[str, Any] | None) -> str:
+    def rate(outcome: Outcome) -> str:
+        result = outcome.result
         if result is None:
-            return "failed"
+            return "refused" if isinstance(outcome.error, RefusedError) else "failed"
         return f"{result['decode_tokens_per_second']:.1f}" if result["valid"] else "invalid"
 
-    rates = [f"{name} {rate(outcome.result)}" for name, outcome in outcomes.items()]
+    rates = [f"{name} {rate(outcome)}" for name, outcome in outcomes.items()]
     return f"{', '.join(rates)} tokens/s"

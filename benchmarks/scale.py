@@ -30,7 +30,6 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from conformance.checkpoints.tensors import trained_like
 from gpt2ref import from_tensors
 from gpt2ref.arguments import check_sampling
 from gpt2ref.generation import sample_steps
@@ -41,6 +40,7 @@ from .measurement import synchronise_on
 from .plan import DTYPES, SEED, SIZES, random_prompts
 from .sampling import Sampling
 from .seeds import UNSEEN
+from .suite import part
 from .timing import time_generation
 from .validity import judge
 
@@ -86,9 +86,8 @@ class Replica:
     def __init__(self, workload: Workload, device: torch.device) -> None:
         config = SIZES[workload.size]
         self.workload = workload
-        self.model = from_tensors(
-            trained_like(config, SEED), config, device=device, dtype=DTYPES[workload.dtype]
-        )
+        tensors = part("checkpoints.tensors").trained_like(config, SEED)
+        self.model = from_tensors(tensors, config, device=device, dtype=DTYPES[workload.dtype])
         self.synchronise = synchronise_on(device)
         self.generated: list[tuple[int, TokenIds, TokenIds]] = []  # seed, prompts, new ids
 
@@ -286,7 +285,8 @@ def _read(
 def _parser() -> argparse.ArgumentParser:
     on_cuda = torch.cuda.is_available()
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.scale", description="Run a replica in each process, all at once."
+        prog=f"python -m {__package__}.scale",
+        description="Run a replica in each process, all at once.",
     )
     add = parser.add_argument
     add("--size", choices=SIZES, default="gpt2")

@@ -10,9 +10,6 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from conformance.pages.template import TEMPLATES as SHARED_TEMPLATES
-from conformance.pages.template import render
-
 from .charts import BarChart, HeatMap, LineChart
 from .comparison import FASTER, NO_DIFFERENCE, SLOWER, Comparison
 from .results import (
@@ -25,12 +22,14 @@ from .results import (
     varying,
 )
 from .sampling import Sampling
+from .suite import part
 from .tables import (
     Table,
     all_results,
     commits,
     compared,
     conditions,
+    how_run,
     limits,
     problems,
     slowest,
@@ -51,7 +50,7 @@ TONES = {  # how the text of a table's cell begins -> CSS class
 
 def page(results: Sequence[Result], comparison: Comparison | None = None) -> str:
     """Return the page of the results, compared with a baseline if there is one."""
-    return render(
+    text: str = part("pages.template").render(
         "speeds.html",
         TEMPLATES,
         title=TITLE,
@@ -59,6 +58,7 @@ def page(results: Sequence[Result], comparison: Comparison | None = None) -> str
         invalid=sum(not result.valid for result in results),
         unstable=sum(result.valid and result.unstable for result in results),
         problems=problems(results),
+        how_run=how_run(results),
         conditions=conditions(results),
         comparison=comparison,
         sides=[commits(side) for side in (comparison.old, comparison.new)] if comparison else [],
@@ -69,15 +69,18 @@ def page(results: Sequence[Result], comparison: Comparison | None = None) -> str
         all_results=all_results(results),
         cell_class=cell_class,
     )
+    return text
 
 
 def picture(results: Sequence[Result]) -> str:
     """Return the bar chart of the first shape at its plainest setting, as an SVG file."""
     shape, group = next(iter(by_shape(results).items()))
     chart = ShapeSection(shape, group, results).bars(default_sampling(group))
-    files = (SHARED_TEMPLATES / "base.css", TEMPLATES / "speeds.css")
+    shared = part("pages.template")
+    files = (shared.TEMPLATES / "base.css", TEMPLATES / "speeds.css")
     style = "".join(path.read_text(encoding="utf-8") for path in files)
-    return render("bar_chart.svg", TEMPLATES, chart=chart, style=style)
+    svg: str = shared.render("bar_chart.svg", TEMPLATES, chart=chart, style=style)
+    return svg
 
 
 def colours(results: Sequence[Result]) -> dict[str, int]:

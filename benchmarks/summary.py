@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from .notes import notes
 from .text_table import text_table
 from .timing import UNSTABLE
 
@@ -31,7 +32,7 @@ FIGURES: dict[str, Callable[[Fields], str]] = {
     "% limit": lambda result: f"{result['bandwidth_percent']:.0f}",
     "prefill ms": lambda result: f"{1e3 * result['prefill_seconds']:.1f}",
     "ms/token p50": lambda result: f"{result['ms_per_token']['p50']:.2f}",
-    "p95": lambda result: f"{result['ms_per_token']['p95']:.2f}",
+    "p95": lambda result: _or_dash(result["ms_per_token"]["p95"], ".2f"),
 }
 WORDS = ("size", "dtype", "implementation", "valid")
 START = ("size", "dtype", "implementation", "load s", "first call s", "peak memory MB")
@@ -39,7 +40,7 @@ START = ("size", "dtype", "implementation", "load s", "first call s", "peak memo
 
 def summary(results: Sequence[Fields]) -> list[str]:
     """Return lines: the conditions, the limit, a table of the results, what its marks mean, a table
-    of the costs of starting, and why results are invalid."""
+    of the costs of starting, how implementations were run, and why results are invalid."""
     varying = {
         name: show for name, show in AXES.items() if len({show(result) for result in results}) > 1
     }
@@ -61,6 +62,7 @@ def summary(results: Sequence[Fields]) -> list[str]:
         *(unstable if any(result["valid"] and result["unstable"] for result in results) else []),
         "",
         *_starts(results),
+        *notes(results),
         *[f"invalid: {_setting(each)}: {each['reason']}" for each in results if each["reason"]],
     ]
 

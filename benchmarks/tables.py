@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from .comparison import Comparison, Pair
+from .notes import notes
 from .results import Result, Shape, default_sampling, samplings
 from .sampling import Sampling
 
@@ -75,6 +76,7 @@ FIGURES = (
     _figure("prefill ms", "prefill_seconds", scale=1e3),
     *(_figure(f"ms/token {name}", "ms_per_token", name) for name in ("p50", "p95", "p99")),
     _figure("sampling ms", "sampling_seconds", scale=1e3),
+    _figure("messages ms", "pipe_seconds", scale=1e3),
     _figure("load s", "load_seconds"),
     _figure("first call s", "first_call_seconds"),
     _figure("peak memory MiB", "peak_memory_bytes", scale=2**-20),
@@ -231,6 +233,11 @@ def _commit(result: Result) -> str:
     identifier = result.fields.get("commit")
     modified = " (modified)" if result.fields.get("dirty") is True else ""
     return f"{identifier[:12]}{modified}" if isinstance(identifier, str) else ""
+
+
+def how_run(results: Sequence[Result]) -> list[str]:
+    """Say which implementations ran in another loop than their own."""
+    return notes([result.fields for result in results])
 
 
 def problems(results: Sequence[Result]) -> list[str]:

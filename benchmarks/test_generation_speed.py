@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
+from .implementations import RefusedError
 from .plan import Cell
 from .recorded_timer import RecordedTimer
 from .run import Run
@@ -17,6 +18,8 @@ def test_generation(benchmark: BenchmarkFixture, run: Run, cell: Cell, implement
     if reason := run.refusal(cell):
         pytest.skip(reason)
     outcome = run.outcome(cell, implementation)
+    if isinstance(outcome.error, RefusedError):
+        pytest.skip(f"{implementation} refuses: {outcome.error}")
     # pytest-benchmark ranks the tests of a group by their times, and an invalid row has no rank.
     valid = outcome.result is not None and outcome.result["valid"]
     benchmark.group = cell.size if valid else f"{cell.size}: invalid"

@@ -29,6 +29,8 @@ class Timing:
     prefill_seconds: float  # from the call to each row's first new token
     decode_seconds: tuple[float, ...]  # of each later token: feed one token a row, choose the next
     end_to_end_seconds: float  # from the call until it has returned and the device is idle
+    # New tokens and seconds of each call, if the steps were not reported (`lengths.py`).
+    call_seconds: tuple[tuple[int, float], ...] = ()
 
     @classmethod
     def from_readings(cls, start: float, tokens: Sequence[float], end: float) -> Timing:
@@ -51,7 +53,8 @@ class Timing:
         return batch * (1 + len(self.decode_seconds)) / self.end_to_end_seconds
 
     def as_dict(self) -> dict[str, Any]:
-        return asdict(self) | {"decode_seconds": list(self.decode_seconds)}
+        calls = [list(call) for call in self.call_seconds]
+        return asdict(self) | {"decode_seconds": list(self.decode_seconds), "call_seconds": calls}
 
 
 class TimingError(RuntimeError):
@@ -95,18 +98,35 @@ def time_generation(
     and TimeStampError unless each step ended later than the one before it.
     """
     readings: list[float] = []
+    start, end, rows = time_call(
+        lambda: generate(lambda: readings.append(clock())), synchronise=synchronise, clock=clock
+    )
+    check_counts(rows, batch, new_tokens, len(readings))
+    return Timing.from_readings(start, readings, end), rows
+
+
+def time_call(
+    call: Callable[[], TokenIds],
+    *,
+    synchronise: Callable[[], None],
+    clock: Callable[[], float] = time.perf_counter,
+) -> tuple[float, float, TokenIds]:
+    """Return the clock before and after a call, and what it returned."""
     synchronise()  # no earlier work may still be running
     start = clock()
-    rows = generate(lambda: readings.append(clock()))
+    rows = call()
     synchronise()  # nor may this one's
-    end = clock()
+    return start, clock(), rows
+
+
+def check_counts(rows: TokenIds, batch: int, new_tokens: int, steps: int | None = None) -> None:
+    """Raise TokenCountError for another number of rows, of tokens, or of reported steps."""
     counts = [len(row) for row in rows]
-    if counts != [new_tokens] * batch or len(readings) != new_tokens:
+    if counts != [new_tokens] * batch or steps not in (None, new_tokens):
+        reported = "" if steps is None else f" in {steps} steps"
         raise TokenCountError(
-            f"{counts} new tokens in {len(readings)} steps, "
-            f"expected {new_tokens} in each of {batch} rows"
+            f"{counts} new tokens{reported}, expected {new_tokens} in each of {batch} rows"
         )
-    return Timing.from_readings(start, readings, end), rows
 
 
 def spread(values: Sequence[float]) -> float:
@@ -122,11 +142,11 @@ def figures(timings: Sequence[Timing], batch: int) -> dict[str, Any]:
     """Return medians over the timed rounds, and percentiles over the decode steps of all rounds.
 
     Decode tokens/s excludes the time and the token of prefill. `ms_per_token` is a row's wait for
-    its next token.
+    its next token. Of steps that were not reported, only the median is known.
     """
     rates = [timing.decode_tokens_per_second(batch) for timing in timings]
     steps = [seconds for timing in timings for seconds in timing.decode_seconds]
-    percentiles = (5, 50, 95, 99)
+    reported = not any(timing.call_seconds for timing in timings)
     return {
         "decode_tokens_per_second": median(rates),
         "decode_spread": spread(rates),
@@ -136,7 +156,10 @@ def figures(timings: Sequence[Timing], batch: int) -> dict[str, Any]:
         ),
         "prefill_seconds": median(timing.prefill_seconds for timing in timings),
         "end_to_end_seconds": median(timing.end_to_end_seconds for timing in timings),
-        "ms_per_token": {f"p{p}": 1e3 * float(np.percentile(steps, p)) for p in percentiles},
+        "ms_per_token": {
+            f"p{p}": 1e3 * float(np.percentile(steps, p)) if reported or p == 50 else None
+            for p in (5, 50, 95, 99)
+        },
     }
 
 

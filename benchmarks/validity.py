@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from gpt2ref import GPT2
+from gpt2ref import EOS, GPT2
 
 from .implementations import TokenIds
 from .sampling import Sampling
@@ -53,7 +53,9 @@ def judge(
         logits = plain_logits(model, prompt, ids)
         chosen = torch.tensor(ids, device=logits.device)
         uniform = None if seed is None else _uniform(seed + row, len(ids)).to(logits.device)
-        error = ERROR_UNITS[model.dtype] * torch.finfo(model.dtype).eps * float(logits.abs().max())
+        # Without EOS, whose logit the weights make far lower (`weights.never_eos`).
+        largest = float(logits[:, :EOS].abs().max())
+        error = ERROR_UNITS[model.dtype] * torch.finfo(model.dtype).eps * largest
         right = admitted(logits, chosen, sampling, uniform, error)
         checked += len(ids)
         if not right.all():

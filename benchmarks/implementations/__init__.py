@@ -1,8 +1,8 @@
 """The implementations that are measured. All load the same checkpoint, are called in the same way,
 and compute in the same dtype on as many threads.
 
-To add one, write a class with the methods of `protocol.Implementation`, and add it to
-IMPLEMENTATIONS.
+Any other GPT-2 is given by its adapter (`adapter.py`). To add one by a name, write a class with the
+methods of `protocol.Implementation`, and add it to IMPLEMENTATIONS.
 """
 
 from __future__ import annotations
@@ -10,12 +10,13 @@ from __future__ import annotations
 from importlib import import_module
 from importlib.util import find_spec
 
-from .protocol import Implementation, TokenIds
+from .protocol import Implementation, RefusedError, TokenIds
 
 __all__ = [
     "DEFAULT",
     "IMPLEMENTATIONS",
     "Implementation",
+    "RefusedError",
     "TokenIds",
     "implementation_class",
     "missing_package",
@@ -50,5 +51,10 @@ def missing_package(name: str) -> str | None:
 
 
 def implementation_class(name: str) -> type[Implementation]:
+    """Return the class of a name, or of an adapter. Raises pytest.UsageError if there is none."""
+    if name not in IMPLEMENTATIONS:
+        from .adapter import adapter_class
+
+        return adapter_class(name)
     module, attribute = IMPLEMENTATIONS[name]
     return getattr(import_module(f".{module}", __name__), attribute)

@@ -11,9 +11,8 @@ from typing import Any
 import ctranslate2
 import torch
 
-from conformance.adapters.ctranslate2 import Converter
-
 from ..sampling import Sampling
+from ..suite import part
 from .protocol import Implementation, TokenIds
 
 
@@ -85,7 +84,8 @@ class CTranslate2(Implementation):
 
     @classmethod
     def convert(cls, checkpoint: Path, folder: Path) -> Path:
-        return Path(Converter(str(checkpoint)).convert(str(folder)))
+        converter = part("adapters.ctranslate2").Converter(str(checkpoint))
+        return Path(converter.convert(str(folder)))
 
     @classmethod
     def refusal(cls, device: torch.device, dtype: torch.dtype) -> str | None:

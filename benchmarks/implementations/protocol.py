@@ -6,14 +6,19 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
+from ..notes import OWN_LOOP
 from ..sampling import Sampling
 
 TokenIds = list[list[int]]  # of each row
+
+
+class RefusedError(Exception):
+    """An implementation says that it can't do what a cell asks. The argument is the reason."""
 
 
 class Implementation(ABC):
@@ -22,7 +27,17 @@ class Implementation(ABC):
     # Whether row r draws `random.Random(seed + r).random()` once a step and inverts the cumulative
     # distribution with it, as gpt2ref does. Then its sampled tokens can be predicted; otherwise
     # they can only be shown to be possible.
-    foretold: ClassVar[bool] = False
+    foretold: bool = False
+
+    # Whether `generate` calls `on_step`. If it does not, the decode rate comes from calls for
+    # several numbers of tokens (`lengths.py`).
+    reports_steps: bool = True
+
+    # The loop that generates, in words.
+    loop: str = OWN_LOOP
+
+    # Whether it is asked for top_k=1 where it refuses temperature 0.
+    greedy_by_top_k: bool = False
 
     # Whether, on the CPU, its weights are the checkpoint's file mapped into memory, and not a copy.
     mapped: ClassVar[bool] = False
@@ -31,6 +46,9 @@ class Implementation(ABC):
     # [batch], temperature and top_k by name -> ids [batch].
     next_token: ClassVar[Callable[..., Tensor] | None] = None
 
+    # The suite's adapter, if it is one (`adapter.py`).
+    adapter: ClassVar[Any] = None
+
     # The format that `__init__` reads the weights from, in words.
     source: ClassVar[str] = "checkpoint"
 
@@ -38,7 +56,7 @@ class Implementation(ABC):
     def __init__(self, checkpoint: Path, device: torch.device, dtype: torch.dtype) -> None:
         """Load what `convert` returned, to compute in `dtype` on `device`.
 
-        On the CPU it has to use as many threads as torch.
+        On the CPU it has to use as many threads as torch. Raises RefusedError if it can't.
         """
 
     @abstractmethod
@@ -51,10 +69,18 @@ class Implementation(ABC):
         seed: int,
         on_step: Callable[[], None],
     ) -> TokenIds:
-        """Return the new ids of each row. EOS ends nothing.
+        """Return the new ids of each row. The weights never give EOS (`weights.never_eos`).
 
-        Calls `on_step` when the ids of a step are on the host.
+        Calls `on_step` when the ids of a step are on the host, if `reports_steps`. Raises
+        RefusedError if it can't do what is asked.
         """
+
+    def pipe_seconds(self, prompts: TokenIds, max_new_tokens: int) -> float | None:  # noqa: ARG002
+        """Return what a step costs that only carries messages, or a call without `reports_steps`.
+
+        None if the implementation runs in this process.
+        """
+        return None
 
     def turn(self) -> AbstractContextManager[object]:
         """Return a context for each call of `generate`, entered and left outside the measured time.

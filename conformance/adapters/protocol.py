@@ -125,6 +125,15 @@ class Judged:
         self._vocab_size = vocab_size
         self._broken = broken or {}
 
+    @property
+    def unchecked(self) -> Implementation:
+        """The implementation itself, for calls whose time is measured."""
+        return self._implementation
+
+    @property
+    def vocab_size(self) -> int | None:
+        return self._vocab_size
+
     def logits(self, token_ids: Tensor) -> Tensor:
         with not_applicable():
             answer = self._call("logits", self._given(token_ids))

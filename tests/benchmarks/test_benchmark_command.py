@@ -84,12 +84,14 @@ def test_expectations_come_first_then_the_progress_then_the_summary(
 ) -> None:
     printed, _ = output
     marks = [
-        "read bandwidth of cpu: ",
-        "ceiling tok/s",
+        "  measured    gpt2ref, huggingface, in turns",
+        "  time        about ",
         "[1/2] tiny-",
         "[2/2] tiny-",
         " before every round: ",
         "decode tok/s",
+        "decode tokens/s: tiny, float32",
+        "\nlimit  ",
     ]
     places = [printed.find(mark) for mark in marks]
     assert -1 not in places

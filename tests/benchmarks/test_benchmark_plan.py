@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import re
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
 import benchmarks.options
-from benchmarks.implementations import IMPLEMENTATIONS
+from benchmarks.implementations import IMPLEMENTATIONS, implementation_class
+from benchmarks.implementations.adapter import FromAdapter
 from benchmarks.implementations.huggingface import HuggingFaceStatic
 from benchmarks.sampling import FULL_TEMPERATURES, FULL_TOP_KS, SHORT_TEMPERATURES, SHORT_TOP_KS
 from tests.shared.benchmark_fakes import CPU, plan
+from tests.shared.model_files import NANO
 
 
 def test_defaults_on_the_cpu_are_one_shape_and_the_short_grid() -> None:
@@ -160,3 +165,56 @@ def test_a_transformers_without_a_static_cache_is_refused(
 
 def test_every_implementation_has_a_name_of_its_own() -> None:
     assert len(set(IMPLEMENTATIONS.values())) == len(IMPLEMENTATIONS) == 7
+
+
+# Implementations that are given by their adapters.
+
+
+def test_a_command_keeps_its_commas_and_may_be_the_last_of_several() -> None:
+    program = f"command: {sys.executable} -c 'a,b' --list 1,2"
+    assert plan(implementation=[f"gpt2ref, {program}", "huggingface"]).implementations == (
+        "gpt2ref",
+        program,
+        "huggingface",
+    )
+
+
+def test_adapters_are_files_modules_and_classes(tmp_path: Path) -> None:
+    model = tmp_path / "model.py"
+    model.write_text(NANO, encoding="utf-8")
+    names = (f"{model}", f"{model}:GPT", "conformance.adapters.gpt2ref", "huggingface:load_eager")
+    asked = plan(implementation=[",".join(names)])
+    assert asked.implementations == names
+    made = [implementation_class(name) for name in names]
+    assert all(issubclass(each, FromAdapter) for each in made)
+    assert implementation_class(names[0]) is made[0], "the file is imported again"
+    with pytest.raises(ValueError, match="--bench-prompt-length=1 with 52800 rows in all"):
+        plan(implementation=[",".join(names)], prompt_length=["1"], batch=["100"], rounds="10")
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("no_such.py", "No such file or directory"),
+        ("no.such.module", "No module named 'no'"),
+        ("conformance.adapters.gpt2ref:nothing", "has no function nothing"),
+        ("command: no-such-program", "no-such-program: there is no such program"),
+        ("", "Empty module name"),
+    ],
+)
+def test_an_adapter_that_is_not_there_is_refused_by_name(name: str, why: str) -> None:
+    expected = (
+        rf"--bench-implementation={re.escape(name)}: expected gpt2ref or .*, a Python file or "
+        rf"module with a GPT-2, or 'command: program': .*{why}"
+    )
+    with pytest.raises(ValueError, match=expected):
+        plan(implementation=[name])
+
+
+def test_two_files_with_modules_of_one_name_are_refused(tmp_path: Path) -> None:
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "model.py").write_text(NANO, encoding="utf-8")
+    names = ",".join(str(tmp_path / folder / "model.py") for folder in ("a", "b"))
+    with pytest.raises(ValueError, match=r"--bench-implementation: two of .* a module 'model'"):
+        plan(implementation=[names])

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from benchmarks.comparison import compare
 from benchmarks.report import main, markdown, plain
 from benchmarks.results import GREEDY, by_shape, read, varying
-from benchmarks.tables import all_results, grid, slowest, sweep, three_digits
+from benchmarks.speeds_page import page
+from benchmarks.tables import all_results, grid, how_run, slowest, sweep, three_digits
 from tests.shared.benchmark_results import (
     HOSTILE,
     RESULTS,
@@ -137,3 +139,52 @@ def test_nothing_is_written_if_one_output_cannot_be(
     assert main([str(path), "-o", str(report), "--html", str(made)]) == 2
     assert f"{made}: can't be written: " in capsys.readouterr().err
     assert not report.exists()
+
+
+MINE: dict[str, Any] = {
+    "loop": "its own generate(), which reports no steps",
+    "measured_by": "lengths",
+    "greedy_by_top_k": True,
+    "pipe_seconds": 0.125,
+    "end_to_end_seconds": 0.5,
+}
+
+
+def test_another_loop_than_its_own_is_said_everywhere(tmp_path: Path) -> None:
+    results = read(written(tmp_path, a_result(), a_result("mine.py", **MINE)))
+    expected = [
+        "mine.py: the loop is its own generate(), which reports no steps",
+        "mine.py: it refuses temperature 0, and was asked for top-k 1 instead",
+        "mine.py: messages take up to 125.00 ms of a call, 25.0%",
+    ]
+    assert how_run(results) == expected
+    assert how_run(results[:1]) == []
+    report = markdown(results)
+    for made in (report, page(results)):
+        for line in expected:
+            assert line in made
+    table = all_results(results)
+    place = table.heading.index("messages ms")
+    assert [row[place] for row in table.rows] == ["", "125"]
+
+
+def test_a_step_of_another_program_is_compared_with_its_messages(tmp_path: Path) -> None:
+    fields: dict[str, Any] = {"pipe_seconds": 0.001, "measured_by": "steps"}
+    slow: dict[str, Any] = {
+        "ms_per_token": {"p50": 20.0},
+        "pipe_seconds": 0.0005,
+        "measured_by": "steps",
+    }
+    results = read(written(tmp_path, a_result("p", **fields), a_result("p", batch=2, **slow)))
+    assert how_run(results) == ["p: messages take up to 1.00 ms of a step, 10.0%"]
+
+
+def test_results_of_different_loops_are_not_compared(tmp_path: Path) -> None:
+    own = read(written(tmp_path, a_result()))
+    changes: list[dict[str, Any]] = [{"loop": "another"}, {"measured_by": "lengths"}]
+    for change in changes:
+        compared = compare(read(written(tmp_path, a_result(**change))), own)
+        assert not compared.pairs
+        assert [why for _, why in compared.unmatched] == ["run in another loop in the baseline"]
+    same: dict[str, Any] = {"loop": "its own", "measured_by": "steps"}
+    assert compare(read(written(tmp_path, a_result(**same))), own).pairs

@@ -1,7 +1,9 @@
 """The wheel and the sdist work in an environment that has only their declared requirements."""
 
 import importlib.metadata
+import json
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -17,6 +19,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import gpt2ref
+from tests.shared.model_files import NANO
 
 ROOT = Path(__file__).parents[2]
 VERSION = gpt2ref.__version__
@@ -115,6 +118,12 @@ def environment(folder: Path, wheel: Path, *extras: str) -> Path:
     programs = folder / ("Scripts" if os.name == "nt" else "bin")
     # As a module: environments that uv makes have no program named pip.
     run(programs / "python", "-m", "pip", "install", "-q", "--no-deps", "--no-index", wheel)
+    add_requirements(folder, *extras)
+    return programs
+
+
+def add_requirements(folder: Path, *extras: str) -> None:
+    """Link what the project requires, with these extras, into an environment."""
     (packages,) = folder.glob("**/site-packages")
     met: dict[str, importlib.metadata.Distribution] = {}
     collect_requirements("gpt2ref", frozenset(extras), met)
@@ -122,7 +131,6 @@ def environment(folder: Path, wheel: Path, *extras: str) -> Path:
         for path in files_of(distribution):
             if not (packages / path.name).exists() and not path.name.startswith("gpt2ref"):
                 (packages / path.name).symlink_to(path)
-    return programs
 
 
 @pytest.fixture(scope="module")
@@ -148,23 +156,25 @@ def alone(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return environment(tmp_path_factory.mktemp("alone") / "venv", wheel_in(built))
 
 
-def test_the_wheel_contains_the_reference_and_the_suite_alone(built: Path) -> None:
+def test_the_wheel_contains_the_reference_the_suite_and_the_benchmarks(built: Path) -> None:
     names = zipfile.ZipFile(wheel_in(built)).namelist()
     assert {name.split("/")[0] for name in names} == {
         "gpt2ref",
         "gpt2ref_conformance",
+        "gpt2ref_benchmarks",
         f"gpt2ref-{VERSION}.dist-info",
     }
-    of_the_tree = {
-        f"gpt2ref_conformance/{path.relative_to(ROOT / 'conformance')}" for path in suite_files()
-    }
-    assert {name for name in names if name.startswith("gpt2ref_conformance/")} == of_the_tree
+    for folder in ("conformance", "benchmarks"):
+        of_the_tree = {
+            f"gpt2ref_{folder}/{path.relative_to(ROOT / folder)}" for path in files_in(folder)
+        }
+        assert {name for name in names if name.startswith(f"gpt2ref_{folder}/")} == of_the_tree
 
 
-def suite_files() -> Iterator[Path]:
+def files_in(folder: str) -> Iterator[Path]:
     return (
         path
-        for path in (ROOT / "conformance").rglob("*")
+        for path in (ROOT / folder).rglob("*")
         if path.is_file() and path.parent.name != "__pycache__"
     )
 
@@ -204,9 +214,10 @@ def test_the_reference_alone_generates_text(alone: Path, outside: Path) -> None:
     )
 
 
-def test_the_suite_names_the_missing_extra(alone: Path, outside: Path) -> None:
-    done = run(alone / "gpt2-conformance", "my_gpt2.py", cwd=outside, status=4)
-    assert done.stderr.endswith("pip install 'gpt2ref[conformance]'\n")
+@pytest.mark.parametrize("extra", ["conformance", "benchmark"])
+def test_the_programs_name_the_missing_extra(extra: str, alone: Path, outside: Path) -> None:
+    done = run(alone / f"gpt2-{extra}", "my_gpt2.py", cwd=outside, status=4)
+    assert done.stderr.endswith(f"pip install 'gpt2ref[{extra}]'\n")
     assert "Traceback" not in done.stderr
 
 
@@ -269,3 +280,31 @@ def test_the_other_programs_show_the_installed_name(with_suite: Path, outside: P
     assert (
         "reads gelu-erf" in run(with_suite / "gpt2-conformance", *one, cwd=outside, status=1).stdout
     )
+
+
+def test_one_command_measures_a_file_with_a_gpt2(with_suite: Path, tmp_path: Path) -> None:
+    """In a folder without any other file. The tests above ran without this extra."""
+    add_requirements(with_suite.parent, "benchmark")
+    (tmp_path / "model.py").write_text(NANO, encoding="utf-8")
+    (command,) = re.findall(
+        r"^gpt2-benchmark (.*)$", (ROOT / "README.md").read_text(encoding="utf-8"), re.M
+    )
+    assert command == "model.py --json out.json --html report.html"
+    small = ("--size", "tiny", "--new-tokens", "16", "--rounds", "1")
+    setting = ("--temperature", "1", "--top-k", "none")
+    done = run(with_suite / "gpt2-benchmark", *command.split(), *small, *setting, cwd=tmp_path)
+    assert "recognised  GPT of model.py: built with GPTConfig(" in done.stdout
+    assert "NO" not in done.stdout.split()
+    rows = json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))["benchmarks"]
+    measured = {row["extra_info"]["implementation"]: row["extra_info"] for row in rows}
+    assert list(measured) == ["model.py", "gpt2ref", "huggingface"]
+    assert all(row["valid"] for row in measured.values())
+    assert [row["measured_by"] for row in measured.values()] == ["lengths", "steps", "steps"]
+    assert measured["model.py"]["commit"] is None
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "model.py: the loop is its own generate()" in page
+    assert sorted(path.name for path in tmp_path.iterdir() if path.is_file()) == [
+        "model.py",
+        "out.json",
+        "report.html",
+    ]

@@ -50,6 +50,7 @@ MODULES += [
     for path in sorted((ROOT / "conformance/studies").glob("[a-z]*.py"))
 ]
 HELPS = [Job("pytest", ["conformance/", "benchmarks/", "--help"], {}, [])]
+HELPS += [Job("gpt2-benchmark", ["--help"], {}, [])]
 HELPS += [Job("module", [module, "--help"], {}, []) for module in MODULES]
 FAIL = [
     "pytest conformance/ --implementation no_such.py",

@@ -19,8 +19,9 @@ import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -30,7 +31,7 @@ from tests.shared.tox_environments import environments
 
 _PROGRAMS = (
     r"(?:PYTHONPATH=\S+ )?(?:\.venv/bin/)?"
-    r"(?:pytest|python3?|gpt2-conformance|torchrun|tox|sphinx-build|pip) "
+    r"(?:pytest|python3?|gpt2-conformance|gpt2-benchmark|torchrun|tox|sphinx-build|pip) "
 )
 
 
@@ -86,6 +87,9 @@ def job(command: Command) -> Job | None:
         program, *rest = rest[1:]
     if program in ("pytest", "gpt2-conformance"):
         return Job(program, _collecting(rest), environment, [])
+    if program == "gpt2-benchmark":  # test_distribution.py runs that of the README
+        named = [word for word in rest if word.startswith("-")]
+        return Job(program, [*rest, "--help"], environment, named)
     if program in ("torchrun", "cc"):
         return Job(program, rest, environment, [])
     if program in ("python", "python3") and rest[:1] == ["-m"] and rest[1:2] != ["venv"]:
@@ -123,9 +127,11 @@ def _collecting(rest: list[str]) -> list[str]:
 
 
 def _installed(names: str) -> str:
-    """Return the implementations whose packages are installed."""
+    """Return the implementations whose packages are installed. A command stays as it is."""
     from benchmarks.implementations import missing_package
 
+    if names.startswith("command:"):
+        return names
     return ",".join(name for name in names.split(",") if not missing_package(name))
 
 
@@ -249,9 +255,9 @@ def perform(how: str, words: list[str], environment: dict[str, str]) -> int:
     try:
         if how == "pytest":
             return int(pytest.main(words))
-        if how == "gpt2-conformance":
+        if how in ("gpt2-conformance", "gpt2-benchmark"):
             (script,) = importlib.metadata.entry_points(group="console_scripts", name=how)
-            return int(script.load()(words))
+            return _status(lambda: script.load()(words))
         if how == "torchrun":
             from torch.distributed.run import parse_args
 
@@ -263,14 +269,20 @@ def perform(how: str, words: list[str], environment: dict[str, str]) -> int:
                 subprocess.run(["cc", *words], check=False).returncode if shutil.which("cc") else 0
             )
         sys.argv = words
-        try:
-            runpy.run_module(words[0], run_name="__main__", alter_sys=True)
-        except SystemExit as end:
-            return int(end.code or 0)
-        return 0
+        return _status(
+            lambda: runpy.run_module(words[0], run_name="__main__", alter_sys=True) and 0
+        )
     finally:
         for place in places:
             sys.path.remove(place)
+
+
+def _status(program: Callable[[], Any]) -> int:
+    """Return the exit status that a program returns, or ends with."""
+    try:
+        return int(program() or 0)
+    except SystemExit as end:
+        return int(end.code or 0)
 
 
 def perform_all() -> None:
