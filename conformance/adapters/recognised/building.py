@@ -14,8 +14,9 @@ from typing import Any
 
 from torch import nn
 
-from .fields import holds_a_shape, value_of, values_of
+from .fields import SHAPE, holds_a_shape, value_of, values_of
 from .layout import wrapped
+from .source import UNKNOWN
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class Building:
 
     def build(self, module: ModuleType, c: Any) -> nn.Module:
         """Build the model. Raises what the model raises."""
-        names: dict[str, Any] = {**vars(module), "c": c, "source": module}
+        names: dict[str, Any] = {**vars(module), "c": c, "source": module, "device": "cpu"}
         exec("\n".join(("from types import SimpleNamespace", *self.lines)), names)
         return names["model"]
 
@@ -152,6 +153,9 @@ def _without_arguments(module: ModuleType, kind: type[nn.Module]) -> Iterator[Bu
         if isinstance(value, (int, float)) and not name.startswith("__")
     }
     values = values_of(constants)
+    for name, value in values_of(sorted(vars(module).get(UNKNOWN, ()))).items():
+        if value in SHAPE and value not in values.values():
+            values[name] = value
     made = f"model = {kind.__name__}()"
     if holds_a_shape(values):
         line = _call("vars(source).update", values)
@@ -179,7 +183,7 @@ class _Record:
                 self.unknown.append(name)
             raise AttributeError(name)
         self.asked[name] = None
-        return eval(value, {"c": self.shape})
+        return eval(value, {"c": self.shape, "device": "cpu"})
 
     def __getitem__(self, name: str) -> Any:
         self.as_mapping = True

@@ -1,0 +1,167 @@
+"""A GPT-2 whose parameters, or whose files, are arranged otherwise than in the published ones."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from conformance.adapters.recognised.recognise import NotRecognisedError
+from conformance.adapters.recognised.written import Found
+from tests.shared.head_files import EINSUM, LISTS
+from tests.shared.model_files import NANO, encoder
+from tests.shared.recognising import TOKEN_IDS, check_right, found_in, loaded, write_tiny
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return write_tiny(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture
+def found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Found]:
+    """Writes a file, and returns what is recognised in it."""
+    monkeypatch.setattr(sys, "path", [*sys.path])
+
+    def look(text: str, name: str = "load", file: str = "model.py") -> Found:
+        return found_in(tmp_path / file, text, name)
+
+    return look
+
+
+# Where the parameters are.
+
+IN_OUT = "self.W_in, self.b_in = empty(cfg.d_model, cfg.d_mlp)"
+OUT_IN = "self.W_out, self.b_out = empty(cfg.d_mlp, cfg.d_model)"
+TURNED = {
+    "into = cfg.n_heads, cfg.d_model, cfg.d_head": "into = cfg.n_heads, cfg.d_head, cfg.d_model",
+    "bpd,ndh->bpnh": "bpd,nhd->bpnh",
+    IN_OUT: IN_OUT.replace("d_model, cfg.d_mlp", "d_mlp, cfg.d_model"),
+    OUT_IN: OUT_IN.replace("d_mlp, cfg.d_model", "d_model, cfg.d_mlp"),
+    "self.W_in +": "self.W_in.mT +",
+    "self.W_out +": "self.W_out.mT +",
+}
+
+
+def turned(text: str) -> str:
+    """Return the file with the matrices of the heads and of the MLP stored the other way round."""
+    for one, other in TURNED.items():
+        assert one in text
+        text = text.replace(one, other)
+    return text
+
+
+PLACES = {
+    "a module for each head": LISTS.replace("BIAS", "True"),
+    "a dimension for the heads": EINSUM,
+    "such a dimension, [out, in]": turned(EINSUM),
+    "a bias of the head": encoder(more="self.head.bias = nn.Parameter(torch.ones(vocab))"),
+    "the layers in one list with the embeddings": encoder(
+        more="self.all = nn.Sequential(self.token_embedding, *self.layers); del self.layers"
+    ).replace("in self.layers:", "in self.all[1:]:"),
+}
+
+
+@pytest.mark.parametrize("text", PLACES.values(), ids=PLACES)
+def test_parameters_are_found(text: str, found: Callable[..., Found], checkpoint: str) -> None:
+    check_right(loaded(found(text), checkpoint), checkpoint)
+
+
+def test_a_model_that_lacks_a_bias_is_judged_without_it(
+    found: Callable[..., Found], checkpoint: str
+) -> None:
+    model = found(LISTS.replace("BIAS", "False"))
+    assert "no place for h.#.attn.c_attn.bias, logits" in model.said
+    logits = loaded(model, checkpoint).logits(TOKEN_IDS)
+    truth = loaded(found(LISTS.replace("BIAS", "True")), checkpoint)
+    for block in truth.model.blocks:
+        for head in block.sa.heads:
+            for part in (head.query, head.key, head.value):
+                part.bias.data.zero_()
+    torch.testing.assert_close(logits, truth.logits(TOKEN_IDS))
+
+
+def test_a_model_that_lacks_its_last_norm_is_judged_without_it(
+    found: Callable[..., Found], checkpoint: str
+) -> None:
+    model = found(encoder(more="self.norm = nn.Identity()"))
+    assert model.fit.missing == ["ln_f.weight", "ln_f.bias"]
+    assert loaded(model, checkpoint).logits(TOKEN_IDS).isfinite().all()
+
+
+def test_a_whole_gpt2_is_preferred_to_one_that_lacks_its_last_norm(
+    found: Callable[..., Found],
+) -> None:
+    assert found(encoder(more="self.norm = nn.Identity()") + EINSUM).kind == "Transformer"
+
+
+# Where the files are.
+
+LAYERS, MODEL = NANO.split("@dataclass\n")
+MODEL = (
+    "import torch\nfrom dataclasses import dataclass\nfrom torch import nn\n"
+    "from torch.nn import functional as F\nIMPORT\n\n@dataclass\n" + MODEL
+)
+
+
+@pytest.mark.parametrize(
+    ("imports", "file"),
+    [
+        ("from src.models.layers import Block", "src/models/gpt.py"),
+        ("from models.layers import Block", "src/models/gpt.py"),
+        ("from layers import Block", "src/models/gpt.py"),
+        ("from .layers import Block", "src/models/gpt.py"),
+        ("from .layers import *", "src/models/gpt.py"),
+        ("from ..models.layers import Block", "src/models/gpt.py"),
+    ],
+)
+def test_the_imports_of_a_file_are_found_in_its_project(
+    imports: str, file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, checkpoint: str
+) -> None:
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    for name in [name for name in sys.modules if name.partition(".")[0] in ("src", "models")]:
+        monkeypatch.delitem(sys.modules, name)
+    path = tmp_path / "my-gpt" / file
+    path.parent.mkdir(parents=True)
+    path.with_name("layers.py").write_text(LAYERS, encoding="utf-8")
+    text = MODEL.replace("IMPORT", imports)
+    check_right(loaded(found_in(path, text), checkpoint), checkpoint)
+
+
+def test_a_folder_of_another_name_than_a_package_can_have(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, checkpoint: str
+) -> None:
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    path = tmp_path / "my-gpt" / "gpt_of_a_folder.py"
+    path.parent.mkdir()
+    path.with_name("__init__.py").write_text("", encoding="utf-8")
+    check_right(loaded(found_in(path, NANO), checkpoint), checkpoint)
+
+
+def test_a_package_that_is_missing_is_named(found: Callable[..., Found]) -> None:
+    text = "from surely_not_installed import gelu\n" + NANO.replace("F.gelu(", "gelu(")
+    with pytest.raises(NotRecognisedError, match="left out: No module named 'surely_not_inst"):
+        found(text)
+
+
+# How they are built.
+
+FIELDS = {
+    "of the tokens and the device": "eos_token_id, pad_idx, device",
+    "of the mask": "is_causal, bidirectional",
+    "of the MLP": "ff_mult",
+}
+
+
+@pytest.mark.parametrize("fields", FIELDS.values(), ids=FIELDS)
+def test_fields_that_are_no_sizes_are_known(
+    fields: str, found: Callable[..., Found], checkpoint: str
+) -> None:
+    model = encoder(
+        ARGUMENTS=f"self, words, seq_len, dims, layers, heads, {fields}",
+        SIZES="words, seq_len, dims, layers, heads",
+    )
+    check_right(loaded(found(model), checkpoint), checkpoint)
