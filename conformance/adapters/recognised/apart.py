@@ -62,7 +62,10 @@ def two_of_an_mlp(module: nn.Module, shape: GPT2Config) -> bool | None:
 
     The one that goes in is that of W_in, and the one that goes out is that of W_out.
     """
-    sizes = {(shape.n_embd, shape.mlp_width): False, (shape.mlp_width, shape.n_embd): True}
+    sizes: dict[tuple[int, ...], bool] = {
+        (shape.n_embd, shape.mlp_width): False,
+        (shape.mlp_width, shape.n_embd): True,
+    }
     own = {n: p for n, p in module.named_parameters(recurse=False) if tuple(p.shape) in sizes}
     for first, second in (tuple(own), tuple(own)[::-1]) if len(own) == 2 else ():
         plain = first.replace("weight", ""), second.replace("weight", "")
