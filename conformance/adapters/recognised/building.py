@@ -136,9 +136,11 @@ def _with_a_made_up_config(kind: type[nn.Module], refused: list[str]) -> Iterato
     values = values_of(record.asked)
     if record.as_mapping:
         pairs = [f'"{name}": {value}' for name, value in values.items()]
-        lines = (wrapped("config = {", pairs, "}"),)
+        lines = [wrapped("config = {", pairs, "}")]
+        lines += [f'config["{name}"] = config' for name in record.nested]
     else:
-        lines = (_call("config = SimpleNamespace", values),)
+        lines = [_call("config = SimpleNamespace", values)]
+        lines += [f"config.{name} = config" for name in record.nested]
     kinds = "a dictionary" if record.as_mapping else "an object"
     yield Building(
         (*lines, f"model = {kind.__name__}(config)"), (kind.__name__,), _said(kinds, values)
@@ -167,6 +169,10 @@ def _without_arguments(module: ModuleType, kind: type[nn.Module]) -> Iterator[Bu
 SMALL = {"vocab_size": 50257, "n_positions": 23, "n_embd": 20, "n_layer": 3, "n_head": 5}
 
 
+# Fields that hold the fields of a model's shape, in a config of more than the model.
+_NESTED = ("model", "gpt", "transformer", "architecture", "network", "model_config")
+
+
 @dataclass
 class _Record:
     """Answers `config.field` and `config["field"]` by the field's name."""
@@ -174,10 +180,14 @@ class _Record:
     shape: Any
     asked: dict[str, None] = field(default_factory=dict)
     unknown: list[str] = field(default_factory=list)
+    nested: dict[str, None] = field(default_factory=dict)
     as_mapping: bool = False
 
     def __getattr__(self, name: str) -> Any:
         value = value_of(name)
+        if name in _NESTED:
+            self.nested[name] = None
+            return self
         if value is None or name.startswith("__"):
             if not name.startswith("__"):
                 self.unknown.append(name)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -71,7 +70,8 @@ def fill(
     tensor is zeros. `lacks`: the tensors for which the model has no parameter. Raises ValueError
     for a tensor that is missing, left over, or of another shape.
     """
-    n_head = json.loads((Path(checkpoint) / "config.json").read_text(encoding="utf-8"))["n_head"]
+    fields = json.loads((Path(checkpoint) / "config.json").read_text(encoding="utf-8"))
+    config = GPT2Config.from_dict(fields)
     stored = load_file(Path(checkpoint) / "model.safetensors")
     file = {name.removeprefix("transformer."): tensor for name, tensor in stored.items()}
     file = {name: tensor for name, tensor in file.items() if not name.endswith(_LEFT_OUT)}
@@ -79,7 +79,7 @@ def fill(
     used: set[str] = set()
     targets = dict(model.named_parameters(remove_duplicate=False))
     for pattern, origin in parameters.items():
-        for number, layer, head in _numbers(pattern, targets, n_head):
+        for number, layer, head in _numbers(pattern, targets, config.n_head):
             name = pattern.replace("#", str(number)).replace("*", str(head))
             tensor, *turns = origin.replace("#", str(layer)).split()
             if tensor == "0":
@@ -88,10 +88,14 @@ def fill(
             if tensor not in file:
                 raise ValueError(f"{checkpoint}: no tensor {tensor}")
             used.add(tensor)
-            turned = _turned(file[tensor], turns, n_head, rows=".c_proj." in tensor)
+            turned = _turned(file[tensor], turns, config.n_head, rows=".c_proj." in tensor)
             state[name] = _in_front(turned[head] if "*" in pattern else turned, targets.get(name))
-    lacked = {re.sub(r"\bh\.\d+\.", "h.#.", name): name for name in file.keys() - used}
-    if others := sorted(name for pattern, name in lacked.items() if pattern not in lacks):
+    expected = _shapes(lacks, config)
+    for name, shape in expected.items():
+        if name not in file or file[name].shape != shape:
+            found = list(file[name].shape) if name in file else "no tensor"
+            raise ValueError(f"{checkpoint}: {name}: expected {list(shape)}, found {found}")
+    if others := sorted(file.keys() - used - expected.keys()):
         raise ValueError(f"{checkpoint}: tensors without a place in the model: {', '.join(others)}")
     if unfilled := sorted(targets.keys() - state.keys()):
         raise ValueError(f"parameters that get no tensor: {', '.join(unfilled)}")
@@ -99,6 +103,18 @@ def fill(
         model.load_state_dict(state, strict=False)  # its buffers are its own
     except RuntimeError as error:  # of another shape
         raise ValueError(f"{checkpoint}: {error}") from error
+
+
+def _shapes(patterns: Collection[str], config: GPT2Config) -> dict[str, tuple[int, ...]]:
+    """Return the vectors of GPT-2's file for which patterns stand, with their shapes."""
+    widths = {"c_attn.bias": 3 * config.n_embd, "c_fc.bias": config.mlp_width}
+    return {
+        pattern.replace("#", str(layer)): (
+            next((width for end, width in widths.items() if pattern.endswith(end)), config.n_embd),
+        )
+        for pattern in patterns
+        for layer in range(config.n_layer)
+    }
 
 
 def _numbers(

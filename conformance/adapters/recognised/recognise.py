@@ -28,7 +28,7 @@ from .filling import handing_over
 from .generation import Generation, candidates, tried
 from .outputs import NoLogitsError, find_logits
 from .source import LEFT_OUT, Source, definitions, find_source, imported
-from .tensors import Fit, fit
+from .tensors import ZERO, Fit, fit
 from .written import Found, misfits, text
 
 SHAPE = GPT2Config(
@@ -175,8 +175,9 @@ def _recognised(source: Source, module: ModuleType, kinds: list[str], script: bo
                 whole.append(replace(found, logits=logits, any_shape=not attempt.building.built_in))
             except NoLogitsError as error:
                 reasons[kind] = str(error)
-        if not any(origin.tensor == "wte.weight" for origin in attempt.fit.origins.values()):
-            reasons.setdefault(kind, "it has no place for wte.weight")
+        tensors = {origin.tensor for origin in attempt.fit.origins.values()} - {ZERO}
+        if "wte.weight" not in tensors or len(tensors) == 1:  # it is a part of a model
+            reasons.setdefault(kind, "it has no place for most of GPT-2's tensors")
         elif nearest is None or len(attempt.fit.origins) > len(nearest.fit.origins):
             nearest = attempt
     whole = [found for found in whole if found.fit.whole] or whole
