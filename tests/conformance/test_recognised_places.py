@@ -11,9 +11,10 @@ import torch
 
 from conformance.adapters.recognised.recognise import NotRecognisedError
 from conformance.adapters.recognised.written import Found
+from conformance.checkpoints.tensors import trained_like, write_checkpoint
 from tests.shared.head_files import EINSUM, LISTS
 from tests.shared.model_files import NANO, encoder
-from tests.shared.recognising import TOKEN_IDS, check_right, found_in, loaded, write_tiny
+from tests.shared.recognising import TINY, TOKEN_IDS, check_right, found_in, loaded, write_tiny
 
 
 @pytest.fixture(scope="module")
@@ -82,6 +83,35 @@ def test_a_model_that_lacks_a_bias_is_judged_without_it(
             for part in (head.query, head.key, head.value):
                 part.bias.data.zero_()
     torch.testing.assert_close(logits, truth.logits(TOKEN_IDS))
+
+
+@pytest.mark.parametrize("width", [None, 1])
+def test_what_a_model_lacks_must_be_in_the_file(
+    width: int | None, found: Callable[..., Found], tmp_path: Path
+) -> None:
+    tensors = trained_like(TINY, seed=1)
+    bias = tensors.pop("h.1.attn.c_attn.bias")
+    if width is not None:
+        tensors["h.1.attn.c_attn.bias"] = bias[:width].clone()
+    path = str(write_checkpoint(tmp_path / "other", TINY, tensors))
+    what = "no tensor" if width is None else r"\[1\]"
+    with pytest.raises(ValueError, match=rf"c_attn\.bias: expected \[72\], found {what}"):
+        loaded(found(LISTS.replace("BIAS", "False")), path)
+
+
+def test_a_module_that_resizes_what_it_gets_does_not_get_another_shape(
+    found: Callable[..., Found], tmp_path: Path
+) -> None:
+    own = (
+        "class Positions(nn.Embedding):\n"
+        "    def _load_from_state_dict(self, state, prefix, *rest):\n"
+        "        state[prefix + 'weight'] = state[prefix + 'weight'].expand_as(self.weight)\n"
+        "        super()._load_from_state_dict(state, prefix, *rest)\n"
+    )
+    model = found(encoder(before=own, more="self.positions = Positions(positions, width)"))
+    tensors = trained_like(TINY, seed=1) | {"wpe.weight": torch.ones(1, 24)}
+    with pytest.raises(ValueError, match=r"positions\.weight gets \[1, 24\]"):
+        loaded(model, str(write_checkpoint(tmp_path / "other", TINY, tensors)))
 
 
 def test_a_model_that_lacks_its_last_norm_is_judged_without_it(

@@ -99,10 +99,11 @@ def fill(
         raise ValueError(f"{checkpoint}: tensors without a place in the model: {', '.join(others)}")
     if unfilled := sorted(targets.keys() - state.keys()):
         raise ValueError(f"parameters that get no tensor: {', '.join(unfilled)}")
-    try:
-        model.load_state_dict(state, strict=False)  # its buffers are its own
-    except RuntimeError as error:  # of another shape
-        raise ValueError(f"{checkpoint}: {error}") from error
+    for name, tensor in state.items():  # a module's own way to load may resize what it gets
+        if tensor.shape != targets[name].shape:
+            shapes = f"{list(tensor.shape)}, where the model has {list(targets[name].shape)}"
+            raise ValueError(f"{checkpoint}: {name} gets {shapes}")
+    model.load_state_dict(state, strict=False)  # its buffers are its own
 
 
 def _shapes(patterns: Collection[str], config: GPT2Config) -> dict[str, tuple[int, ...]]:
