@@ -99,9 +99,9 @@ def fill(
         raise ValueError(f"{checkpoint}: tensors without a place in the model: {', '.join(others)}")
     if unfilled := sorted(targets.keys() - state.keys()):
         raise ValueError(f"parameters that get no tensor: {', '.join(unfilled)}")
-    for name, tensor in state.items():  # a module's own way to load may resize what it gets
-        if tensor.shape != targets[name].shape:
-            shapes = f"{list(tensor.shape)}, where the model has {list(targets[name].shape)}"
+    for name, filling in state.items():  # a module's own way to load may resize what it gets
+        if filling.shape != targets[name].shape:
+            shapes = f"{list(filling.shape)}, where the model has {list(targets[name].shape)}"
             raise ValueError(f"{checkpoint}: {name} gets {shapes}")
     model.load_state_dict(state, strict=False)  # its buffers are its own
 
