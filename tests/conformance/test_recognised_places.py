@@ -195,3 +195,46 @@ def test_fields_that_are_no_sizes_are_known(
         SIZES="words, seq_len, dims, layers, heads",
     )
     check_right(loaded(found(model), checkpoint), checkpoint)
+
+
+SIZES = {"vocab_size": 65, "block_size": 256, "n_embd": 384, "n_layer": 6, "n_head": 6}
+CONFIGS = {
+    "a class": ("class CFG:\n    " + "; ".join(f"{k} = {v}" for k, v in SIZES.items()), "CFG.{}"),
+    "an object": (
+        f"from types import SimpleNamespace\nconfig = SimpleNamespace(**{SIZES})",
+        "config.{}",
+    ),
+    "a dictionary": (f"CONFIG = {SIZES}", 'CONFIG["{}"]'),
+}
+
+
+@pytest.mark.parametrize(("config", "field"), CONFIGS.values(), ids=CONFIGS)
+@pytest.mark.parametrize("argument", ["", ", vocab_size"])
+def test_a_config_that_the_class_finds_itself(
+    argument: str, config: str, field: str, found: Callable[..., Found], checkpoint: str
+) -> None:
+    sizes = [field.format(name) for name in SIZES if name != argument[2:]]
+    model = found(
+        encoder(
+            before=config,
+            ARGUMENTS=f"self{argument}",
+            SIZES=", ".join([argument[2:], *sizes] if argument else sizes),
+        )
+    )
+    check_right(loaded(model, checkpoint), checkpoint)
+
+
+def test_constants_of_several_files_are_set_in_each(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, checkpoint: str
+) -> None:
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    first, _, rest = LISTS.replace("BIAS", "True").partition("class Attention")
+    imports, _, head = first.partition("class Head")
+    for name in ("sizes_of_files", "head_of_files"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    constants = "; ".join(f"{name} = {value}" for name, value in SIZES.items())
+    (tmp_path / "sizes_of_files.py").write_text(constants, encoding="utf-8")
+    start = imports.partition("block_size,")[0] + "from sizes_of_files import *\n"
+    (tmp_path / "head_of_files.py").write_text(f"{start}class Head{head}", encoding="utf-8")
+    text = f"{start}from head_of_files import Head\nclass Attention{rest}"
+    check_right(loaded(found_in(tmp_path / "model_of_files.py", text), checkpoint), checkpoint)

@@ -82,12 +82,14 @@ def _imports(found: Found) -> list[str]:
     if not found.any_shape:
         calls += ["published_name"]
     calls += ["definitions"] if found.script else []
+    built = "\n".join(found.building.lines) if found.building else ""
+    calls += ["set_fields"] if "set_fields(" in built else []
     names = list(found.building.names) if found.building else [found.kind]
     if found.generation and found.generation.function:
         names.append(found.generation.function)
     names = list(dict.fromkeys(names))
     lines = ["import sys", "from types import SimpleNamespace", "", "import torch", ""]
-    if not (found.building and any("SimpleNamespace" in line for line in found.building.lines)):
+    if "SimpleNamespace" not in built:
         lines.remove("from types import SimpleNamespace")
     lines += [f"from {package}.adapters.recognised import {', '.join(sorted(calls))}", ""]
     if found.script:
@@ -98,7 +100,7 @@ def _imports(found: Found) -> list[str]:
         ]
         return [*lines, *(f"{name} = source.{name}" for name in names)]
     lines += [wrapped("sys.path[:0] = [", [f'"{each}"' for each in found.source.folders], "]")]
-    if found.building and any("vars(source)" in line for line in found.building.lines):
+    if "set_fields(" in built:
         lines += [f"import {found.source.name} as source"]
     return [*lines, f"from {found.source.name} import {', '.join(names)}"]
 
