@@ -111,7 +111,7 @@ def _parameters(fit: Fit) -> list[str]:
     origins = sorted(fit.origins.items(), key=lambda item: order.index(item[1].tensor))
     lines = [
         "# The model's parameters, and GPT-2's tensor for each. # is the layer, T is transposed,",
-        "# and q, k or v is a third of the columns.",
+        "# q, k or v is a third of the columns, and heads gives the heads a dimension in front.",
         "PARAMETERS = {",
         *(f'    "{name}": "{_origin(origin)}",' for name, origin in origins),
         *(f'    # "{name}": {why}' for name, why in fit.homeless.items()),
