@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -195,6 +196,28 @@ def test_fields_that_are_no_sizes_are_known(
         SIZES="words, seq_len, dims, layers, heads",
     )
     check_right(loaded(found(model), checkpoint), checkpoint)
+
+
+def test_a_notebook_is_read_and_not_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, checkpoint: str
+) -> None:
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    sources = [
+        "# A title",
+        "%load_ext autoreload\n!pip install torch\n" + NANO.partition("class Block")[0],
+        "%%bash\nls -l | wc",
+        "class Block" + NANO.partition("class Block")[2],
+        "def load(name):\n    return open(name)",
+        "model = GPT(GPTConfig())\nraise SystemExit",
+    ]
+    kinds = ["markdown", *["code"] * (len(sources) - 1)]
+    cells = [
+        {"cell_type": kind, "source": source.splitlines(keepends=True)}
+        for kind, source in zip(kinds, sources, strict=True)
+    ]
+    model = found_in(tmp_path / "my.ipynb", json.dumps({"cells": cells}))
+    assert "judging GPT of my.ipynb (its definitions alone): built with GPTConfig" in model.said
+    check_right(loaded(model, checkpoint), checkpoint)
 
 
 SIZES = {"vocab_size": 65, "block_size": 256, "n_embd": 384, "n_layer": 6, "n_head": 6}

@@ -27,7 +27,7 @@ from .building import SMALL, Building, ways
 from .filling import handing_over
 from .generation import Generation, candidates, tried
 from .outputs import NoLogitsError, find_logits
-from .source import LEFT_OUT, Source, definitions, find_source, imported
+from .source import LEFT_OUT, NOTEBOOK, Source, definitions, find_source, imported
 from .tensors import ZERO, Fit, fit
 from .written import Found, misfits, text
 
@@ -78,7 +78,8 @@ def recognise(place: str, name: str) -> Found | None:
     if bound is None:
         return None
     kind, _, loading = name.partition(".")
-    if kind not in bound if kind != "load" else kind in bound:
+    is_adapter = "load" in bound and source.path.suffix != NOTEBOOK
+    if kind not in bound if kind != "load" else is_adapter:
         return None
     if kind != "load" and not loading and not source.class_with_forward(kind):
         return None

@@ -9,6 +9,7 @@ import __future__
 
 import ast
 import importlib
+import json
 import sys
 import threading
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ from types import ModuleType
 
 from .project import project_folders, relative_levels
 
+NOTEBOOK = ".ipynb"
 LEFT_OUT = "__left_out__"  # of a script's module: the errors of what could not be defined
 UNKNOWN = "__unknown__"  # of a script's module: the names whose values only a run gives
 PATIENCE = 20.0  # seconds of an import, after which a line says what takes so long
@@ -32,7 +34,7 @@ _RUNS = (ast.For, ast.While, ast.With, ast.AsyncFor, ast.AsyncWith)
 
 @dataclass(frozen=True)
 class Source:
-    """A Python file: the name under which it is imported, and the folder that must be found."""
+    """A Python file or a notebook: the name of its module, and the folder that must be found."""
 
     path: Path
     name: str
@@ -48,6 +50,8 @@ class Source:
     @property
     def trains(self) -> bool:
         """Return whether an import would do more than define, such as call a function."""
+        if self.path.suffix == NOTEBOOK:
+            return True
         own = {node.name for node in self.tree.body if isinstance(node, ast.ClassDef | _FUNCTION)}
         return any(_runs(node, own) for node in _statements(self.tree.body))
 
@@ -76,8 +80,8 @@ class Source:
 
 
 def find_source(place: str) -> Source | None:
-    """Return the source of a Python file or a module; None if it has none that can be read."""
-    if place.endswith(".py"):
+    """Return the source of a file or a module; None if it has none that can be read."""
+    if place.endswith((".py", NOTEBOOK)):
         path = Path(place).resolve()
         return _read(path, *_name_and_folder(path))
     try:
@@ -97,6 +101,8 @@ def _name_and_folder(path: Path) -> tuple[str, Path]:
     A folder that relative imports need is a package also without an `__init__.py`.
     """
     folder, names = path.parent, [path.stem]
+    if path.suffix == NOTEBOOK:
+        return f"{path.stem}{NOTEBOOK}", folder  # the name of no other module
     with suppress(OSError, SyntaxError, ValueError):
         levels = relative_levels(ast.parse(path.read_bytes()))
         while folder.name.isidentifier() and (
@@ -108,9 +114,22 @@ def _name_and_folder(path: Path) -> tuple[str, Path]:
 
 def _read(path: Path, name: str, folder: Path) -> Source | None:
     try:
-        return Source(path, name, folder, ast.parse(path.read_bytes()))
-    except (OSError, SyntaxError, ValueError):
+        tree = _of_cells(path) if path.suffix == NOTEBOOK else ast.parse(path.read_bytes())
+    except (OSError, SyntaxError, ValueError, KeyError):
         return None
+    return Source(path, name, folder, tree)
+
+
+def _of_cells(path: Path) -> ast.Module:
+    """Return the statements of a notebook's cells. A cell that is no Python is left out."""
+    tree = ast.Module([], [])
+    for cell in json.loads(path.read_bytes())["cells"]:
+        lines = "".join(cell["source"]).splitlines()
+        plain = ["" if line.startswith(("%", "!")) else line for line in lines]
+        if cell["cell_type"] == "code":
+            with suppress(SyntaxError):
+                tree.body += ast.parse("\n".join(plain)).body
+    return tree
 
 
 def _add_to_path(source: Source) -> None:
