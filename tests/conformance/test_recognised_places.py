@@ -220,6 +220,15 @@ def test_a_notebook_is_read_and_not_run(
     check_right(loaded(model, checkpoint), checkpoint)
 
 
+def test_a_bias_of_any_name_is_switched_on(found: Callable[..., Found]) -> None:
+    model = encoder(
+        ARGUMENTS="self, words, seq_len, dims, layers, heads, add_attn_bias=False, no_bias=True",
+        SIZES="words, seq_len, dims, layers, heads",
+        MORE="assert add_attn_bias and not no_bias",
+    )
+    assert found(model).fit.whole
+
+
 SIZES = {"vocab_size": 65, "block_size": 256, "n_embd": 384, "n_layer": 6, "n_head": 6}
 CONFIGS = {
     "a class": ("class CFG:\n    " + "; ".join(f"{k} = {v}" for k, v in SIZES.items()), "CFG.{}"),

@@ -18,9 +18,10 @@ _RULES = {
     r"(is)?causal": "True",
     r"(eos|bos|endoftext)(token)?(id|idx|index)": "50256",
     r"pad(ding|token)?(id|idx|index)": "-1",  # no token is padding
-    r"(mlp|ffn?|fc|forward|feedforward|expansion|hidden)(mul|mult|multiplier|ratio|factor|expansion|rate)"
+    r"(mlp|ffn?|fc|forward|feedforward|expansion|hidden)(mul|mult|multiplier|ratio|factor|expansion)"
     r"|expansion": "4",
-    r"(use)?(qkv|attn|attention|linear|mlp|proj|head)?bias": "True",
+    r"(no|without|disable)\w*bias(es)?": "False",
+    r"\w*bias(es)?": "True",  # one that GPT-2 does not have is filled with zeros
     r"(n|d|num|padded)?vocab(ulary)?(size|len)?(orconfigjsonfile)?|words": "c.vocab_size",
     r"(max|n|num)?(block|context|ctx|seq|sequence|pos|position|positions)"
     r"(emb|embed|embedding|embeddings)?(size|len|length|window)?": "c.n_positions",
