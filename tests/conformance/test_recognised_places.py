@@ -61,6 +61,10 @@ PLACES = {
     "a dimension for the heads": EINSUM,
     "such a dimension, [out, in]": turned(EINSUM),
     "a bias of the head": encoder(more="self.head.bias = nn.Parameter(torch.ones(vocab))"),
+    "a spare block, and a spare norm in each layer": encoder(
+        more="self.block = layer(); [setattr(each, 'norm3', nn.LayerNorm(width)) for each in "
+        "self.layers]"
+    ),
     "the layers in one list with the embeddings": encoder(
         more="self.all = nn.Sequential(self.token_embedding, *self.layers); del self.layers"
     ).replace("in self.layers:", "in self.all[1:]:"),

@@ -26,9 +26,9 @@ from ...checkpoints.tensors import Tensors, blank, write_checkpoint, write_spars
 from .building import SMALL, Building, ways
 from .filling import handing_over
 from .generation import Generation, candidates, tried
-from .outputs import NoLogitsError, find_logits
+from .outputs import NoLogitsError, find_logits, unused_parameters
 from .source import LEFT_OUT, NOTEBOOK, Source, definitions, find_source, imported
-from .tensors import ZERO, Fit, fit
+from .tensors import ZERO, Fit, fit, fit_without
 from .written import Found, misfits, text
 
 SHAPE = GPT2Config(
@@ -226,6 +226,9 @@ def _fitted(module: ModuleType, kind: str) -> tuple[_Tried | None, str]:
             with torch.device("meta" if shape is not SHAPE else "cpu"):
                 model = building.build(module, c)
             found = fit(model, shape)
+            if found.homeless and shape is SHAPE and (unused := unused_parameters(model.eval())):
+                found = fit_without(model, shape, unused)
+                model = building.build(module, c)
         except Exception as error:
             refused.append(f"built with {building.said}: {type(error).__name__}: {error}")
             continue

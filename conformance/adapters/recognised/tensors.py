@@ -104,6 +104,21 @@ def fit(model: nn.Module, shape: GPT2Config) -> Fit:
     return found
 
 
+def fit_without(model: nn.Module, shape: GPT2Config, unused: list[str]) -> Fit:
+    """Fit a model without these parameters, which are taken out of it, and fill them with zeros."""
+    for name in unused:
+        path, _, own = name.rpartition(".")
+        model.get_submodule(path).register_parameter(own, None)
+    found = fit(model, shape)
+    for name in unused:
+        parts = name.split(".")
+        number = next((i for i, part in enumerate(parts[:-2]) if part.isdigit()), None)
+        if number is not None:
+            parts[number] = "#"
+        found.origins[".".join(parts)] = Origin(ZERO)
+    return found
+
+
 def _own(module: nn.Module) -> dict[str, Tensor]:
     return dict(module.named_parameters(recurse=False, remove_duplicate=False))
 
