@@ -128,7 +128,7 @@ class Adapter:
             built_in = f"{__package__}.{place}" if place in BUILT_IN else place
             self.imported = import_adapter(built_in, lambda: self._recognised(place, name))
         except (ImportError, OSError) as error:
-            expected = f"expected {', '.join(BUILT_IN)}, a Python file or a module"
+            expected = f"expected {', '.join(BUILT_IN)}, a Python file, a notebook or a module"
             raise self._unusable(f"{error}; {expected}") from error
         except NotRecognisedError as error:
             raise self._unusable(str(error)) from error

@@ -198,16 +198,16 @@ def test_projections_that_no_name_tells_apart_are_refused(found: Callable[..., F
 def test_what_a_gpt2_does_not_have_and_what_a_model_lacks_is_named(
     found: Callable[..., Found],
 ) -> None:
-    text = NANO.replace("config.vocab_size, bias=False", "config.vocab_size").replace(
+    text = NANO.replace(
         "self.c_fc = nn.Linear(config.n_embd, 4 * config.n_embd, bias=config.bias)",
-        "self.c_fc = nn.Linear(config.n_embd, 4 * config.n_embd, bias=False)",
+        "self.c_fc = nn.Linear(config.n_embd, 5 * config.n_embd, bias=False)",
     )
     with pytest.raises(NotRecognisedError) as caught:
         found(text)
-    assert "its GPT is not recognised as a GPT-2: lm_head.bias (of shape [50257]" in str(
-        caught.value
-    )
-    assert "no parameter was found for h.#.mlp.c_fc.bias. --write-adapter" in str(caught.value)
+    why = str(caught.value)
+    named = "transformer.h.#.mlp.c_fc.weight (goes from 20 to 100)"
+    assert f"its GPT is not recognised as a GPT-2: {named}; no parameter" in why
+    assert "no parameter was found for h.#.mlp.c_fc.weight, h.#.mlp.c_fc.bias. --write-" in why
 
 
 @pytest.mark.parametrize("name", ["wte.weight", "h.1.ln_1.bias"])
@@ -228,7 +228,9 @@ def test_a_tensor_too_much_and_one_of_another_shape_are_refused(
     with pytest.raises(ValueError, match=r"without a place in the model: h\.2\.ln_1\.weight"):
         loaded(result, str(write_checkpoint(tmp_path / "more", TINY, more)))
     other = tensors | {"wpe.weight": torch.ones(1, 24)}
-    with pytest.raises(ValueError, match="size mismatch"):
+    with pytest.raises(
+        ValueError, match=r"wpe\.weight gets \[1, 24\], where the model has \[13, 24\]"
+    ):
         loaded(result, str(write_checkpoint(tmp_path / "other", TINY, other)))
 
 

@@ -241,11 +241,11 @@ def test_a_model_may_have_the_name_of_the_adapters_class(
 
 def test_an_adapter_of_what_does_not_fit_says_what_is_to_be_done(tmp_path: Path) -> None:
     model, path = tmp_path / "model.py", tmp_path / "my_adapter.py"
-    model.write_text(NANO.replace("config.vocab_size, bias=False", "config.vocab_size"))
+    model.write_text(NANO.replace("4 * config", "5 * config"), encoding="utf-8")
     said = write(f"--implementation={model}", f"--write-adapter={path}")
     assert "It is not complete, because model.py has no load(), and its GPT is not" in said
     written = path.read_text(encoding="utf-8")
-    assert '    # "lm_head.bias": of shape [50257] has no like in GPT-2\n' in written
+    assert '    # "transformer.h.#.mlp.c_fc.weight": goes from 20 to 100\n' in written
     assert '"lm_head.weight": "wte.weight",' in written
     compile(written, str(path), "exec")
 

@@ -5,7 +5,8 @@ the file of `--write-adapter` gives the same verdict as no adapter at all. Such 
 functions.
 """
 
+from .constants import set_fields
 from .filling import fill, handing_over, published_name, read_config
 from .source import definitions
 
-__all__ = ["definitions", "fill", "handing_over", "published_name", "read_config"]
+__all__ = ["definitions", "fill", "handing_over", "published_name", "read_config", "set_fields"]

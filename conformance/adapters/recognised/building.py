@@ -14,8 +14,10 @@ from typing import Any
 
 from torch import nn
 
-from .fields import holds_a_shape, value_of, values_of
+from .constants import configs_of, constants_of, set_fields
+from .fields import SHAPE, holds_a_shape, value_of, values_of
 from .layout import wrapped
+from .source import UNKNOWN
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,8 @@ class Building:
 
     def build(self, module: ModuleType, c: Any) -> nn.Module:
         """Build the model. Raises what the model raises."""
-        names: dict[str, Any] = {**vars(module), "c": c, "source": module}
+        names = {**vars(module), "set_fields": set_fields, "source": module}
+        names |= {"c": c, "device": "cpu"}
         exec("\n".join(("from types import SimpleNamespace", *self.lines)), names)
         return names["model"]
 
@@ -54,8 +57,7 @@ def ways(module: ModuleType, kind: type[nn.Module], refused: list[str]) -> Itera
     if first is not None and len(needed) <= 1 and needed in ([], [first]):
         yield from _with_a_config(module, kind, by_keyword[0])
         yield from _with_a_made_up_config(kind, refused)
-    if not needed:
-        yield from _without_arguments(module, kind)
+    yield from _with_constants(module, kind, needed)
 
 
 def _with_a_config(
@@ -135,32 +137,50 @@ def _with_a_made_up_config(kind: type[nn.Module], refused: list[str]) -> Iterato
     values = values_of(record.asked)
     if record.as_mapping:
         pairs = [f'"{name}": {value}' for name, value in values.items()]
-        lines = (wrapped("config = {", pairs, "}"),)
+        lines = [wrapped("config = {", pairs, "}")]
+        lines += [f'config["{name}"] = config' for name in record.nested]
     else:
-        lines = (_call("config = SimpleNamespace", values),)
+        lines = [_call("config = SimpleNamespace", values)]
+        lines += [f"config.{name} = config" for name in record.nested]
     kinds = "a dictionary" if record.as_mapping else "an object"
     yield Building(
         (*lines, f"model = {kind.__name__}(config)"), (kind.__name__,), _said(kinds, values)
     )
 
 
-def _without_arguments(module: ModuleType, kind: type[nn.Module]) -> Iterator[Building]:
-    """Set the constants of the module that hold a shape; else the shape is built in."""
-    constants = {
-        name: value
-        for name, value in vars(module).items()
-        if isinstance(value, (int, float)) and not name.startswith("__")
-    }
-    values = values_of(constants)
-    made = f"model = {kind.__name__}()"
-    if holds_a_shape(values):
-        line = _call("vars(source).update", values)
-        yield Building((line, made), (kind.__name__,), _said("the module's constants", values))
-    yield Building((made,), (kind.__name__,), "its built-in shape", built_in=True)
+def _with_constants(
+    module: ModuleType, kind: type[nn.Module], needed: list[str]
+) -> Iterator[Building]:
+    """Set the constants, or the fields of a config of the module, that hold a shape.
+
+    If there are none, and the model needs no arguments, its shape is built in.
+    """
+    arguments = values_of(needed)
+    if len(arguments) < len(needed):
+        return
+    made = _call(f"model = {kind.__name__}", arguments)
+    values = values_of(constants_of(module))
+    for name, value in values_of(sorted(vars(module).get(UNKNOWN, ()))).items():
+        if value in SHAPE and value not in values.values():
+            values[name] = value
+    if holds_a_shape(values | arguments):
+        said = _said("the module's constants", values)
+        yield Building((_call("set_fields", values, "source"), made), (kind.__name__,), said)
+    for name, fields in configs_of(module):
+        values = values_of(fields)
+        if holds_a_shape(values | arguments):
+            line = _call("set_fields", values, f"source.{name}")
+            yield Building((line, made), (kind.__name__,), _said(f"the module's {name}", values))
+    if not needed:
+        yield Building((made,), (kind.__name__,), "its built-in shape", built_in=True)
 
 
 # All sizes differ, so that a tensor's shape tells what it is. The vocabulary is GPT-2's, with EOS.
 SMALL = {"vocab_size": 50257, "n_positions": 23, "n_embd": 20, "n_layer": 3, "n_head": 5}
+
+
+# Fields that hold the fields of a model's shape, in a config of more than the model.
+_NESTED = ("model", "gpt", "transformer", "architecture", "network", "model_config")
 
 
 @dataclass
@@ -170,16 +190,20 @@ class _Record:
     shape: Any
     asked: dict[str, None] = field(default_factory=dict)
     unknown: list[str] = field(default_factory=list)
+    nested: dict[str, None] = field(default_factory=dict)
     as_mapping: bool = False
 
     def __getattr__(self, name: str) -> Any:
         value = value_of(name)
+        if name in _NESTED:
+            self.nested[name] = None
+            return self
         if value is None or name.startswith("__"):
             if not name.startswith("__"):
                 self.unknown.append(name)
             raise AttributeError(name)
         self.asked[name] = None
-        return eval(value, {"c": self.shape})
+        return eval(value, {"c": self.shape, "device": "cpu"})
 
     def __getitem__(self, name: str) -> Any:
         self.as_mapping = True
@@ -193,8 +217,9 @@ class _Record:
         return default if value_of(name) is None else getattr(self, name)
 
 
-def _call(function: str, values: Mapping[str, str]) -> str:
-    return wrapped(f"{function}(", [f"{name}={value}" for name, value in values.items()], ")")
+def _call(function: str, values: Mapping[str, str], *first: str) -> str:
+    named = [f"{name}={value}" for name, value in values.items()]
+    return wrapped(f"{function}(", [*first, *named], ")")
 
 
 def _said(maker: str, values: Mapping[str, str]) -> str:

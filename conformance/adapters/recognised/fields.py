@@ -13,18 +13,27 @@ _INNER = "c.n_inner or 4 * c.n_embd"
 # The first rule that fits the whole name holds.
 _RULES = {
     r"\w*drop\w*": "0.0",
-    r"(use)?(qkv|attn|attention|linear|mlp|proj|head)?bias": "True",
-    r"(n|num|padded)?vocab(ulary)?(size)?(orconfigjsonfile)?": "c.vocab_size",
+    r"device": "device",
+    r"(is)?bidirectional": "False",
+    r"(is)?causal": "True",
+    r"(eos|bos|endoftext)(token)?(id|idx|index)": "50256",
+    r"pad(ding|token)?(id|idx|index)": "-1",  # no token is padding
+    r"(mlp|ffn?|fc|forward|feedforward|expansion|hidden)(mul|mult|multiplier|ratio|factor|expansion)"
+    r"|expansion": "4",
+    r"(no|without|disable)\w*bias(es)?": "False",
+    r"\w*bias(es)?": "True",  # one that GPT-2 does not have is filled with zeros
+    r"(n|d|num|padded)?vocab(ulary)?(size|len)?(orconfigjsonfile)?|words": "c.vocab_size",
     r"(max|n|num)?(block|context|ctx|seq|sequence|pos|position|positions)"
     r"(emb|embed|embedding|embeddings)?(size|len|length|window)?": "c.n_positions",
     r"maxlen(gth)?": "c.n_positions",
-    r"(n|num)?(hidden|transformer|decoder|trf)?(layer|layers|block|blocks)|depth": "c.n_layer",
+    r"(n|num)?(hidden|transformer|decoder|trf)?(layer|layers|block|blocks)|depth"
+    r"|(n|num)decoders?": "c.n_layer",
     r"(n|num)?(attention|attn|query)?heads?": "c.n_head",
     r"(n|num)?(kv|keyvalue|querygroup)(heads?|s)": "c.n_head",
     r"(d|dim)?head(dim|size|width)?|dhead": "c.n_embd // c.n_head",
     r"d?(ff|ffn|mlp|inner|feedforward|intermediate|hidden)(dim|width)|dff|dmlp|dinner|ninner"
     r"|intermediatesize|dimfeedforward|ffnsize|mlpsize|mlphidden(size|dim)?": _INNER,
-    r"(n|d|dim)?(tok|token)?(embd|emb|embed|embeds|embedding|model|hidden)(dim|size|width)?|dim|width"
+    r"(n|d|dim)?(tok|token)?(embd|emb|embed|embeds|embedding|model|hidden)(dim|size|width)?|dims?|width"
     r"|nhidden": "c.n_embd",
     r"(layernorm|ln|norm)?(eps|epsilon)": "c.layer_norm_epsilon",
     r"(tie|tied|weighttying|sharew|shareembedd)\w*": "True",

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+import torch
 import transformers
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -55,13 +56,22 @@ def published_name(checkpoint: str) -> str:
     raise NotImplementedError("the model knows the published shapes alone")
 
 
-def fill(model: nn.Module, checkpoint: str, parameters: Mapping[str, str]) -> None:
+def fill(
+    model: nn.Module,
+    checkpoint: str,
+    parameters: Mapping[str, str],
+    lacks: Collection[str] = (),
+) -> None:
     """Copy a checkpoint's tensors into a model's parameters.
 
-    `parameters`: a parameter's name, and the tensor of GPT-2's file for it; `#` is the layer. After
-    the tensor's name, `q`, `k` or `v` takes a third of its columns, and `T` transposes it. Raises
-    ValueError for a tensor that is missing, left over, or of another shape.
+    `parameters`: a parameter's name, and the tensor of GPT-2's file for it; `#` is the layer, and
+    `*` the head. After the tensor's name, `q`, `k` or `v` takes a third of its columns, `heads`
+    gives the heads a dimension of their own, in front, and `T` transposes it. `0` in place of a
+    tensor is zeros. `lacks`: the tensors for which the model has no parameter. Raises ValueError
+    for a tensor that is missing, left over, or of another shape.
     """
+    fields = json.loads((Path(checkpoint) / "config.json").read_text(encoding="utf-8"))
+    config = GPT2Config.from_dict(fields)
     stored = load_file(Path(checkpoint) / "model.safetensors")
     file = {name.removeprefix("transformer."): tensor for name, tensor in stored.items()}
     file = {name: tensor for name, tensor in file.items() if not name.endswith(_LEFT_OUT)}
@@ -69,32 +79,58 @@ def fill(model: nn.Module, checkpoint: str, parameters: Mapping[str, str]) -> No
     used: set[str] = set()
     targets = dict(model.named_parameters(remove_duplicate=False))
     for pattern, origin in parameters.items():
-        pattern_layers = _layers_of(pattern, targets) if "#" in pattern else [0]
-        for layer in pattern_layers:
-            name, (tensor, *turns) = pattern.replace("#", str(layer)), origin.split()
-            tensor = tensor.replace("#", str(layer))
+        for number, layer, head in _numbers(pattern, targets, config.n_head):
+            name = pattern.replace("#", str(number)).replace("*", str(head))
+            tensor, *turns = origin.replace("#", str(layer)).split()
+            if tensor == "0":
+                state[name] = torch.zeros_like(targets[name])
+                continue
             if tensor not in file:
                 raise ValueError(f"{checkpoint}: no tensor {tensor}")
             used.add(tensor)
-            state[name] = _in_front(_turned(file[tensor], turns), targets.get(name))
-    if others := sorted(file.keys() - used):
+            turned = _turned(file[tensor], turns, config.n_head, rows=".c_proj." in tensor)
+            state[name] = _in_front(turned[head] if "*" in pattern else turned, targets.get(name))
+    expected = _shapes(lacks, config)
+    for name, shape in expected.items():
+        if name not in file or file[name].shape != shape:
+            found = list(file[name].shape) if name in file else "no tensor"
+            raise ValueError(f"{checkpoint}: {name}: expected {list(shape)}, found {found}")
+    if others := sorted(file.keys() - used - expected.keys()):
         raise ValueError(f"{checkpoint}: tensors without a place in the model: {', '.join(others)}")
     if unfilled := sorted(targets.keys() - state.keys()):
         raise ValueError(f"parameters that get no tensor: {', '.join(unfilled)}")
-    try:
-        model.load_state_dict(state, strict=False)  # its buffers are its own
-    except RuntimeError as error:  # of another shape
-        raise ValueError(f"{checkpoint}: {error}") from error
+    for name, filling in state.items():  # a module's own way to load may resize what it gets
+        if filling.shape != targets[name].shape:
+            shapes = f"{list(filling.shape)}, where the model has {list(targets[name].shape)}"
+            raise ValueError(f"{checkpoint}: {name} gets {shapes}")
+    model.load_state_dict(state, strict=False)  # its buffers are its own
 
 
-def _layers_of(pattern: str, targets: Mapping[str, Tensor]) -> list[int]:
-    start, end = pattern.split("#")
+def _shapes(patterns: Collection[str], config: GPT2Config) -> dict[str, tuple[int, ...]]:
+    """Return the vectors of GPT-2's file for which patterns stand, with their shapes."""
+    widths = {"c_attn.bias": 3 * config.n_embd, "c_fc.bias": config.mlp_width}
+    return {
+        pattern.replace("#", str(layer)): (
+            next((width for end, width in widths.items() if pattern.endswith(end)), config.n_embd),
+        )
+        for pattern in patterns
+        for layer in range(config.n_layer)
+    }
+
+
+def _numbers(
+    pattern: str, targets: Mapping[str, Tensor], n_head: int
+) -> Iterator[tuple[int, int, int]]:
+    """Yield for what a pattern stands: a number in the model, the layer that it is, and a head."""
+    start, _, end = pattern.replace("*", "0").partition("#")
     found = (
         name.removeprefix(start).removesuffix(end)
         for name in targets
         if name.startswith(start) and name.endswith(end)
     )
-    return sorted(int(number) for number in found if number.isdigit())
+    numbers = sorted(int(number) for number in found if number.isdigit())
+    for layer, number in enumerate(numbers if "#" in pattern else [0]):
+        yield from ((number, layer, head) for head in range(n_head if "*" in pattern else 1))
 
 
 def _in_front(tensor: Tensor, target: Tensor | None) -> Tensor:
@@ -105,11 +141,19 @@ def _in_front(tensor: Tensor, target: Tensor | None) -> Tensor:
     return tensor
 
 
-def _turned(tensor: Tensor, turns: list[str]) -> Tensor:
+def _turned(tensor: Tensor, turns: list[str], n_head: int, *, rows: bool) -> Tensor:
+    """Take the part of a tensor, and turn it. `rows`: the heads are in its rows."""
     for turn in turns:
-        if turn not in ("q", "k", "v", "T"):
-            raise ValueError(f"{turn!r} after a tensor's name: expected q, k, v or T")
-        tensor = tensor.t() if turn == "T" else tensor.chunk(3, -1)["qkv".index(turn)]
+        if turn in ("q", "k", "v"):
+            tensor = tensor.chunk(3, -1)["qkv".index(turn)]
+        elif turn == "heads" and rows:
+            tensor = tensor.unflatten(0, (n_head, -1))
+        elif turn == "heads":
+            tensor = tensor.unflatten(-1, (n_head, -1)).movedim(-2, 0)
+        elif turn == "T":
+            tensor = tensor.mT
+        else:
+            raise ValueError(f"{turn!r} after a tensor's name: expected q, k, v, heads or T")
     return tensor
 
 

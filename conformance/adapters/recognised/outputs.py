@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,6 +54,21 @@ def find_logits(model: nn.Module, vocab_size: int) -> Logits:
         f"called with token ids of shape [2, 5] it returns {'; '.join(returned)}, and none of it "
         f"is the logits of all positions, [2, 5, {vocab_size}]"
     )
+
+
+def unused_parameters(model: nn.Module) -> list[str]:
+    """Return the names of the parameters on which no answer depends, such as a spare copy's.
+
+    None are named if the model can't be asked, or if its answers have no gradients.
+    """
+    token_ids = torch.tensor([[1, 2, 3, 4, 5]])
+    for arguments, _ in _calls(model):
+        with suppress(Exception), torch.enable_grad():
+            answer = eval(f"model(token_ids{arguments})", {"model": model, "token_ids": token_ids})
+            torch.stack([tensor.sum() for _, tensor in _tensors(answer)]).sum().backward()
+    named = dict(model.named_parameters(remove_duplicate=False))
+    unused = [name for name, parameter in named.items() if parameter.grad is None]
+    return unused if len(unused) < len(named) else []
 
 
 def _calls(model: nn.Module) -> Iterator[tuple[str, str]]:

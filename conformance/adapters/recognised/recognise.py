@@ -26,9 +26,9 @@ from ...checkpoints.tensors import Tensors, blank, write_checkpoint, write_spars
 from .building import SMALL, Building, ways
 from .filling import handing_over
 from .generation import Generation, candidates, tried
-from .outputs import NoLogitsError, find_logits
-from .source import LEFT_OUT, Source, definitions, find_source, imported
-from .tensors import Fit, fit
+from .outputs import NoLogitsError, find_logits, unused_parameters
+from .source import LEFT_OUT, NOTEBOOK, Source, definitions, find_source, imported
+from .tensors import ZERO, Fit, fit, fit_without
 from .written import Found, misfits, text
 
 SHAPE = GPT2Config(
@@ -69,11 +69,17 @@ def recognise(place: str, name: str) -> Found | None:
     `name` is `load`, a class, or `Class.from_pretrained`. Raises NotRecognisedError.
     """
     source = find_source(place)
-    bound = source.names() if source else None
-    if source is None or bound is None:
+    if source is None:
+        return None
+    bound = source.names()
+    if bound is None:  # a name may come from a module that it imports as a whole
+        with suppress(NotRecognisedError), redirect_stdout(io.StringIO()):
+            bound = {*vars(_module(source)[0])}
+    if bound is None:
         return None
     kind, _, loading = name.partition(".")
-    if kind not in bound if kind != "load" else kind in bound:
+    is_adapter = "load" in bound and source.path.suffix != NOTEBOOK
+    if kind not in bound if kind != "load" else is_adapter:
         return None
     if kind != "load" and not loading and not source.class_with_forward(kind):
         return None
@@ -125,13 +131,16 @@ def load_of(found: Found) -> ModuleType:
 
 def _module(source: Source) -> tuple[ModuleType, bool]:
     """Import a source, or run its definitions alone if it trains or a package is not installed."""
+    missing = []
     try:
         if not source.trains:
             try:
                 return imported(source), False
-            except ModuleNotFoundError:
-                pass
-        return definitions(str(source.path)), True
+            except ModuleNotFoundError as error:
+                missing = [str(error)]
+        module = definitions(str(source.path))
+        vars(module)[LEFT_OUT][:0] = missing
+        return module, True
     except (Exception, SystemExit) as error:
         raise NotRecognisedError(f"importing {source.path.name} raised {_raised(error)}") from error
 
@@ -167,32 +176,42 @@ def _recognised(source: Source, module: ModuleType, kinds: list[str], script: bo
                 whole.append(replace(found, logits=logits, any_shape=not attempt.building.built_in))
             except NoLogitsError as error:
                 reasons[kind] = str(error)
-        if nearest is None or len(attempt.fit.origins) > len(nearest.fit.origins):
+        tensors = {origin.tensor for origin in attempt.fit.origins.values()} - {ZERO}
+        if "wte.weight" not in tensors or len(tensors) == 1:  # it is a part of a model
+            reasons.setdefault(kind, "it has no place for most of GPT-2's tensors")
+        elif nearest is None or len(attempt.fit.origins) > len(nearest.fit.origins):
             nearest = attempt
+    whole = [found for found in whole if found.fit.whole] or whole
     if len(whole) == 1:
         return _with_generation(whole[0], module)
     if whole:
         names = " and ".join(found.kind for found in whole)
         example = f"{source.path.name}:{whole[0].kind}"
         raise NotRecognisedError(f"{names} of {source.path.name} are GPT-2s: name one, {example}")
-    raise _nothing(source, script, nearest, reasons)
+    raise _nothing(source, script, nearest, reasons, vars(module).get(LEFT_OUT, []))
 
 
 def _nothing(
-    source: Source, script: bool, nearest: _Tried | None, reasons: dict[str, str]
+    source: Source,
+    script: bool,
+    nearest: _Tried | None,
+    reasons: dict[str, str],
+    left_out: list[str],
 ) -> NotRecognisedError:
     """Say how the class that comes nearest to a GPT-2 is none."""
     file = source.path.name
-    if nearest is None or not nearest.fit.origins:
+    missing = dict.fromkeys(each for each in left_out if each.startswith("No module named"))
+    without = f"; left out: {', '.join(missing)}" if missing else ""
+    if nearest is None:
         why = "; ".join(f"{kind}: {reason}" for kind, reason in list(reasons.items())[-3:])
         return NotRecognisedError(
-            f"{file} has no load(), and no GPT-2 is recognised in it ({why}). {HELP}"
+            f"{file} has no load(), and no GPT-2 is recognised in it ({why}{without}). {HELP}"
         )
     found = Found(source, nearest.kind, None, script, nearest.building, nearest.fit)
-    what = misfits(found) or reasons.get(nearest.kind, "")
+    what = reasons.get(nearest.kind, "") if found.fit else misfits(found)
     return NotRecognisedError(
-        f"{file} has no load(), and its {nearest.kind} is not recognised as a GPT-2: {what}. "
-        f"{HELP}",
+        f"{file} has no load(), and its {nearest.kind} is not recognised as a GPT-2: "
+        f"{what}{without}. {HELP}",
         found,
     )
 
@@ -207,6 +226,9 @@ def _fitted(module: ModuleType, kind: str) -> tuple[_Tried | None, str]:
             with torch.device("meta" if shape is not SHAPE else "cpu"):
                 model = building.build(module, c)
             found = fit(model, shape)
+            if found.homeless and shape is SHAPE and (unused := unused_parameters(model.eval())):
+                found = fit_without(model, shape, unused)
+                model = building.build(module, c)
         except Exception as error:
             refused.append(f"built with {building.said}: {type(error).__name__}: {error}")
             continue
@@ -214,7 +236,7 @@ def _fitted(module: ModuleType, kind: str) -> tuple[_Tried | None, str]:
             best.fit.homeless
         ):
             best = _Tried(kind, building, found, model, shape)
-        if found:
+        if found.whole:
             break
     if best and best.fit and best.shape is not SHAPE:
         best = replace(best, model=best.building.build(module, None))

@@ -9,16 +9,22 @@ import __future__
 
 import ast
 import importlib
+import json
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import cached_property
 from importlib.util import find_spec, module_from_spec, spec_from_loader
 from pathlib import Path
 from types import ModuleType
 
+from .project import project_folders, relative_levels
+
+NOTEBOOK = ".ipynb"
 LEFT_OUT = "__left_out__"  # of a script's module: the errors of what could not be defined
+UNKNOWN = "__unknown__"  # of a script's module: the names whose values only a run gives
 PATIENCE = 20.0  # seconds of an import, after which a line says what takes so long
 _BLOCKS = (ast.If, ast.Try)
 _ASSIGNMENT = ast.Assign | ast.AnnAssign
@@ -28,16 +34,24 @@ _RUNS = (ast.For, ast.While, ast.With, ast.AsyncFor, ast.AsyncWith)
 
 @dataclass(frozen=True)
 class Source:
-    """A Python file: the name under which it is imported, and the folder that must be found."""
+    """A Python file or a notebook: the name of its module, and the folder that must be found."""
 
     path: Path
     name: str
     folder: Path
     tree: ast.Module
 
+    @cached_property
+    def folders(self) -> list[str]:
+        """Return what sys.path needs: the folder, and others in which its imports are found."""
+        others = project_folders(self.path, self.tree)
+        return [str(each) for each in dict.fromkeys((self.folder, *others))]
+
     @property
     def trains(self) -> bool:
         """Return whether an import would do more than define, such as call a function."""
+        if self.path.suffix == NOTEBOOK:
+            return True
         own = {node.name for node in self.tree.body if isinstance(node, ast.ClassDef | _FUNCTION)}
         return any(_runs(node, own) for node in _statements(self.tree.body))
 
@@ -66,33 +80,65 @@ class Source:
 
 
 def find_source(place: str) -> Source | None:
-    """Return the source of a Python file or a module; None if it has none that can be read."""
-    if place.endswith(".py"):
+    """Return the source of a file or a module; None if it has none that can be read."""
+    if place.endswith((".py", NOTEBOOK)):
         path = Path(place).resolve()
-        folder, names = path.parent, [path.stem]
-        while (folder / "__init__.py").exists():
-            folder, names = folder.parent, [folder.name, *names]
-        name = ".".join(names)
-    else:
-        try:
-            spec = find_spec(place)
-        except Exception:  # of a package above the module, which the import will raise again
-            return None
-        if spec is None or not (spec.origin or "").endswith(".py"):
-            return None
-        path, name = Path(spec.origin or ""), place
-        is_package = path.name == "__init__.py"
-        folder = path.parents[place.count(".") + is_package]
+        return _read(path, *_name_and_folder(path))
     try:
-        return Source(path, name, folder, ast.parse(path.read_bytes()))
-    except (OSError, SyntaxError, ValueError):
+        spec = find_spec(place)
+    except Exception:  # of a package above the module, which the import will raise again
         return None
+    if spec is None or not (spec.origin or "").endswith(".py"):
+        return None
+    path = Path(spec.origin or "")
+    is_package = path.name == "__init__.py"
+    return _read(path, place, path.parents[place.count(".") + is_package])
+
+
+def _name_and_folder(path: Path) -> tuple[str, Path]:
+    """Return the name of a file, with the packages in which it is, and the folder that has them.
+
+    A folder that relative imports need is a package also without an `__init__.py`.
+    """
+    folder, names = path.parent, [path.stem]
+    if path.suffix == NOTEBOOK:
+        return f"{path.stem}{NOTEBOOK}", folder  # the name of no other module
+    with suppress(OSError, SyntaxError, ValueError):
+        levels = relative_levels(ast.parse(path.read_bytes()))
+        while folder.name.isidentifier() and (
+            (folder / "__init__.py").exists() or len(names) <= levels
+        ):
+            folder, names = folder.parent, [folder.name, *names]
+    return ".".join(names), folder
+
+
+def _read(path: Path, name: str, folder: Path) -> Source | None:
+    try:
+        tree = _of_cells(path) if path.suffix == NOTEBOOK else ast.parse(path.read_bytes())
+    except (OSError, SyntaxError, ValueError, KeyError):
+        return None
+    return Source(path, name, folder, tree)
+
+
+def _of_cells(path: Path) -> ast.Module:
+    """Return the statements of a notebook's cells. A cell that is no Python is left out."""
+    tree = ast.Module([], [])
+    for cell in json.loads(path.read_bytes())["cells"]:
+        lines = "".join(cell["source"]).splitlines()
+        plain = ["" if line.startswith(("%", "!")) else line for line in lines]
+        if cell["cell_type"] == "code":
+            with suppress(SyntaxError):
+                tree.body += ast.parse("\n".join(plain)).body
+    return tree
+
+
+def _add_to_path(source: Source) -> None:
+    sys.path[:0] = [folder for folder in source.folders if folder not in sys.path]
 
 
 def imported(source: Source) -> ModuleType:
     """Import the file as its author does. Raises what the import raises."""
-    if str(source.folder) not in sys.path:
-        sys.path.insert(0, str(source.folder))
+    _add_to_path(source)
     known = sys.modules.get(source.name)
     if known is not None and getattr(known, "__file__", None) != str(source.path):
         del sys.modules[source.name]  # another file of the same name
@@ -108,12 +154,12 @@ def definitions(path: str) -> ModuleType:
     source = find_source(path)
     if source is None:
         raise ValueError(f"{path}: expected a Python file that can be read")
-    if str(source.folder) not in sys.path:
-        sys.path.insert(0, str(source.folder))
-    spec = spec_from_loader(source.path.stem, None, origin=str(source.path))
+    _add_to_path(source)
+    spec = spec_from_loader(source.name, None, origin=str(source.path))
     assert spec
     module = module_from_spec(spec)
     module.__file__ = str(source.path)
+    module.__package__ = source.name.rpartition(".")[0]  # of its relative imports
     sys.modules[module.__name__] = module  # dataclasses look their module up
     left_out: list[str] = []
     vars(module)[LEFT_OUT] = left_out
@@ -124,6 +170,9 @@ def definitions(path: str) -> ModuleType:
                 exec(code, vars(module))
             except Exception as error:  # such as a package that is not installed
                 left_out.append(str(error))
+    assigned = (node for node in _statements(source.tree.body) if isinstance(node, _ASSIGNMENT))
+    stored = {name for node in assigned for name in _stored(node)}
+    vars(module)[UNKNOWN] = stored - vars(module).keys()
     return module
 
 

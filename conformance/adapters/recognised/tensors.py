@@ -18,12 +18,16 @@ from torch import Tensor, nn
 
 from gpt2ref import GPT2Config
 
+from .apart import heads_marked, is_vector, of_heads, two_of_an_mlp
+
 PARTS = ("q", "k", "v")
+ZERO = "0"  # in place of a tensor, for a bias that GPT-2 does not have
 # What a projection to q, k or v is called, less its underscores.
 _PART = (
-    r"(?:w|c|lin|linear|attn|to)?(q|k|v|query|key|value|queries|keys|values)"
-    r"(?:proj|projection|lin|linear|s)?"
+    r"(?:w|b|c|fc|lin|linear|attn|proj|in|to)?(q|k|v|query|key|value|queries|keys|values)"
+    r"(?:proj|projection|lin|linear|layer|w|s)?"
 )
+_LACKED = re.compile(r"h\.#\..*\.bias|ln_f\..*")  # tensors that a wrong GPT-2 may do without
 _BIAS = re.compile(r"(\w*_)?(bias|shift|beta|b|offset)")
 _SECOND = re.compile(r"mlp|ff|feed|post|2$")
 _FIRST = re.compile(r"att|input|pre|1$")
@@ -33,19 +37,21 @@ _FIRST = re.compile(r"att|input|pre|1$")
 class Origin:
     """The tensor of GPT-2's file that a parameter's numbers come from, and what is done with it.
 
-    `part` is q, k or v where the parameter is a third of `c_attn`.
+    `part` is q, k or v where the parameter is a third of `c_attn`. `heads`: the parameter has a
+    dimension for the heads, or is that of one head.
     """
 
     tensor: str
     part: str = ""
     transposed: bool = False
+    heads: bool = False
 
 
 @dataclass
 class Fit:
     """The parameters of a model with their origins, and what does not fit.
 
-    Names have `#` for the layer.
+    Names have `#` for the layer, and `*` for the head.
     """
 
     origins: dict[str, Origin] = field(default_factory=dict)
@@ -53,16 +59,26 @@ class Fit:
     missing: list[str] = field(default_factory=list)  # tensors of GPT-2 without a parameter
 
     def __bool__(self) -> bool:
+        """Return whether this is a GPT-2, be it one that lacks biases or its last LayerNorm."""
+        return not self.homeless and all(map(_LACKED.fullmatch, self.missing))
+
+    @property
+    def whole(self) -> bool:
+        """Return whether every tensor of GPT-2 has a place."""
         return not self.homeless and not self.missing
 
 
 @dataclass(frozen=True)
 class _Matrix:
-    """A matrix that maps `size[0]` numbers to `size[1]`; `transposed` if it is stored [out, in]."""
+    """A matrix that maps `size[0]` numbers to `size[1]`; `transposed` if it is stored [out, in].
+
+    `heads`: it is stored with a dimension for the heads, or as a matrix of each head.
+    """
 
     name: str
     size: tuple[int, int]
     transposed: bool
+    heads: bool = False
 
 
 def fit(model: nn.Module, shape: GPT2Config) -> Fit:
@@ -75,16 +91,31 @@ def fit(model: nn.Module, shape: GPT2Config) -> Fit:
     matrices: dict[str, list[_Matrix]] = defaultdict(list)  # module -> its matrices
     for prefix, module in modules.items():
         for name, parameter in _own(module).items():
-            if parameter.dim() >= 2:
+            if parameter.dim() >= 2 and not is_vector(parameter, shape):
                 matrix = _matrix(
                     prefix + name, module, parameter, oriented[type(module)], shape, found
                 )
                 if matrix:
                     matrices[prefix].append(matrix)
     _place_matrices(matrices, shape, found)
-    _place_vectors(modules, matrices, found)
+    _place_vectors(modules, matrices, shape, found)
     _place_norms(modules, shape, found)
     _find_missing(found)
+    return found
+
+
+def fit_without(model: nn.Module, shape: GPT2Config, unused: list[str]) -> Fit:
+    """Fit a model without these parameters, which are taken out of it, and fill them with zeros."""
+    for name in unused:
+        path, _, own = name.rpartition(".")
+        model.get_submodule(path).register_parameter(own, None)
+    found = fit(model, shape)
+    for name in unused:
+        parts = name.split(".")
+        number = next((i for i, part in enumerate(parts[:-2]) if part.isdigit()), None)
+        if number is not None:
+            parts[number] = "#"
+        found.origins[".".join(parts)] = Origin(ZERO)
     return found
 
 
@@ -103,13 +134,15 @@ def _by_pattern(model: nn.Module, shape: GPT2Config, found: Fit) -> dict[str, nn
             layer = 0
             if number is not None and len(parts) > number + 1:
                 layer, parts[number] = int(parts[number]), "#"
+                parts = heads_marked(model, path.split("."), parts, number + 1, shape.n_head)
             prefix = "".join(f"{part}." for part in parts)
             modules.setdefault(prefix, module)
             layers[prefix].add(layer)
     for prefix, numbers in layers.items():
-        if "#" in prefix and numbers != set(range(shape.n_layer)):
+        first = min(numbers)  # not 0 where the embeddings stand in one list with the layers
+        if "#" in prefix and numbers != set(range(first, first + shape.n_layer)):
             found.homeless[prefix.rstrip(".")] = (
-                f"is in the layers {sorted(numbers)}, expected {shape.n_layer} layers from 0"
+                f"is in the layers {sorted(numbers)}, expected {shape.n_layer} layers in a row"
             )
     return {
         prefix: module
@@ -154,6 +187,14 @@ def _matrix(
         found.origins[name] = Origin(rows[size[0]])
         return None
     three = {shape.n_embd, 3 * shape.n_embd}
+    by_head = of_heads(name, size, shape, transposed, to_heads=bool(_part(name)))
+    if by_head is not None:
+        return _Matrix(name, (shape.n_embd, shape.n_embd), by_head, heads=True)
+    if size == (shape.n_embd, shape.vocab_size) and transposed is None:
+        found.origins[name] = Origin("wte.weight", transposed=True)
+        return None
+    if transposed is None:
+        transposed = two_of_an_mlp(module, shape)
     if len(size) != 2:
         found.homeless[name] = f"has the shape {list(size)}, and GPT-2's tensors are of one or two"
     elif transposed is not None:
@@ -192,10 +233,12 @@ def _place_matrices(matrices: dict[str, list[_Matrix]], shape: GPT2Config, found
     others = [matrix.name for matrix in square if not parts[matrix.name]]
     for matrix in square:
         if part := parts[matrix.name]:
-            found.origins[matrix.name] = Origin("h.#.attn.c_attn.weight", part, matrix.transposed)
+            found.origins[matrix.name] = Origin(
+                "h.#.attn.c_attn.weight", part, matrix.transposed, matrix.heads
+            )
         elif len(others) == 1:
             found.origins[matrix.name] = Origin(
-                "h.#.attn.c_proj.weight", transposed=matrix.transposed
+                "h.#.attn.c_proj.weight", transposed=matrix.transposed, heads=matrix.heads
             )
         else:
             found.homeless[matrix.name] = (
@@ -216,24 +259,32 @@ def _part(name: str) -> str:
 def _place_vectors(
     modules: dict[str, nn.Module],
     matrices: dict[str, list[_Matrix]],
+    shape: GPT2Config,
     found: Fit,
 ) -> None:
-    """Place the bias beside the matrix of its module."""
-    for prefix, own in matrices.items():
-        vectors = {name: p for name, p in _own(modules[prefix]).items() if p.dim() == 1}
-        for name, vector in vectors.items():
-            beside = [each for each in own if _bias_of(each.name) == _bias_of(prefix + name)]
+    """Place the bias beside the matrix of its module. The head's is zero, since GPT-2 has none."""
+    for prefix, module in modules.items():
+        for name, vector in _own(module).items():
+            whole, own = prefix + name, matrices.get(prefix, [])
+            if vector.shape == (shape.vocab_size,) and "#" not in prefix:
+                found.origins[whole] = Origin(ZERO)
+            if whole in found.origins or not own or not is_vector(vector, shape):
+                continue
+            beside = [each for each in own if _bias_of(each.name) == _bias_of(whole)]
             beside = beside or (own if len(own) == 1 else [])
             origin = found.origins.get(beside[0].name) if beside else None
-            whole = prefix + name
-            if origin and origin.tensor != "wte.weight" and vector.numel() == beside[0].size[1]:
+            length = vector.numel() * (shape.n_head if "*" in prefix else 1)
+            if origin and length == beside[0].size[1]:
                 tensor = origin.tensor.removesuffix("weight") + "bias"
-                found.origins[whole] = Origin(tensor, origin.part)
+                heads = (origin.heads and length != vector.numel()) or vector.dim() == 2
+                found.origins[whole] = Origin(tensor, origin.part, heads=heads)
             else:
                 found.homeless[whole] = f"of shape {list(vector.shape)} has no like in GPT-2"
 
 
 def _bias_of(name: str) -> str:
+    """Return what the names of a matrix and of its bias have in common."""
+    name = re.sub(r"(^|\.)(weight|bias|[wWbB])(_|$|(?=[0-9A-Z]))", r"\1", name)
     return re.sub(r"_?(weight|bias)$", "", name)
 
 

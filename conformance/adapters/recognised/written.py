@@ -11,9 +11,10 @@ from importlib.util import find_spec
 
 from .building import Building
 from .generation import Generation
+from .layout import wrapped
 from .outputs import Logits
 from .source import Source
-from .tensors import NAMES, Fit, Origin
+from .tensors import NAMES, ZERO, Fit, Origin
 
 _SIGNATURE = "self, token_ids, *, max_new_tokens, temperature=1.0, top_k=None, seed=0"
 _FOLLOWED = ("n_inner", "layer_norm_epsilon")
@@ -44,6 +45,7 @@ class Found:
         parts = [f"by {self.loading}()"] if self.loading else []
         if self.building:
             parts += [f"built with {self.building.said}", _weights(self.fit)]
+            parts += [f"no place for {_some(self.fit.missing, 'tensors')}"] * bool(self.fit.missing)
         parts += [self.logits.said] if self.logits else []
         if self.any_shape:  # generation is not asked of a published shape
             parts += [self.generation.said if self.generation else "no generate()"]
@@ -80,12 +82,14 @@ def _imports(found: Found) -> list[str]:
     if not found.any_shape:
         calls += ["published_name"]
     calls += ["definitions"] if found.script else []
+    built = "\n".join(found.building.lines) if found.building else ""
+    calls += ["set_fields"] if "set_fields(" in built else []
     names = list(found.building.names) if found.building else [found.kind]
     if found.generation and found.generation.function:
         names.append(found.generation.function)
     names = list(dict.fromkeys(names))
     lines = ["import sys", "from types import SimpleNamespace", "", "import torch", ""]
-    if not (found.building and any("SimpleNamespace" in line for line in found.building.lines)):
+    if "SimpleNamespace" not in built:
         lines.remove("from types import SimpleNamespace")
     lines += [f"from {package}.adapters.recognised import {', '.join(sorted(calls))}", ""]
     if found.script:
@@ -95,18 +99,19 @@ def _imports(found: Found) -> list[str]:
             f'source = definitions("{found.source.path.as_posix()}")  # does not run the script'
         ]
         return [*lines, *(f"{name} = source.{name}" for name in names)]
-    lines += [f'sys.path.insert(0, "{found.source.folder.as_posix()}")']
-    if found.building and any("vars(source)" in line for line in found.building.lines):
+    lines += [wrapped("sys.path[:0] = [", [f'"{each}"' for each in found.source.folders], "]")]
+    if "set_fields(" in built:
         lines += [f"import {found.source.name} as source"]
     return [*lines, f"from {found.source.name} import {', '.join(names)}"]
 
 
 def _parameters(fit: Fit) -> list[str]:
     """Return the table of the parameters, in the order of GPT-2's tensors."""
-    origins = sorted(fit.origins.items(), key=lambda item: NAMES.index(item[1].tensor))
+    order = [*NAMES, ZERO]
+    origins = sorted(fit.origins.items(), key=lambda item: order.index(item[1].tensor))
     lines = [
         "# The model's parameters, and GPT-2's tensor for each. # is the layer, T is transposed,",
-        "# and q, k or v is a third of the columns.",
+        "# q, k or v is a third of the columns, and heads gives the heads a dimension in front.",
         "PARAMETERS = {",
         *(f'    "{name}": "{_origin(origin)}",' for name, origin in origins),
         *(f'    # "{name}": {why}' for name, why in fit.homeless.items()),
@@ -116,7 +121,8 @@ def _parameters(fit: Fit) -> list[str]:
 
 
 def _origin(origin: Origin) -> str:
-    return " ".join(filter(None, [origin.tensor, origin.part, "T" if origin.transposed else ""]))
+    turns = ["heads"] * origin.heads + ["T"] * origin.transposed
+    return " ".join(filter(None, [origin.tensor, origin.part, *turns]))
 
 
 def _class(found: Found) -> list[str]:
@@ -157,7 +163,9 @@ def _load(found: Found) -> list[str]:
                 "    published_name(checkpoint)  # raises NotImplementedError for another shape"
             ]
         lines += [textwrap.indent(line, "    ") for line in found.building.lines]
-        lines += ["    fill(model, checkpoint, PARAMETERS)"]
+        missing = found.fit.missing
+        lacks = f", lacks={json.dumps(missing)}" if found.fit and missing else ""
+        lines += [f"    fill(model, checkpoint, PARAMETERS{lacks})"]
     return [*lines, f"    return {_name(found)}(model.to(device, dtype).eval(), c)"]
 
 
