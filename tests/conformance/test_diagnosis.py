@@ -26,14 +26,11 @@ from conformance.studies.diagnosis import questions_that_show
 SINGLE = (
     "square-proj-untransposed", "partial-load-accepted", "ln-eps-wrong-in-ln_1", "cache-not-reset",
     "batch-frozen-at-first-call", "eos-kept", "special-injection",
-    "tf32-or-autocast", "top-k-kept", "argmax-in-bfloat16", "seed-times-step",
-    "cache-of-sixteen-rows", "dropout-in-generate",
+    "tf32-or-autocast", "top-k-kept", "argmax-in-bfloat16",
 )  # fmt: skip
 TOGETHER = (
     ("no-ln-f", "no-scale"),
-    # Two in one question.
-    ("gelu-erf", "ln-eps-wrong-in-ln_2"),
-    # The second shows beside the first alone.
+    # Two in one question, where the second shows beside the first alone.
     ("ln-gain-plus-one", "ln-eps-1e-3-in-ln_f"),
     # What explains as much at first would need another mistake beside it.
     ("conv1d-untransposed-all", "ln-eps-1e-3-in-ln_2"),

@@ -121,8 +121,7 @@ def _collecting(rest: list[str]) -> list[str]:
         "-n0",
         "-p",
         "no:cacheprovider",
-        "-W",
-        "ignore:Not saving anything",
+        *("-W", "ignore:Not saving anything"),
     ]
 
 
@@ -242,6 +241,8 @@ def furnish(folder: Path, page: str) -> None:
     # A small model stands in for the published one.
     small = NANO.replace("(12, 12, 768)", "(3, 5, 20)").replace("GPTConfig(1024", "GPTConfig(23")
     (folder / "model.py").write_text(small, encoding="utf-8")
+    cells = {"cells": [{"cell_type": "code", "source": small}]}
+    (folder / "notebook.ipynb").write_text(json.dumps(cells), encoding="utf-8")
     (folder / "f.toml").touch()
     shutil.copy(ROOT / "docs/kill-matrix.json", folder / "kill.json")
     shutil.copy(written(folder / "path", a_result(), a_result("huggingface")), folder / "out.json")
@@ -252,6 +253,9 @@ def perform(how: str, words: list[str], environment: dict[str, str]) -> int:
     """Run one job in this process, which imports torch only once. Return its exit status."""
     sys.path[:0] = places = [value for name, value in environment.items() if name == "PYTHONPATH"]
     os.environ.update(environment)
+    # pytest warns of a module that an earlier job has imported.
+    for name in [name for name in sys.modules if name.startswith("gpt2ref_benchmarks")]:
+        del sys.modules[name]
     try:
         if how == "pytest":
             return int(pytest.main(words))
