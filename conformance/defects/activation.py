@@ -31,12 +31,29 @@ class GeluSigmoid(CompleteGPT2):
         return x * torch.sigmoid(1.702 * x)
 
 
-@defect("gelu-constant-typo", "activation.curve")
+@defect(
+    "gelu-constant-typo",
+    "activation.curve",
+    "cafesuada24/GPT-2-Replication@41217b86:src/model/gelu.py",
+)
 class GeluConstantTypo(CompleteGPT2):
     """GELU's constant is written 0.44715 instead of 0.044715."""
 
     def activation(self, x: Tensor) -> Tensor:
         return 0.5 * x * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.44715 * x**3)))
+
+
+@defect(
+    "gelu-constant-in-float32",
+    "parity.float64",
+    "rasbt/LLMs-from-scratch@28c65cdfb:ch04/01_main-chapter-code/gpt.py",
+)
+class GeluConstantInFloat32(CompleteGPT2):
+    """GELU's sqrt(2 / pi) is a float32 tensor, which in float64 changes the eighth digit."""
+
+    def activation(self, x: Tensor) -> Tensor:
+        root = torch.sqrt(torch.tensor(2 / math.pi, dtype=torch.float32)).to(x.device)
+        return 0.5 * x * (1 + torch.tanh(root * (x + 0.044715 * x**3)))
 
 
 @defect("gelu-square", "activation.curve")
@@ -47,7 +64,7 @@ class GeluSquare(CompleteGPT2):
         return 0.5 * x * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**2)))
 
 
-@defect("relu", "activation.curve")
+@defect("relu", "activation.curve", "karpathy/ng-video-lecture@52201428:gpt.py")
 class ReLU(CompleteGPT2):
     """ReLU is used instead of GELU, as in the original Transformer."""
 

@@ -89,7 +89,11 @@ class EpsilonLargeInFinal(OtherEpsilon):
     value, norms = 1e-3, ("ln_f",)
 
 
-@defect("ln-eps-missing", "layer-norm.epsilon-place")
+@defect(
+    "ln-eps-missing",
+    "layer-norm.epsilon-place",
+    "B4S1C-Coder/GPT-2-from-scratch@25f53463:custom_gpt2_impl.py",
+)
 class EpsilonMissing(CompleteGPT2):
     """LayerNorm divides by the standard deviation itself: no epsilon is added."""
 
@@ -131,7 +135,7 @@ class RMSNorm(CompleteGPT2):
         return x / (x.pow(2).mean(-1, keepdim=True) + epsilon).sqrt()
 
 
-@defect("no-ln-f", "final-norm.count")
+@defect("no-ln-f", "final-norm.count", "pradsgit/gpt2-pytorch@bd4615f9:model.py")
 class FinalNormMissing(CompleteGPT2):
     """ln_f is left out: the head reads the residual stream itself."""
 

@@ -35,7 +35,7 @@ class BiasesMissing(NotLoaded):
     vectors = tuple(name.replace("weight", "bias") for name in MATRICES)
 
 
-@defect("qkv-bias-missing", "vectors.c_attn-bias")
+@defect("qkv-bias-missing", "vectors.c_attn-bias", "nabla0001/gpt-2@1eed2165:gpt.py")
 class AttentionBiasMissing(NotLoaded):
     """The fused projection has no bias, as in later models."""
 
@@ -85,7 +85,11 @@ class ValueBiasMissing(PartOfBiasMissing):
     part = 2
 
 
-@defect("attn-proj-bias-missing", "vectors.attn-c_proj-bias")
+@defect(
+    "attn-proj-bias-missing",
+    "vectors.attn-c_proj-bias",
+    "jrajala6/gpt2-from-scratch@917123ef:model/gpt_model.py",
+)
 class AttentionOutputBiasMissing(NotLoaded):
     """Attention's output projection has no bias."""
 
