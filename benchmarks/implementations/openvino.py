@@ -38,6 +38,7 @@ class OpenVino(Implementation):
             KV_CACHE_PRECISION=_PRECISIONS[dtype],
             DYNAMIC_QUANTIZATION_GROUP_SIZE=0,
             INFERENCE_NUM_THREADS=torch.get_num_threads(),
+            sampler_num_threads=torch.get_num_threads(),
         )
 
     def generate(
