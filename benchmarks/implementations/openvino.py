@@ -12,30 +12,36 @@ import openvino
 import openvino.opset13 as ops
 import openvino_genai
 import torch
-from torch import Tensor
 
 from gpt2ref import GPT2, load_checkpoint
 
 from ..sampling import Sampling
 from .protocol import Implementation, TokenIds
 
-_PRECISIONS = {torch.float32: "f32", torch.bfloat16: "bf16"}
+# What OpenVINO calls a dtype: as a property, and among the capabilities of a device
+_PRECISIONS = {torch.float32: ("f32", "FP32"), torch.bfloat16: ("bf16", "BF16")}
+
+_NO_TOKEN = 2**31  # an id beyond any vocabulary
 
 
 class OpenVino(Implementation):
     source = "its own format, converted beforehand"
 
-    def __init__(self, checkpoint: Path, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(self, checkpoint: Path, device: torch.device, dtype: torch.dtype) -> None:  # noqa: ARG002 - it is the CPU
         scheduler = openvino_genai.SchedulerConfig()
+        # All prompts are fed at once, however long and many they are.
         scheduler.max_num_batched_tokens = 2**20
-        scheduler.enable_prefix_caching = False
+        scheduler.max_num_seqs = 2**12
+        precision, _ = _PRECISIONS[dtype]
         self.pipeline = openvino_genai.ContinuousBatchingPipeline(
             checkpoint,
-            openvino_genai.Tokenizer(checkpoint),
+            openvino_genai.Tokenizer(checkpoint),  # of a folder without one; it only has ids
             scheduler,
             "CPU",
-            INFERENCE_PRECISION_HINT=_PRECISIONS[dtype],
-            KV_CACHE_PRECISION=_PRECISIONS[dtype],
+            # By default it computes in bfloat16 where it can, keeps a cache of 8 bits, and
+            # quantises activations.
+            INFERENCE_PRECISION_HINT=precision,
+            KV_CACHE_PRECISION=precision,
             DYNAMIC_QUANTIZATION_GROUP_SIZE=0,
             INFERENCE_NUM_THREADS=torch.get_num_threads(),
             sampler_num_threads=torch.get_num_threads(),
@@ -50,7 +56,7 @@ class OpenVino(Implementation):
         seed: int,
         on_step: Callable[[], None],
     ) -> TokenIds:
-        rows = [
+        requests = [
             self.pipeline.add_request(
                 number,
                 openvino.Tensor(np.array([prompt], dtype=np.int64)),
@@ -58,17 +64,24 @@ class OpenVino(Implementation):
             )
             for number, prompt in enumerate(prompts)
         ]
-        new: TokenIds = [[] for _ in prompts]
-        steps = 0
-        while self.pipeline.has_non_finished_requests():
+        try:
+            return self._steps(requests, max_new_tokens, on_step)
+        finally:  # a request that an error has left would take part in the next call
+            for request in requests:
+                request.cancel()
+            while self.pipeline.has_non_finished_requests():
+                self.pipeline.step()
+
+    def _steps(
+        self, requests: list[Any], max_new_tokens: int, on_step: Callable[[], None]
+    ) -> TokenIds:
+        new: TokenIds = [[] for _ in requests]
+        for _ in range(max_new_tokens):
             self.pipeline.step()
-            for row, handle in zip(new, rows, strict=True):
-                while handle.can_read():
-                    for output in handle.read().values():
-                        row += output.generated_ids
-            if min(map(len, new)) > steps:
-                steps += 1
-                on_step()
+            for row, request in zip(new, requests, strict=True):
+                [output] = request.read().values()
+                row += output.generated_ids
+            on_step()
         return new
 
     @classmethod
@@ -81,17 +94,23 @@ class OpenVino(Implementation):
     @classmethod
     def refusal(cls, device: torch.device, dtype: torch.dtype) -> str | None:
         if device.type != "cpu":
-            return f"OpenVINO is measured on the CPU only, not on {device.type}"
+            return f"OpenVINO is run on the CPU only, not on {device.type}"
         if dtype not in _PRECISIONS:
-            return f"OpenVINO is not asked for {dtype}"
-        return None
+            return f"OpenVINO is run in float32 and bfloat16 only, not in {_name(dtype)}"
+        able = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        _, capability = _PRECISIONS[dtype]
+        return None if capability in able else f"OpenVINO has no {_name(dtype)} on this processor"
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def _options(sampling: Sampling, max_new_tokens: int, seed: int) -> Any:
     options = openvino_genai.GenerationConfig()
     options.max_new_tokens = max_new_tokens
     options.ignore_eos = True
-    options.set_eos_token_id(2**31)
+    options.set_eos_token_id(_NO_TOKEN)
     if sampling.temperature > 0:
         options.do_sample = True
         options.temperature = sampling.temperature
@@ -102,19 +121,18 @@ def _options(sampling: Sampling, max_new_tokens: int, seed: int) -> Any:
 
 
 class _Graph:
+    """Builds GPT-2 as the models that GenAI takes: the cache is in variables of the graph."""
+
     def __init__(self, model: GPT2) -> None:
         self.config = model.config
         self.parameters = {
             name.removeprefix("transformer."): parameter
             for name, parameter in model.state_dict().items()
         }
+        self.ids = _input("input_ids", 2)
+        self.positions = _input("position_ids", 2)
+        self.rows = _input("beam_idx", 1, openvino.Type.i32)
         self.assigned: list[Any] = []
-        self.ids, self.mask, self.positions, self.rows = (
-            _input("input_ids", [-1, -1]),
-            _input("attention_mask", [-1, -1]),
-            _input("position_ids", [-1, -1]),
-            _input("beam_idx", [-1], openvino.Type.i32),
-        )
 
     def model(self) -> openvino.Model:
         x = ops.add(
@@ -125,46 +143,42 @@ class _Graph:
             x = self._block(f"h.{layer}", x)
         logits = ops.matmul(self._norm("ln_f", x), self._parameter("wte.weight"), False, True)
         logits.output(0).tensor.set_names({"logits"})
-        return openvino.Model(
-            [ops.result(logits)],
-            self.assigned,
-            [self.ids, self.mask, self.positions, self.rows],
-            "gpt2",
-        )
+        # GenAI gives the mask too, but all rows are of one length here.
+        inputs = [self.ids, _input("attention_mask", 2), self.positions, self.rows]
+        return openvino.Model([ops.result(logits)], self.assigned, inputs, "gpt2")
 
     def _block(self, name: str, x: Any) -> Any:
-        config = self.config
         qkv = self._linear(f"{name}.attn.c_attn", self._norm(f"{name}.ln_1", x))
-        parts = ops.split(qkv, 2, 3)
-        q, k, v = (self._heads(part) for part in parts.outputs())
-        k, v = self._remember(f"{name}.key", k), self._remember(f"{name}.value", v)
-        y = ops.scaled_dot_product_attention(q, k, v, self._visible(k))
-        y = ops.reshape(ops.transpose(y, [0, 2, 1, 3]), [0, 0, config.n_embd], True)
+        q, k, v = (self._heads(part) for part in ops.split(qkv, 2, 3).outputs())
+        keys, values = self._remember(f"{name}.key", k), self._remember(f"{name}.value", v)
+        y = ops.scaled_dot_product_attention(q, keys, values, self._visible(keys))
+        y = ops.reshape(ops.transpose(y, [0, 2, 1, 3]), [0, 0, self.config.n_embd], True)
         x = ops.add(x, self._linear(f"{name}.attn.c_proj", y))
         hidden = self._linear(f"{name}.mlp.c_fc", self._norm(f"{name}.ln_2", x))
-        hidden = ops.gelu(hidden, "tanh")
-        return ops.add(x, self._linear(f"{name}.mlp.c_proj", hidden))
+        return ops.add(x, self._linear(f"{name}.mlp.c_proj", ops.gelu(hidden, "tanh")))
 
     def _heads(self, x: Any) -> Any:
         shape = [0, 0, self.config.n_head, self.config.head_width]
         return ops.transpose(ops.reshape(x, shape, True), [0, 2, 1, 3])
 
     def _remember(self, name: str, new: Any) -> Any:
-        """Append to a variable of the model, whose rows are those of beam_idx."""
+        """Append to a variable, and return all of it: [batch, n_head, seen, head_width]."""
         n_head, width = self.config.n_head, self.config.head_width
         batch = ops.gather(ops.shape_of(self.ids), [0], 0)
-        empty = ops.broadcast(
-            np.float32(0), ops.concat([batch, np.array([n_head, 0, width])], 0)
+        nothing = ops.broadcast(
+            np.float32(0), ops.concat([batch, np.array([n_head, 0, width])], axis=0)
         )
-        past = ops.read_value(empty, name, openvino.Type.f32, openvino.PartialShape([-1, n_head, -1, width]))
-        whole = ops.concat([ops.gather(past, self.rows, 0), new], 2)
-        self.assigned.append(ops.assign(whole, name))
-        return whole
+        shape = openvino.PartialShape([-1, n_head, -1, width])
+        past = ops.read_value(nothing, name, openvino.Type.f32, shape)
+        seen = ops.concat([ops.gather(past, self.rows, 0), new], axis=2)
+        self.assigned.append(ops.assign(seen, name))
+        return seen
 
-    def _visible(self, k: Any) -> Any:
-        seen = ops.gather(ops.shape_of(k), 2, 0)
-        keys = ops.range(np.int64(0), seen, np.int64(1), "i64")
-        return ops.less_equal(keys, ops.unsqueeze(self.positions, [1, 3]))
+    def _visible(self, keys: Any) -> Any:
+        """Return which keys each query sees: those up to its own position."""
+        seen = ops.gather(ops.shape_of(keys), 2, 0)
+        places = ops.range(np.int64(0), seen, np.int64(1), "i64")
+        return ops.less_equal(places, ops.unsqueeze(self.positions, [1, 3]))
 
     def _norm(self, name: str, x: Any) -> Any:
         x = ops.mvn(x, [-1], True, self.config.layer_norm_epsilon, "inside_sqrt")
@@ -179,7 +193,7 @@ class _Graph:
         return ops.constant(self.parameters[name].contiguous().numpy(), name=name)
 
 
-def _input(name: str, shape: list[int], dtype: openvino.Type = openvino.Type.i64) -> Any:
-    parameter = ops.parameter(openvino.PartialShape(shape), dtype, name=name)
-    parameter.output(0).tensor.set_names({name})
-    return parameter
+def _input(name: str, rank: int, dtype: Any = openvino.Type.i64) -> Any:
+    value = ops.parameter(openvino.PartialShape([-1] * rank), dtype, name=name)
+    value.output(0).tensor.set_names({name})
+    return value
