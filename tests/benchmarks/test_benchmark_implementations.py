@@ -42,7 +42,10 @@ from tests.shared.benchmark_fakes import (
 
 HERE = [
     pytest.param(
-        name, marks=pytest.mark.skipif(missing_package(name) is not None, reason="not installed")
+        name,
+        marks=pytest.mark.skipif(
+            missing_package(name) is not None, reason=f"not installed: {missing_package(name)}"
+        ),
     )
     for name in IMPLEMENTATIONS
     if name != "gpt2ref-compiled" or shutil.which("cc")
