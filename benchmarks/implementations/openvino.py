@@ -79,6 +79,8 @@ class OpenVino(Implementation):
         for _ in range(max_new_tokens):
             self.pipeline.step()
             for row, request in zip(new, requests, strict=True):
+                if not request.can_read():  # read would wait for ever
+                    raise RuntimeError(f"OpenVINO gave no token {len(row)} of a row in its step")
                 [output] = request.read().values()
                 row += output.generated_ids
             on_step()
