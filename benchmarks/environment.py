@@ -30,6 +30,8 @@ def environment(device: torch.device) -> dict[str, Any]:
         "torch": str(torch.__version__),
         "transformers": transformers.__version__,
         "ctranslate2": _version("ctranslate2"),
+        "onnxruntime_genai": _version("onnxruntime-genai"),
+        "openvino_genai": _version("openvino-genai"),
         "gpt2ref": gpt2ref.__version__,
         "cuda": torch.version.cuda,
         "driver": _driver(device),

@@ -110,6 +110,8 @@ class ResultFields(TypedDict):
     torch: str
     transformers: str
     ctranslate2: str | None
+    onnxruntime_genai: str | None
+    openvino_genai: str | None
     gpt2ref: str
     cuda: str | None
     driver: str | None

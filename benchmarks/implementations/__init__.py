@@ -32,6 +32,8 @@ IMPLEMENTATIONS = {
     "huggingface-static": ("huggingface", "HuggingFaceStatic"),
     "ctranslate2": ("ctranslate2", "CTranslate2"),
     "llama.cpp": ("llama_cpp", "LlamaCpp"),
+    "onnxruntime": ("onnxruntime", "OnnxRuntime"),
+    "openvino": ("openvino", "OpenVino"),
 }
 DEFAULT = ("gpt2ref", "huggingface")
 
@@ -39,6 +41,8 @@ DEFAULT = ("gpt2ref", "huggingface")
 _PACKAGES = {
     "ctranslate2": {"ctranslate2": "ctranslate2"},
     "llama.cpp": {"llama_cpp": "llama-cpp-python", "gguf": "gguf"},
+    "onnxruntime": {"onnxruntime_genai": "onnxruntime-genai", "onnx_ir": "onnx-ir"},
+    "openvino": {"openvino_genai": "openvino-genai"},
 }
 
 

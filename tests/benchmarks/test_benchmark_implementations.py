@@ -42,11 +42,16 @@ from tests.shared.benchmark_fakes import (
 
 HERE = [
     pytest.param(
-        name, marks=pytest.mark.skipif(missing_package(name) is not None, reason="not installed")
+        name,
+        marks=pytest.mark.skipif(
+            missing_package(name) is not None, reason=f"not installed: {missing_package(name)}"
+        ),
     )
     for name in IMPLEMENTATIONS
     if name != "gpt2ref-compiled" or shutil.which("cc")
 ]
+# Those that are run on the CPU only, and not in float16: their names in a refusal
+PARTIAL = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}
 
 
 def load(name: str, folder: Path, config: GPT2Config, tensors: Tensors) -> Implementation:
@@ -108,6 +113,19 @@ def test_no_implementation_has_a_default_top_k(name: str, tmp_path: Path) -> Non
     implementation = load(name, tmp_path, CONFIG, tensors)
     [new] = generated(implementation, [[1]], Sampling(1.0, None), max_new_tokens=39)
     assert min(new) < CONFIG.vocab_size - 50  # chance of a false alarm: 20 ** -39
+
+
+@pytest.mark.parametrize("name", [each for each in HERE if each.values[0] in PARTIAL])
+def test_a_dtype_and_a_device_that_a_peer_lacks_are_refused_by_name(name: str) -> None:
+    refusal = implementation_class(name).refusal
+    assert refusal(CPU, torch.float32) is None
+    for device, dtype, end in (
+        (torch.device("cuda"), torch.float32, "not on cuda"),
+        (CPU, torch.float16, "not in float16"),
+    ):
+        reason = str(refusal(device, dtype))
+        assert reason.startswith(PARTIAL[name])
+        assert reason.endswith(end)
 
 
 @pytest.mark.parametrize("name", HERE)

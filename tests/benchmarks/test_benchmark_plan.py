@@ -122,7 +122,12 @@ def test_bad_options_are_refused_by_name(changes: dict[str, Any], message: str) 
 
 def test_a_missing_package_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("benchmarks.implementations.find_spec", lambda _name: None)
-    for name, packages in (("ctranslate2", "ctranslate2"), ("llama.cpp", "llama-cpp-python gguf")):
+    for name, packages in (
+        ("ctranslate2", "ctranslate2"),
+        ("llama.cpp", "llama-cpp-python gguf"),
+        ("onnxruntime", "onnxruntime-genai onnx-ir"),
+        ("openvino", "openvino-genai"),
+    ):
         with pytest.raises(
             ValueError, match=rf"--bench-implementation={name}: needs .* pip install {packages}$"
         ):
@@ -164,7 +169,7 @@ def test_a_transformers_without_a_static_cache_is_refused(
 
 
 def test_every_implementation_has_a_name_of_its_own() -> None:
-    assert len(set(IMPLEMENTATIONS.values())) == len(IMPLEMENTATIONS) == 7
+    assert len(set(IMPLEMENTATIONS.values())) == len(IMPLEMENTATIONS) == 9
 
 
 # Implementations that are given by their adapters.

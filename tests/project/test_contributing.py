@@ -15,6 +15,7 @@ import yaml
 from packaging.requirements import Requirement
 
 import gpt2ref
+from benchmarks.implementations import missing_package
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -181,6 +182,15 @@ def test_the_citation_has_the_fields_that_cff_requires() -> None:
     assert {"message", "title", "authors"} <= set(citation)
     assert all(set(author) <= {"name", "website"} for author in citation["authors"])
     assert citation["license"] == PROJECT["license"]
+
+
+@pytest.mark.parametrize("peer", ["onnxruntime", "openvino"])
+def test_the_extra_of_a_peer_brings_its_packages(
+    peer: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("benchmarks.implementations.find_spec", lambda _name: None)
+    extra = {Requirement(each).name for each in PROJECT["optional-dependencies"][peer]}
+    assert extra == {"gpt2ref", *str(missing_package(peer)).split()}
 
 
 def test_the_hooks_run_the_tools_of_the_dev_extra() -> None:
