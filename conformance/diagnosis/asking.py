@@ -14,7 +14,7 @@ from ..adapters.protocol import Judged
 from ..checkpoints.tensors import SMALL, random_token_ids
 
 SMALLEST = replace(SMALL, n_layer=2, n_positions=13)
-LONG = replace(SMALLEST, n_layer=1, n_positions=1024)
+LONG = replace(SMALLEST, n_embd=24, n_layer=1, n_positions=1024)
 ROWS = random_token_ids(SMALLEST, batch=17, time=5, seed=6)
 IDS = random_token_ids(SMALLEST, batch=3, time=7, seed=5)
 # The tokens whose logits are compared, as all logits would be too many.
