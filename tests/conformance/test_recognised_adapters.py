@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -25,15 +24,9 @@ from tests.shared.recognising import (
     check_right,
     found_in,
     loaded,
-    write_tiny,
 )
 
 SAYS = [11, 262, 1135, EOS, 13]  # after a prompt of one token
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return write_tiny(tmp_path_factory.mktemp("tiny"))
 
 
 @pytest.fixture(scope="module")
@@ -41,12 +34,6 @@ def script(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A checkpoint that says one word after the other, whatever it is given."""
     tensors = by_position(SAYS + [13] * (SCRIPT.n_positions - len(SAYS)))
     return str(write_checkpoint(tmp_path_factory.mktemp("script"), SCRIPT, tensors))
-
-
-@pytest.fixture
-def found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Found]:
-    monkeypatch.setattr(sys, "path", [*sys.path])
-    return lambda text, name="load": found_in(tmp_path / "model.py", text, name)
 
 
 # Generation.

@@ -15,24 +15,7 @@ from conformance.adapters.recognised.written import Found
 from conformance.checkpoints.tensors import trained_like, write_checkpoint
 from tests.shared.head_files import EINSUM, LISTS
 from tests.shared.model_files import NANO, encoder
-from tests.shared.recognising import TINY, TOKEN_IDS, check_right, found_in, loaded, write_tiny
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return write_tiny(tmp_path_factory.mktemp("tiny"))
-
-
-@pytest.fixture
-def found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Found]:
-    """Writes a file, and returns what is recognised in it."""
-    monkeypatch.setattr(sys, "path", [*sys.path])
-
-    def look(text: str, name: str = "load", file: str = "model.py") -> Found:
-        return found_in(tmp_path / file, text, name)
-
-    return look
-
+from tests.shared.recognising import TINY, TOKEN_IDS, check_right, found_in, loaded
 
 # Where the parameters are.
 
