@@ -6,7 +6,7 @@ import math
 import shutil
 import tempfile
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
@@ -64,9 +64,13 @@ class Comparison:
     `right` has the answers of a right GPT-2 in the dtype, `variants` those of each variant.
     """
 
-    def __init__(self, folder: Path, dtype: torch.dtype) -> None:
+    def __init__(
+        self, folder: Path, dtype: torch.dtype, asked: Iterable[Question] | None = None
+    ) -> None:
+        """Compare answers to the suite's questions, or to those that are `asked`."""
         self.folder, self.dtype = folder, dtype
-        self.questions = list(questions())
+        self.questions = list(questions() if asked is None else asked)
+        self._few = asked is None  # whether SHOWN has the tokens whose logits are compared
         self.right = self.new()
         self.variants = [self.answers(defective(name)) for name in VARIANTS]
         self._exact = replace(self.right, dtype=torch.float64, given={})
@@ -96,7 +100,7 @@ class Comparison:
         kind = with_mistakes(*granted)
         # A head of its own may need all logits. A constant is a factor of each.
         whole = any("head" in grant.steps and isinstance(grant, Entry) for grant in granted)
-        few = None if whole else loading(type(kind.__name__, (kind,), {"shown": SHOWN}))
+        few = None if whole or not self._few else loading(type(kind.__name__, (kind,), {"shown": SHOWN}))
         return Answers(loading(kind), self, self.dtype, granted, few)
 
     def matters(self, mistake: Mistake, question: Question) -> bool:

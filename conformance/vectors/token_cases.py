@@ -1,0 +1,206 @@
+"""The cases of tokens and text: the draw, the end, the generation loop, the tokenizer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import gpt2ref
+from gpt2ref import EOS
+
+from ..adapters.refusal import CONTEXT, TEMPERATURE, TOP_K
+from ..diagnosis.question import BLOCKS, NORM, WITH_MLP
+from .case import Call, Case, generate, logits, ragged
+from .checkpoints import LONG, SMALL, WHOLE_VOCABULARY, A, B, C
+from .generator import integers, token_ids
+
+SAMPLER, END, LOOP = NORM | {"sampler"}, WITH_MLP | {"loop"}, BLOCKS | {"loop"}
+FED = 5  # the prompt of a die, whose logits are the same after any token
+ROWS = token_ids(SMALL.vocab_size, 17, 6, seed=13)
+
+
+def _uniforms(rows: int, steps: int, seed: int) -> list[list[float]]:
+    """Return uniform numbers [row][step], each a multiple of 2^-24."""
+    numbers = integers(seed, 0, rows * steps).double() / 2**24
+    return numbers.view(rows, steps).tolist()
+
+
+def of_sampling() -> Iterator[Case]:
+    def case(name: str, checkpoint: str, requirement: str, sentence: str, *calls: Call) -> Case:
+        return Case(name, (f"sampling.{requirement}",), sentence, checkpoint, calls, SAMPLER)
+
+    def die(steps: int = 4, rows: int = 2, **options: Any) -> Call:
+        return generate([[FED]] * rows, steps, **options)
+
+    def given(**options: Any) -> Call:
+        """Return a call whose draws use given numbers."""
+        uniforms = _uniforms(4, 16, seed=int(1000 * options["temperature"]))
+        return die(16, 4, uniforms=uniforms, **options)
+
+    def often(rows: int = 32, steps: int = 31, **options: Any) -> Call:
+        """Return a call whose frequencies are compared."""
+        return die(steps, rows, frequencies=True, **options)
+
+    warm = [
+        ("0.5-40", {"temperature": 0.5, "top_k": 40}, "distribution"),
+        ("2-2", {"temperature": 2.0, "top_k": 2}, "top-k"),
+        ("5-4", {"temperature": 5.0, "top_k": 4}, "top-k-ties"),
+        ("1-none", {"temperature": 1.0, "top_k": None}, "top-k-none"),
+        ("1-97", {"temperature": 1.0, "top_k": 97}, "top-k-above-vocabulary"),
+        ("1-98", {"temperature": 1.0, "top_k": 98}, "top-k-above-vocabulary"),
+    ]
+    for name, options, requirement in warm:
+        yield case(f"draws-{name}", "die", requirement,
+                   f"Given numbers draw these tokens with {_said(options)}.",
+                   given(**options))  # fmt: skip
+        yield case(f"frequencies-{name}", "die", requirement,
+                   f"Tokens are drawn this often with {_said(options)}.",
+                   often(**options))  # fmt: skip
+    yield case("draws-hot", "hot-die", "temperature-range",
+               "Given numbers draw these tokens at temperature 20.",
+               given(temperature=20.0, top_k=2))  # fmt: skip
+    yield case("draws-low", "low-die", "distribution",
+               "Logits that are all far below zero draw as others do.",
+               given(temperature=1.0))  # fmt: skip
+    yield case("draws-rare", "rare-die", "rare-tokens",
+               "Given numbers draw tokens that have a chance of 1 in 400.",
+               given(temperature=1.0) | {"uniforms": [[0.9940, 0.99757, 0.99963, 0.5]] * 4,
+                                         "max_new_tokens": 4})  # fmt: skip
+    yield case("frequencies-rare", "rare-die", "rare-tokens",
+               "Unlikely tokens are drawn as often as others let them.",
+               often(64, 31, temperature=1.0))  # fmt: skip
+    yield case("draws-even", "even-die", "many-tokens",
+               "Given numbers draw these of 97 tokens that are nearly alike.",
+               given(temperature=1.0))  # fmt: skip
+    for top_k in (None, 3):
+        yield Case(f"temperature-0-{top_k}".lower(), ("sampling.temperature-zero",),
+                   "Temperature 0 takes the largest logit, whatever the seed.", "die",
+                   (die(top_k=top_k), die(top_k=top_k, seed=8)), SAMPLER,
+                   words=TEMPERATURE)  # fmt: skip
+    yield case("temperature-1e-6", "die", "temperature-range",
+               "Temperature 1e-6 takes the largest logit.", die(2, temperature=1e-6))  # fmt: skip
+    yield case("top-k-1", "die", "top-k-one", "top_k=1 takes the largest logit.",
+               die(8, 4, temperature=5.0, top_k=1))  # fmt: skip
+    yield Case("top-k-0", ("sampling.top-k-zero",), "top_k=0 is refused by name.", "die",
+               (die(2, temperature=5.0, top_k=0, frequencies=True),), SAMPLER, refused=True,
+               words=TOP_K)  # fmt: skip
+    for name, below in (("12", "2^-12"), ("9", "2^-9")):
+        yield case(f"close-{name}", f"close-die-{name}", "close-logits",
+                   f"Of two logits that are {below} apart, the larger is taken.",
+                   die(1, 1), die(4, 12, temperature=5.0, top_k=1))  # fmt: skip
+    once, often_said = [9] * 11 + [17], [17] * 12
+    yield case("said-before", "repeating-die", "repetition",
+               "A token that was said is as likely as before.",
+               generate([once, often_said], 1))  # fmt: skip
+    yield Case("nan", ("sampling.nan",), "A NaN among the logits is an error.", "nan-die",
+               (die(2, temperature=1.0, frequencies=True),), SAMPLER, refused=True)  # fmt: skip
+
+
+def _said(options: dict[str, Any]) -> str:
+    return ", ".join(f"{name}={value}" for name, value in options.items())
+
+
+def of_stopping() -> Iterator[Case]:
+    def case(name: str, requirement: str, sentence: str, *calls: Call) -> Case:
+        return Case(name, (f"eos.{requirement}",), sentence, "words", calls, END)
+
+    yield case("ends-at-once", "first-step", "With EOS first, there are no new tokens.",
+               generate([[A]], 4))  # fmt: skip
+    yield case("never-ends", "never", "Without EOS there are exactly max_new_tokens.",
+               *(generate([[C]], n) for n in (0, 1, 2, 25)))  # fmt: skip
+    yield case("rows-that-end", "per-row", "Each row stops by itself, and the others go on.",
+               generate([[C, A], [A, B], [B, C]], 4))  # fmt: skip
+    yield case("eos-in-prompt", "in-prompt", "EOS inside the prompt ends nothing.",
+               generate([[EOS, B]], 4))  # fmt: skip
+    yield case("many-tokens", "no-other", "Nothing but EOS ends a text.",
+               generate([[B, C, B]], 28))  # fmt: skip
+
+
+def of_generation() -> Iterator[Case]:
+    def case(
+        name: str, checkpoint: str, requirement: str, sentence: str, *calls: Call, **more: Any
+    ) -> Case:
+        return Case(name, (f"generation.{requirement}",), sentence, checkpoint, calls, LOOP, **more)
+
+    three = [row[:4] for row in ROWS[:3]]
+    n = SMALL.n_positions
+    yield case("greedy", "plain", "greedy",
+               "Temperature 0 gives the tokens of a loop that feeds the whole sequence.",
+               generate(three, 6))  # fmt: skip
+    yield case("greedy-by-top-k", "plain", "greedy", "top_k=1 is greedy, in each row.",
+               generate(three, 3, temperature=5.0, top_k=1))  # fmt: skip
+    yield case("greedy-seventeen-rows", "plain", "greedy", "Rows do not depend on each other.",
+               generate([row[:3] for row in ROWS], 3))  # fmt: skip
+    yield case("filled-to-the-end", "plain", "exact-fit",
+               "A prompt and its new tokens may fill the context.",
+               generate(three, n - 4), generate(three, n - 3))  # fmt: skip
+    yield case("past-the-context", "plain", "window",
+               "Past n_positions, the last n_positions tokens are used, from position 0.",
+               generate(three[:2], n), words=CONTEXT)  # fmt: skip
+    yield case("prompt-past-the-context", "plain", "window",
+               "A longer prompt is cut to its last n_positions tokens.",
+               generate(token_ids(97, 2, n + 2, seed=14), 2), words=CONTEXT)  # fmt: skip
+    yield case("prompts-in-a-row", "plain", "second-prompt",
+               "A prompt gets its tokens, whatever prompts were given before.",
+               *(generate([prompt], 2) for prompt in _alike()))  # fmt: skip
+    yield case("dropout-in-config", "dropout", "dropout",
+               "A config with dropout changes no new token.",
+               generate(three, 6))  # fmt: skip
+    yield case("after-generate", "dropout", "leaves-no-trace",
+               "Generation changes no later logit.", logits(three, [3]),
+               generate(three, 3), logits(three, [3]),
+               generate([row[:2] for row in three], 3), logits(three, [3]),
+               tokens=tuple(range(0, 97, 6)))  # fmt: skip
+    yield case("a-long-prompt", "long", "far-past", "A new token sees the whole context.",
+               generate(token_ids(97, 1, LONG.n_positions - 12, seed=15), 12))  # fmt: skip
+    end = WHOLE_VOCABULARY.vocab_size - 2
+    yield case("no-prompt", "whole-vocabulary", "empty-prompt",
+               "A prompt without tokens starts from <|endoftext|>, or is refused.",
+               generate([[]], 3))  # fmt: skip
+    for name, token in (("ragged", 41), ("ragged-eos", EOS)):
+        yield case(name, "whole-vocabulary", name,
+                   "A prompt in a batch with longer ones gets the tokens that it gets alone.",
+                   ragged([[7, token, 300], [end, 5000, 262, 9, 40000, 11], [9]], 5))  # fmt: skip
+
+
+def _alike() -> list[list[int]]:
+    """Return prompts that differ in all tokens, in all but the last, in all but the last two."""
+    first, other = ROWS[0], ROWS[1]
+    return [first, other, other[:5] + first[5:], first[:4] + other[4:]]
+
+
+_TEXTS = {
+    "contractions": "It's  a 4444 \n\n test: naïve 🙂.",
+    "special": "a<|endoftext|>b",
+    "letters": "'Mother x\u2019seven _'s \u0663's \xbd's \U0001d49c's \u0627's \u0301's \n's ",
+    "spaces": "\n\n\x1c \n\n\x85 \n\n\xa0 \n\n\ufeff e\u0301 \xed \ufb01 \r\n. \xad",
+    "start": "\ufeffa\0b",
+    "one-word": "a" * 101,
+    "many-words": " one two" * 520,
+}
+_DECODED = {"languages": "naïve 漢字 🤖", "blanks": " It 's a test . ", "many": " one two" * 520}
+
+
+def of_text() -> Iterator[Case]:
+    def case(name: str, requirement: str, sentence: str, call: Call, **more: Any) -> Case:
+        return Case(name, (f"text.{requirement}",), sentence, "die", (call,),
+                    frozenset({"text"}), **more)  # fmt: skip
+
+    for name, text in _TEXTS.items():
+        requirement = "special" if name == "special" else "encode"
+        yield case(f"encode-{name}", requirement, "Text becomes these ids.",
+                   {"do": "encode", "text": text})  # fmt: skip
+    for name, text in _DECODED.items():
+        yield case(f"decode-{name}", "decode", "Ids become this text.",
+                   {"do": "decode", "ids": gpt2ref.encode(text)})  # fmt: skip
+    cut = gpt2ref.encode("🙂")[:1]
+    for name, ids in (("cut", cut), ("cut-then-more", [*cut, A])):
+        yield case(f"decode-{name}", "cut-character", "A cut character becomes U+FFFD.",
+                   {"do": "decode", "ids": ids})  # fmt: skip
+    yield case("decode-eos", "decode", "<|endoftext|> is a token with a text.",
+               {"do": "decode", "ids": [A, EOS]})  # fmt: skip
+    for name, token in (("minus-1", -1), ("50257", EOS + 1)):
+        yield case(f"decode-{name}", "unknown-id", "An id that is no token's is refused.",
+                   {"do": "decode", "ids": [token]}, refused=True)  # fmt: skip
+
+
