@@ -6,7 +6,7 @@ import math
 import shutil
 import tempfile
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
@@ -22,6 +22,7 @@ from ..defects.steps import THROUGH_LOGITS, can_change
 from ..judging.oracle import FACTOR, FLOOR_ULPS
 from .asking import SHOWN
 from .asking_tokens import Frequencies
+from .known_to_show import shows
 from .question import BLOCKS, NORM, Question, answer
 from .questions import questions
 from .token_questions import DIE
@@ -100,8 +101,16 @@ class Comparison:
         kind = with_mistakes(*granted)
         # A head of its own may need all logits. A constant is a factor of each.
         whole = any("head" in grant.steps and isinstance(grant, Entry) for grant in granted)
-        few = None if whole or not self._few else loading(type(kind.__name__, (kind,), {"shown": SHOWN}))
+        few = (
+            None
+            if whole or not self._few
+            else loading(type(kind.__name__, (kind,), {"shown": SHOWN}))
+        )
         return Answers(loading(kind), self, self.dtype, granted, few)
+
+    def known_to_show(self) -> Mapping[str, frozenset[str]]:
+        """Return the names of the questions in which each defect is known to show."""
+        return shows()
 
     def matters(self, mistake: Mistake, question: Question) -> bool:
         """Return whether a mistake may change the answer to a question.
@@ -184,6 +193,8 @@ def same(a: Any, b: Any, rounding: float) -> bool:
 
 def relative_difference(a: Any, b: Any) -> float:
     """Return the largest difference of two answers in logits, relative to the largest number."""
+    if isinstance(a, list) and isinstance(b, list) and len(a) == len(b):
+        return max(map(relative_difference, a, b), default=math.inf)
     if not isinstance(a, Tensor) or not isinstance(b, Tensor) or a.shape != b.shape:
         return math.inf
     return max(_relative_differences(a, b)) if a.isfinite().all() else math.inf

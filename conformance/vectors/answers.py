@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -105,9 +105,7 @@ def _of_call(case: Mapping[str, Any], call: Mapping[str, Any], given: Any, where
     return frequencies_of(rows, call)
 
 
-def _logits(
-    call: Mapping[str, Any], given: Any, tokens: list[int] | None, where: str
-) -> Tensor:
+def _logits(call: Mapping[str, Any], given: Any, tokens: list[int] | None, where: str) -> Tensor:
     """Return [row, position, token]. Of all positions or tokens, those compared are taken."""
     found = torch.tensor(_numbers(given, where), dtype=torch.float64)
     rows, time = len(call["token_ids"]), len(call["token_ids"][0])
@@ -141,7 +139,7 @@ def _numbers(given: Any, where: str) -> Any:
     try:
         return float(given)
     except ValueError:
-        raise ValueError(f"{where}: expected numbers, found {given[:20]!r}") from None
+        raise ValueError(f"{where}: expected numbers, found {str(given)[:20]!r}") from None
 
 
 def _ids(given: Any, where: str) -> list[int]:
@@ -181,8 +179,6 @@ def _asked(case: Mapping[str, Any], folder: Path, load: Load, dtype: torch.dtype
 def _plain(answer: Any) -> Any:
     if isinstance(answer, Tensor):
         return _words(answer.tolist())
-    if isinstance(answer, Mapping):  # frequencies: as many tokens of each kind
-        return _rows(answer)
     return answer
 
 
@@ -190,7 +186,3 @@ def _words(values: Any) -> Any:
     if isinstance(values, list):
         return [_words(each) for each in values]
     return values if math.isfinite(values) else str(values)
-
-
-def _rows(frequencies: Mapping[int, int]) -> Iterable[list[int]]:
-    return [[token] * n for token, n in frequencies.items() if token >= 0]

@@ -41,6 +41,9 @@ _FACTS: dict[str, tuple[str, frozenset[str], str]] = {
     "head": (
         "head.raw", HEAD,
         "Logits are ln_f's output times wte, as they are."),
+    "faint-ln_f": (
+        "layer-norm.epsilon-ln_f layer-norm.epsilon-place", EMBEDDINGS,
+        "The variance of the embedding is as small as ln_f's epsilon of 1e-5."),
     "final-norm": (
         "final-norm.count vectors.ln_f layer-norm.variance layer-norm.mean", NORM,
         "ln_f normalises a token's row once, with its own weight and bias."),
@@ -48,26 +51,23 @@ _FACTS: dict[str, tuple[str, frozenset[str], str]] = {
         "embedding.positions embedding.tokens final-norm.count vectors.ln_f layer-norm.variance "
         "layer-norm.mean", EMBEDDINGS,
         "The rows of wte and wpe are added, and ln_f follows: there is no block."),
-    "faint-ln_f": (
-        "layer-norm.epsilon-ln_f layer-norm.epsilon-place", EMBEDDINGS,
-        "The variance of the embedding is as small as ln_f's epsilon of 1e-5."),
+    "faint-ln_1": (
+        "layer-norm.epsilon-ln_1", WITH_ATTENTION,
+        "The variance of the embedding is as small as ln_1's epsilon of 1e-5."),
     "attention": (
         "attention.scale attention.heads attention.qkv-order attention.qkv-layout "
         "attention.head-split attention.head-merge attention.mask attention.softmax "
         "vectors.c_attn-bias vectors.attn-c_proj-bias vectors.ln_1", WITH_ATTENTION,
         "Two layers of attention, without MLPs."),
-    "faint-ln_1": (
-        "layer-norm.epsilon-ln_1", WITH_ATTENTION,
-        "The variance of the embedding is as small as ln_1's epsilon of 1e-5."),
     "large-scores": (
         "attention.large-scores", WITH_ATTENTION,
         "Scores of 1400 or -1400 for all keys give the weights that zeros give."),
-    "mlp": (
-        "activation.curve vectors.c_fc-bias vectors.mlp-c_proj-bias vectors.ln_2", WITH_MLP,
-        "Two MLPs, without attention: the activation is GELU in its tanh form."),
     "faint-ln_2": (
         "layer-norm.epsilon-ln_2", WITH_MLP,
         "The variance of the embedding is as small as ln_2's epsilon of 1e-5."),
+    "mlp": (
+        "activation.curve vectors.c_fc-bias vectors.mlp-c_proj-bias vectors.ln_2", WITH_MLP,
+        "Two MLPs, without attention: the activation is GELU in its tanh form."),
     "narrow": (
         "blocks.n-inner", WITH_MLP,
         "The config's n_inner is the width of the MLP."),
@@ -198,6 +198,10 @@ def _of_pieces() -> Iterator[Case]:
                tokens=SHOWN[::2])  # fmt: skip
     long = token_ids(97, 1, LONG.n_positions, seed=12)
     sizes = [63, 1, 1, 62, 1, 1, 382, 1, 1, 187, 1, LONG.n_positions - 703, 1, 1]
+    yield Case("long-prefill", ("cache.long",),
+               "A prompt of 1023 tokens fills the cache, and a step goes on from there.", "long",
+               (prefill([long[0][:-1]], [0, 511, 512, 700, 1022]), step([long[0][-1:]], 0)),
+               CACHE, tokens=SHOWN)  # fmt: skip
     pieces = (each | {"positions": [len(each["token_ids"][0]) - 1]}
               for each in in_pieces(long, sizes))  # fmt: skip
     yield Case("long-pieces", ("cache.long", "cache.far-past"),

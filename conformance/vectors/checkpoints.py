@@ -15,6 +15,7 @@ from torch import Tensor
 from gpt2ref import EOS, GPT2Config
 
 from ..checkpoints.tensors import TRAINING_FIELDS, Tensors, blank
+from ..defects import CompleteGPT2
 from .generator import trained_like
 
 SEED = 20
@@ -31,8 +32,14 @@ DIE = GPT2Config(vocab_size=97, n_positions=32, n_embd=4, n_layer=1, n_head=2)
 WORDS = GPT2Config(n_positions=32, n_embd=8, n_layer=1, n_head=2)
 WHOLE_VOCABULARY = GPT2Config(n_positions=16, n_embd=4, n_layer=2, n_head=2)
 
-A, B, C = 11, 262, 1135
-FOLLOWERS = {A: EOS, B: C, C: B, EOS: B}  # which token follows which in WORDS
+A, B, C = 11, 198, 628  # a comma, a line end, and two
+FOLLOWERS = {A: EOS, B: C, C: B, EOS: A}  # which token follows which in WORDS
+# Prompts of the whole vocabulary; the first one ends before the others do.
+ENDING = [
+    [14857, 24275, 24600, 8279, 12656],
+    [46190, 2869, 5582, 8968, 16216],
+    [33184, 13723, 26260, 42065, 1985],
+]
 FACES = {96: 2.0, 17: 1.25, 0: 0.5, 31: 0.5, 60: -0.5}  # the logits of a die; two are tied
 NEVER = -100.0
 FAINT = 11 / 2048  # the half range of an embedding whose variance is that of epsilon
@@ -63,7 +70,7 @@ def flat_file(tensors: Tensors) -> tuple[bytes, list[dict[str, Any]]]:
 
     It is written here, as the order of the tensors in a file is the library's own affair.
     """
-    places, header, parts, end = [], dict[str, Any](), [], 0
+    places, header, parts, end = list[dict[str, Any]](), dict[str, Any](), list[bytes](), 0
     for name, tensor in sorted(tensors.items()):
         raw = tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes()
         start, end = end, end + len(raw)
@@ -172,6 +179,18 @@ def words() -> Checkpoint:
     return Checkpoint(WORDS, tensors)
 
 
+def whole_vocabulary() -> Checkpoint:
+    """Return one with which the first prompt of ENDING ends after one token.
+
+    EOS and the second token that would follow that prompt have changed places.
+    """
+    made = plain(WHOLE_VOCABULARY)
+    right = CompleteGPT2(made.tensors, WHOLE_VOCABULARY, dtype=torch.float64)
+    second = right.generate_ragged(ENDING[:1], max_new_tokens=2, temperature=0.0)[0][1]
+    made.tensors["wte.weight"][[EOS, second]] = made.tensors["wte.weight"][[second, EOS]]
+    return made
+
+
 def _half(dtype: torch.dtype) -> Maker:
     return partial(changed, lambda t: {name: tensor.to(dtype) for name, tensor in t.items()})
 
@@ -180,7 +199,6 @@ def _flipped(t: Tensors) -> Tensor:
     return t["wte.weight"].flip(0)
 
 
-DROPOUTS = dict.fromkeys(("resid_pdrop", "attn_pdrop", "embd_pdrop"), 0.5)
 CHECKPOINTS: dict[str, Maker] = {
     "head": head,
     "final-norm": final_norm,
@@ -218,16 +236,16 @@ CHECKPOINTS: dict[str, Maker] = {
     "gelu": partial(plain, FILES, activation_function="gelu"),
     "relu": partial(plain, FILES, activation_function="relu"),
     "epsilon": partial(plain, replace(FILES, layer_norm_epsilon=1.0)),
-    "dropout": partial(plain, **DROPOUTS),
+    "dropout": lambda: plain(SMALL, resid_pdrop=0.5, attn_pdrop=0.5, embd_pdrop=0.5),
     "die": die,
     "low-die": partial(die, offset=-120.0),
     "hot-die": partial(die, {17: 10.0, 30: 0.0}),
-    "rare-die": partial(die, {17: 6.0, 40: 0.0, 41: 0.0, 96: -1.0}),
+    "rare-die": partial(die, {17: 6.0, 40: 0.0, 41: 0.0, 50: -3.0, 96: -1.0}),
     "nan-die": partial(die, {17: 1.0, 30: math.nan}),
     "close-die-12": partial(die, {95: 2.0, 17: 2.0 - 2**-12}),
     "close-die-9": partial(die, {95: 2.0, 17: 2.0 - 2**-9}),
     "repeating-die": partial(die, {17: 3.0, 30: 2.9}),
     "even-die": even_die,
     "words": words,
-    "whole-vocabulary": partial(plain, WHOLE_VOCABULARY),
+    "whole-vocabulary": whole_vocabulary,
 }

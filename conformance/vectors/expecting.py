@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -58,10 +59,13 @@ class Watched(CompleteGPT2):
         return found
 
 
-def with_answers(case: Mapping[str, Any], refused: bool, folder: Path) -> dict[str, Any]:
+def with_answers(
+    case: Mapping[str, Any], refused: bool, folder: Path, *, mistaken: bool = True
+) -> dict[str, Any]:
     """Return a case's file: the case, what is expected of it, and what mistakes would give.
 
-    Raises ValueError if a right GPT-2 does not do what the case says.
+    `mistaken`: whether variants and mistakes are asked, too. Raises ValueError if a right GPT-2
+    does not do what the case says.
     """
     asked = _Asked(case, folder)
     right = asked.exact(CompleteGPT2)
@@ -69,16 +73,16 @@ def with_answers(case: Mapping[str, Any], refused: bool, folder: Path) -> dict[s
         raise ValueError(f"case {case['id']}: a right GPT-2 answers {right!r}")
     expected: dict[str, Any] = {"refused": True}
     if not refused:
-        allowed = asked.allowed(right)
         lead = Watched.lead
-        asked.decimals = decimals(allowed.get("float32", 1.0))
+        allowed = asked.allowed(CompleteGPT2, right)
         expected = {
             "answers": asked.json(right),
             "allowed": allowed,
             "lead": None if math.isinf(lead) else _digits(lead, down=True),
         }
-    accepted = [each for entry in VARIANTS.values() if (each := asked.accepted(entry, right))]
-    mistakes = {entry.id: each for entry in DEFECTS.values() if (each := asked.wrong(entry, right))}
+    variants, defects = (VARIANTS.values(), DEFECTS.values()) if mistaken else ((), ())
+    accepted = [each for entry in variants if (each := asked.accepted(entry, right))]
+    mistakes = {entry.id: each for entry in defects if (each := asked.wrong(entry, right))}
     return {**case, "expected": expected, "accepted": accepted, "mistakes": mistakes}
 
 
@@ -102,7 +106,7 @@ class _Asked:
         with in_order:  # tokens have no digits to differ in
             return self.answer(type(kind.__name__, (Watched, kind), {}), torch.float64)
 
-    def allowed(self, right: list[Any]) -> dict[str, float]:
+    def allowed(self, kind: type[CompleteGPT2], right: list[Any]) -> dict[str, float]:
         """Return the allowed error of logits in each precision that can compute them."""
         tensors = [each for each in right if isinstance(each, Tensor)]
         if not tensors:
@@ -111,17 +115,17 @@ class _Asked:
         found = {}
         for name, dtype in PRECISIONS.items():
             with InOrder():
-                rounded = self.answer(CompleteGPT2, dtype)
-            if not isinstance(rounded, list):
-                continue
-            differs = max(
-                float(error(a, b).max())
-                for a, b in zip(rounded, right, strict=True)
-                if isinstance(b, Tensor)
-            )
-            allowed = allowed_error(lambda _, found=differs: found, largest, dtype)
-            if math.isfinite(allowed):
-                found[name] = _digits(allowed)
+                rounded = self.answer(kind, dtype)
+            if isinstance(rounded, list):
+                differs = max(
+                    float(error(a, b).max())
+                    for a, b in zip(rounded, right, strict=True)
+                    if isinstance(b, Tensor)
+                )
+                allowed = allowed_error(partial(_given, differs), largest, dtype)
+                if math.isfinite(allowed):
+                    found[name] = _digits(allowed)
+        self.decimals = decimals(found["float32"])
         self.rounding = found["float32"] / max(largest, 1e-300)
         return found
 
@@ -136,7 +140,7 @@ class _Asked:
         if quick in (None, CRASHED) or same(quick, right, self.rounding):
             return None
         found = self.exact(entry.kind)
-        about = {
+        about: dict[str, Any] = {
             "variant": entry.id,
             "requirement": entry.requirement,
             "outcome": "variant" if entry.id in REPORTED else "passed",
@@ -144,6 +148,8 @@ class _Asked:
         }
         if found == REFUSED:
             return about | {"refused": True}
+        if right == REFUSED:  # nothing was measured yet
+            about["allowed"] = self.allowed(entry.kind, found)
         return about | {"answers": self.json(found)}
 
     def wrong(self, entry: Entry, right: Any) -> dict[str, Any] | None:
@@ -156,7 +162,7 @@ class _Asked:
         if found[0] is None or same(found[0], right, self.rounding):
             return None
         found.append(self._with_chance(entry, 2))
-        if not same(*found, 1e-12):
+        if not same(found[0], found[1], 1e-12):
             return None
         about = {"requirement": entry.requirement, "says": entry.what}
         if found[0] in (REFUSED, CRASHED):
@@ -170,6 +176,10 @@ class _Asked:
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             return self.answer(entry.kind, torch.float64)
+
+
+def _given(found: float, _: torch.dtype) -> float:
+    return found
 
 
 def differences(right: list[Any], wrong: list[Any]) -> Iterator[tuple[list[int], Any]]:

@@ -10,8 +10,6 @@ LEFT_OUT = {
     "parity.published-sizes": "The shapes above 124M take gigabytes.",
     "cache.steps": "It asks for the width of 124M, which is in the full set alone.",
     "cache.bfloat16": "It compares an implementation with itself, in a dtype that it is loaded in.",
-    "eos.middle": "`eos.per-row` and `eos.in-prompt` have rows that end there.",
-    "eos.last-step": "`eos.per-row` has a row that ends at its last step.",
     "eos.probability": "The lengths of thousands of texts would be a file of their own.",
     "generation.induction": "Its checkpoint is wide: `generation.greedy` has what the files can.",
     "sampling.independent-draws": "It compares draws of an implementation with its other draws.",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,15 @@ def perform(case: Mapping[str, Any], judged: Judged) -> list[Any]:
     for call in case["calls"]:
         getattr(asking, call["do"])(call)
     return asking.answers
+
+
+def compared(case: Mapping[str, Any], judged: Judged) -> list[Any]:
+    """Return the answers in the form in which they are compared: tokens of chance as counts."""
+    calls, answers = case["calls"], perform(case, judged)
+    return [
+        frequencies_of(each, call) if call.get("frequencies") else each
+        for call, each in zip(calls, answers, strict=True)
+    ]
 
 
 class _Asking:
@@ -56,8 +65,7 @@ class _Asking:
             self._give(call["uniforms"])
         options = {name: call[name] for name in _OPTIONS}
         options["greedy_by_top_k"] = self.greedy_by_top_k
-        new = self.judged.generate(ids_of(call), **options)
-        self.answers.append(frequencies_of(new, call) if call["frequencies"] else new)
+        self.answers.append(self.judged.generate(ids_of(call), **options))
 
     def generate_ragged(self, call: Mapping[str, Any]) -> None:
         options = {name: call[name] for name in _OPTIONS}
@@ -78,7 +86,7 @@ class _Asking:
         if not isinstance(model, CompleteGPT2):
             raise NotApplicable("it draws its own numbers")
         steps = iter(torch.tensor(uniforms, dtype=torch.float64).T)
-        model.uniform = lambda _: next(steps)  # type: ignore[method-assign]
+        model.uniform = lambda generators: next(steps)  # type: ignore[method-assign]  # noqa: ARG005
 
 
 def ids_of(call: Mapping[str, Any]) -> Tensor:
@@ -119,7 +127,7 @@ def question_of(case: Mapping[str, Any], folder: Path) -> Question:
     return Question(
         case["id"],
         lambda _: checkpoint,
-        partial(perform, case),
+        partial(compared, case),
         about=tuple(case["refusal_words"]),
         kind=kind_of(case),
         slow=_is_long(case),
@@ -133,5 +141,3 @@ def _is_long(case: Mapping[str, Any]) -> bool:
         sum(map(len, call.get("token_ids", []))) > 100 or call.get("max_new_tokens", 0) > 12
         for call in calls
     )
-
-

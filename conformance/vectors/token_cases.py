@@ -11,7 +11,7 @@ from gpt2ref import EOS
 from ..adapters.refusal import CONTEXT, TEMPERATURE, TOP_K
 from ..diagnosis.question import BLOCKS, NORM, WITH_MLP
 from .case import Call, Case, generate, logits, ragged
-from .checkpoints import LONG, SMALL, WHOLE_VOCABULARY, A, B, C
+from .checkpoints import ENDING, LONG, SMALL, WHOLE_VOCABULARY, A, B, C
 from .generator import integers, token_ids
 
 SAMPLER, END, LOOP = NORM | {"sampler"}, WITH_MLP | {"loop"}, BLOCKS | {"loop"}
@@ -41,7 +41,7 @@ def of_sampling() -> Iterator[Case]:
         """Return a call whose frequencies are compared."""
         return die(steps, rows, frequencies=True, **options)
 
-    warm = [
+    warm: list[tuple[str, dict[str, Any], str]] = [
         ("0.5-40", {"temperature": 0.5, "top_k": 40}, "distribution"),
         ("2-2", {"temperature": 2.0, "top_k": 2}, "top-k"),
         ("5-4", {"temperature": 5.0, "top_k": 4}, "top-k-ties"),
@@ -62,16 +62,23 @@ def of_sampling() -> Iterator[Case]:
     yield case("draws-low", "low-die", "distribution",
                "Logits that are all far below zero draw as others do.",
                given(temperature=1.0))  # fmt: skip
+    rare = {"uniforms": [[0.995, 0.998, 0.99903, 0.9996, 0.5]] * 4, "max_new_tokens": 5}
     yield case("draws-rare", "rare-die", "rare-tokens",
-               "Given numbers draw tokens that have a chance of 1 in 400.",
-               given(temperature=1.0) | {"uniforms": [[0.9940, 0.99757, 0.99963, 0.5]] * 4,
-                                         "max_new_tokens": 4})  # fmt: skip
+               "Given numbers draw tokens with chances from 1 in 400 to 1 in 8000.",
+               given(temperature=1.0) | rare)  # fmt: skip
     yield case("frequencies-rare", "rare-die", "rare-tokens",
                "Unlikely tokens are drawn as often as others let them.",
                often(64, 31, temperature=1.0))  # fmt: skip
     yield case("draws-even", "even-die", "many-tokens",
                "Given numbers draw these of 97 tokens that are nearly alike.",
                given(temperature=1.0))  # fmt: skip
+    yield case("draws-after-top-k", "die", "top-k-none",
+               "The top_k of one call is not that of the next.",
+               die(2, temperature=1.0, top_k=1), given(temperature=1.0))  # fmt: skip
+    yield Case("draws-of-50257", ("sampling.top-k-none",),
+               "Given numbers draw these of 50257 tokens.", "whole-vocabulary",
+               (generate(ENDING + ENDING, 1, temperature=1.0,
+                         uniforms=_uniforms(6, 1, seed=2)),), LOOP)  # fmt: skip
     for top_k in (None, 3):
         yield Case(f"temperature-0-{top_k}".lower(), ("sampling.temperature-zero",),
                    "Temperature 0 takes the largest logit, whatever the seed.", "die",
@@ -105,15 +112,24 @@ def of_stopping() -> Iterator[Case]:
         return Case(name, (f"eos.{requirement}",), sentence, "words", calls, END)
 
     yield case("ends-at-once", "first-step", "With EOS first, there are no new tokens.",
-               generate([[A]], 4))  # fmt: skip
+               *(generate([[A]], n) for n in (4, 1)))  # fmt: skip
+    yield case("ends-in-the-middle", "middle", "EOS ends a text and is not part of it.",
+               generate([[B, EOS]], 4))  # fmt: skip
+    yield case("ends-at-the-last-step", "last-step", "EOS at the last step is not part of it.",
+               generate([[B, EOS]], 2))  # fmt: skip
     yield case("never-ends", "never", "Without EOS there are exactly max_new_tokens.",
                *(generate([[C]], n) for n in (0, 1, 2, 25)))  # fmt: skip
     yield case("rows-that-end", "per-row", "Each row stops by itself, and the others go on.",
-               generate([[C, A], [A, B], [B, C]], 4))  # fmt: skip
+               generate([[C, A], [A, B], [B, EOS]], 4))  # fmt: skip
     yield case("eos-in-prompt", "in-prompt", "EOS inside the prompt ends nothing.",
                generate([[EOS, B]], 4))  # fmt: skip
-    yield case("many-tokens", "no-other", "Nothing but EOS ends a text.",
+    yield case("line-ends", "no-other", "Nothing but EOS ends a text: no blank line, id 628.",
                generate([[B, C, B]], 28))  # fmt: skip
+    yield Case("many-tokens", ("eos.no-other",), "There may be more than 128 new tokens.", "long",
+               (generate([ROWS[0][:3]], 140),), END)  # fmt: skip
+    yield Case("a-row-that-ends-first", ("eos.per-row",),
+               "A row goes on with its own keys and values where the row before it ends.",
+               "whole-vocabulary", (generate(ENDING, 5),), LOOP)  # fmt: skip
 
 
 def of_generation() -> Iterator[Case]:
@@ -151,6 +167,10 @@ def of_generation() -> Iterator[Case]:
                generate(three, 3), logits(three, [3]),
                generate([row[:2] for row in three], 3), logits(three, [3]),
                tokens=tuple(range(0, 97, 6)))  # fmt: skip
+    yield case("after-ragged", "whole-vocabulary", "leaves-no-trace",
+               "The padding of short prompts changes no later logit.",
+               logits(ENDING, [4]), ragged([ENDING[0], [9], [7, 41]], 3), logits(ENDING, [4]),
+               tokens=(0, 1, 262, 9999, 50256))  # fmt: skip
     yield case("a-long-prompt", "long", "far-past", "A new token sees the whole context.",
                generate(token_ids(97, 1, LONG.n_positions - 12, seed=15), 12))  # fmt: skip
     end = WHOLE_VOCABULARY.vocab_size - 2
@@ -202,5 +222,3 @@ def of_text() -> Iterator[Case]:
     for name, token in (("minus-1", -1), ("50257", EOS + 1)):
         yield case(f"decode-{name}", "unknown-id", "An id that is no token's is refused.",
                    {"do": "decode", "ids": [token]}, refused=True)  # fmt: skip
-
-

@@ -12,14 +12,15 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from gpt2ref import __version__
+from gpt2ref import GPT2Config, __version__
 
 from .case import Case
 from .cases import cases
 from .checkpoints import CHECKPOINTS, Checkpoint, config_text, flat_file
-from .expecting import with_answers
-from .generator import integers
 from .errors import VectorsError
+from .expecting import with_answers
+from .full import full_files
+from .generator import integers
 from .left_out import LEFT_OUT
 
 FORMAT = 1
@@ -28,11 +29,11 @@ SCHEMAS = ("index.schema.json", "case.schema.json", "answers.schema.json")
 _SEEDS = (0, 20, 2**32 - 1)  # of the generator's own vectors
 
 
-def write_vectors(folder: Path, full: bool = False) -> dict[str, Any]:
-    """Write the vectors as a new folder, and return its index. `full`: the published shape, too.
+def write_vectors(folder: Path, shape: GPT2Config | None = None) -> dict[str, Any]:
+    """Write the vectors as a new folder, and return its index.
 
-    Raises VectorsError if the folder can't be written. It is written beside itself first, so there
-    is never half of it.
+    `shape`: that of the full set's cases, which are left out without it. The folder is written
+    beside itself first, so there is never half of it. Raises VectorsError if it can't be written.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise VectorsError(f"{folder}: there is such a file or folder, and it is not overwritten")
@@ -41,7 +42,7 @@ def write_vectors(folder: Path, full: bool = False) -> dict[str, Any]:
     except OSError as error:
         raise VectorsError(f"{folder}: can't be written: {error}") from error
     try:
-        index = _write(temporary, full)
+        index = _write(temporary, shape)
         temporary.chmod(0o755)
         os.replace(temporary, folder)
     except OSError as error:
@@ -51,21 +52,23 @@ def write_vectors(folder: Path, full: bool = False) -> dict[str, Any]:
     return index
 
 
-def _write(folder: Path, full: bool) -> dict[str, Any]:
+def _write(folder: Path, shape: GPT2Config | None) -> dict[str, Any]:
     asked = list(cases())
     for name in dict.fromkeys(case.checkpoint for case in asked):
         write_checkpoint(folder / "checkpoints" / name, CHECKPOINTS[name]())
     listed = [write_case(folder, case) for case in asked]
-    if full:
-        from .full import write_full
-
-        listed += write_full(folder)
+    for name, content in full_files(shape).items() if shape else ():
+        if isinstance(content, str):
+            _write_text(folder / name, content)
+        else:
+            write_json(folder / name, content)
+        listed += [{"id": Path(name).stem, "file": name}] if name.startswith("cases/") else []
     write_json(folder / "generator.json", generator_vectors())
     for name in SCHEMAS:
         _copy(HERE / name, folder / "schema" / name)
     for file in sorted((HERE / "runners").rglob("*.*")):
         _copy(file, folder / "runners" / file.relative_to(HERE / "runners"))
-    index = index_of(folder, listed, full)
+    index = index_of(folder, listed, shape is not None)
     write_json(folder / "index.json", index)
     return index
 
@@ -142,7 +145,7 @@ def write_archive(folder: Path, file: Path) -> None:
 
     _at_once(file, write)
     checksum = f"{sha256(file)}  {file.name}\n"
-    _at_once(file.with_name(f"{file.name}.sha256"), lambda path: _write_text(path, checksum))
+    write_text_at_once(file.with_name(f"{file.name}.sha256"), checksum)
 
 
 def _at_once(file: Path, write: Callable[[Path], None]) -> None:
@@ -157,8 +160,11 @@ def _at_once(file: Path, write: Callable[[Path], None]) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def write_text_at_once(file: Path, text: str) -> None:
+    _at_once(file, lambda path: _write_text(path, text))
+
+
 def write_json(file: Path, data: Any) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
     _write_text(file, "".join(_lines(data)) + "\n")
 
 
@@ -182,6 +188,7 @@ def _opened(value: dict[str, Any] | list[Any]) -> str:
 
 
 def _write_text(file: Path, text: str) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
     file.write_bytes(text.encode("utf-8"))  # the same line ends on every system
 
 
