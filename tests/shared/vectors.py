@@ -1,0 +1,35 @@
+"""Vectors that several test files read. They are written once, as that takes seconds."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from conformance.diagnosis.comparison import Load
+from conformance.vectors.answers import answers_of
+from conformance.vectors.folder import Vectors, read_vectors
+from conformance.vectors.write import write_vectors
+
+_KEPT = tempfile.TemporaryDirectory()  # until the process ends
+
+
+@cache
+def written() -> Vectors:
+    folder = Path(_KEPT.name) / "vectors"
+    write_vectors(folder)
+    return read_vectors(folder)
+
+
+def answers_file(
+    load: Load, path: Path, name: str = "a port", change: Callable[[Any], None] | None = None
+) -> Path:
+    """Write the answers of an implementation in Python, with a change."""
+    content = answers_of(written(), load, name)
+    if change:
+        change(content)
+    path.write_text(json.dumps(content), encoding="utf-8")
+    return path
