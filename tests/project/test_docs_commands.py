@@ -49,7 +49,10 @@ MODULES += [
     f"conformance.studies.{path.stem}"
     for path in sorted((ROOT / "conformance/studies").glob("[a-z]*.py"))
 ]
-HELPS = [Job("pytest", ["conformance/", "benchmarks/", "--help"], {}, [])]
+HELPS = [
+    Job("pytest", ["conformance/", "benchmarks/", "--help"], {}, []),
+    Job("gpt2-conformance", ["--help"], {}, []),
+]
 HELPS += [Job("module", [module, "--help"], {}, []) for module in MODULES]
 FAIL = [
     "pytest conformance/ --implementation no_such.py",
