@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -55,35 +55,41 @@ def all_judged(
         entry = DEFECTS.get(name)
         answers = comparison.of(entry) if entry else comparison.answers(defective(name))
         yield judged(vectors, comparison, name, answers)
-        if not entry:
-            continue
-        comparison.forget()
 
 
-def study(vectors: Vectors, folder: Path, shows: Path | None, named: bool) -> None:
+def study(
+    vectors: Vectors,
+    folder: Path,
+    *,
+    names: Sequence[str] = tuple(DEFECTS),
+    harmless: Sequence[str] = (*EQUIVALENT, *VARIANTS),
+    shows: Path | None = None,
+    diagnosed: bool = False,
+) -> None:
+    """Print which defects the files catch, and which harmless changes they flag."""
     comparison = VectorComparison(vectors, folder, torch.float32)
-    found = {each.name: each for each in all_judged(vectors, comparison, DEFECTS)}
+    found = {each.name: each for each in all_judged(vectors, comparison, names)}
     missed = [name for name, each in found.items() if not each.failed]
     for name in missed:
-        requirement = DEFECTS[name].requirement or ""
+        requirement = str(DEFECTS[name].requirement)
         print(f"not seen: {name} ({requirement}): {LEFT_OUT.get(requirement, '')}")
-    print(f"{len(found) - len(missed)} of {len(found)} defects are caught by the files")
+    print(f"{len(found) - len(missed)} of {len(found)} defects are caught by the files", flush=True)
     if shows:
         write_shows(shows, vectors.cases, {name: each.failed for name, each in found.items()})
-    flagged = [
-        each.name for each in all_judged(vectors, comparison, EQUIVALENT | VARIANTS) if each.failed
-    ]
-    print(f"{len(flagged)} of {len(EQUIVALENT | VARIANTS)} harmless ones are flagged: {flagged}")
-    if named:
-        right = 0
-        for name, each in found.items():
-            if each.failed:
-                causes = judge_answers(each.given, vectors, folder).causes
-                ids = {cause.id for cause in causes} | {x for c in causes for x in c.alternatives}
-                right += name in ids
-                if name not in ids:
-                    print(f"not named: {name}: {sorted(ids)}", flush=True)
-        print(f"{right} of {len(found) - len(missed)} that are caught are named")
+    flagged = [each.name for each in all_judged(vectors, comparison, harmless) if each.failed]
+    print(f"{len(flagged)} of {len(harmless)} harmless ones are flagged: {flagged}", flush=True)
+    if diagnosed:
+        caught = [each for each in found.values() if each.failed]
+        share = sum(_is_named(each, vectors, comparison) for each in caught)
+        print(f"{share} of {len(caught)} that are caught are named")
+
+
+def _is_named(found: Judged, vectors: Vectors, comparison: VectorComparison) -> bool:
+    causes = judge_answers(found.given, vectors, comparison.folder, comparison).causes
+    ids = {cause.id for cause in causes} | {each for c in causes for each in c.alternatives}
+    if found.name not in ids:
+        print(f"not named: {found.name}: {sorted(ids)}", flush=True)
+    return found.name in ids
 
 
 def main() -> None:
@@ -100,7 +106,7 @@ def main() -> None:
         if options.vectors is None:
             write_vectors(folder / "vectors")
         vectors = read_vectors(options.vectors or folder / "vectors")
-        study(vectors, folder, options.shows, options.named)
+        study(vectors, folder, shows=options.shows, diagnosed=options.named)
 
 
 if __name__ == "__main__":

@@ -55,8 +55,16 @@ class AnswersJudgement(Judgement):
         return f"compare with cases/{test}.json"
 
 
-def judge_answers(given: GivenAnswers, vectors: Vectors, folder: Path) -> Judgement:
-    """Return the judgement of a port. `folder` is for checkpoints of the diagnosis."""
+def judge_answers(
+    given: GivenAnswers,
+    vectors: Vectors,
+    folder: Path,
+    comparison: VectorComparison | None = None,
+) -> Judgement:
+    """Return the judgement of a port. `folder` is for checkpoints of the diagnosis.
+
+    `comparison`: one in the precision of the answers, which several ports may share.
+    """
     compared = {
         name: compare(case, given.answers[name], given.said[name], given.precision)
         for name, case in vectors.cases.items()
@@ -66,7 +74,7 @@ def judge_answers(given: GivenAnswers, vectors: Vectors, folder: Path) -> Judgem
     judgement = AnswersJudgement(given.name, has_name=False)
     wrong = [name for name, each in compared.items() if each.outcome == FAILED]
     if wrong:
-        comparison = VectorComparison(vectors, folder, given.dtype)
+        comparison = comparison or VectorComparison(vectors, folder, given.dtype)
         judgement.diagnosis = diagnosed(comparison, _subject(given, compared, comparison))
     failing = _failing(judgement.diagnosis, vectors, wrong)
     for name, case in vectors.cases.items():

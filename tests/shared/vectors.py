@@ -9,9 +9,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from conformance.diagnosis.comparison import Load
 from conformance.vectors.answers import answers_of
 from conformance.vectors.folder import Vectors, read_vectors
+from conformance.vectors.verdict import VectorComparison
 from conformance.vectors.write import write_vectors
 
 _KEPT = tempfile.TemporaryDirectory()  # until the process ends
@@ -22,6 +25,12 @@ def written() -> Vectors:
     folder = Path(_KEPT.name) / "vectors"
     write_vectors(folder)
     return read_vectors(folder)
+
+
+@cache
+def comparison() -> VectorComparison:
+    """Return the comparison in float32, whose answers the ports of a run share."""
+    return VectorComparison(written(), Path(_KEPT.name), torch.float32)
 
 
 def answers_file(

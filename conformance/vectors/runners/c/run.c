@@ -1,6 +1,6 @@
 /* Runs the vectors on a GPT-2 in C. Nothing but libc and libm.
  *
- *     cc -O2 -I FOLDER_OF_GPT2_C -o run run.c -lm
+ *     cc -O2 -o run run.c -lm
  *     ./run VECTORS > answers.json
  *
  * What failed, and which mistake it looks like, is on standard error. The GPT-2 is the one that is included: it has
