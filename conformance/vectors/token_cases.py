@@ -44,6 +44,7 @@ def of_sampling() -> Iterator[Case]:
     warm: list[tuple[str, dict[str, Any], str]] = [
         ("0.5-40", {"temperature": 0.5, "top_k": 40}, "distribution"),
         ("2-2", {"temperature": 2.0, "top_k": 2}, "top-k"),
+        ("5-3", {"temperature": 5.0, "top_k": 3}, "top-k-ties"),
         ("5-4", {"temperature": 5.0, "top_k": 4}, "top-k-ties"),
         ("1-none", {"temperature": 1.0, "top_k": None}, "top-k-none"),
         ("1-97", {"temperature": 1.0, "top_k": 97}, "top-k-above-vocabulary"),

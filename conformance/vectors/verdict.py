@@ -73,7 +73,9 @@ def judge_answers(
         compared[name] = Compared(NOT_APPLICABLE, f"too close to call in {given.precision}")
     judgement = AnswersJudgement(given.name, has_name=False)
     wrong = [name for name, each in compared.items() if each.outcome == FAILED]
-    if wrong:
+    if wrong and (coarse := _coarser(vectors, given, compared)):
+        judgement.undiagnosed = f"the answers have {coarse}'s rounding: give it as `precision`"
+    elif wrong:
         comparison = comparison or VectorComparison(vectors, folder, given.dtype)
         judgement.diagnosis = diagnosed(comparison, _subject(given, compared, comparison))
     failing = _failing(judgement.diagnosis, vectors, wrong)
@@ -82,6 +84,31 @@ def judge_answers(
             result = judgement.results.setdefault(requirement, Result())
             result.add(_finding(name, requirement, compared[name], failing))
     return judgement
+
+
+def _coarser(vectors: Vectors, given: GivenAnswers, compared: Mapping[str, Compared]) -> str | None:
+    """Return the precision, below the one given, whose rounding excuses all logits.
+
+    None if any are right as it is: a mistake may be as small, and leaves some logits right.
+    """
+    asked = [
+        name
+        for name, case in vectors.cases.items()
+        if case["expected"].get("allowed") and compared[name].outcome != NOT_APPLICABLE
+    ]
+    if given.precision != "float32" or any(compared[name].outcome != FAILED for name in asked):
+        return None
+    return next(
+        (
+            precision
+            for precision in ("float16", "bfloat16")
+            if all(
+                compare(vectors.cases[name], given.answers[name], "", precision).outcome != FAILED
+                for name in asked
+            )
+        ),
+        None,
+    )
 
 
 def _subject(

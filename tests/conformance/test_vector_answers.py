@@ -63,7 +63,9 @@ def test_a_lower_precision_is_held_to_its_own_error(tmp_path):
     def load(folder, **_):
         return defective()(folder, dtype=torch.bfloat16)
 
-    assert judged(load, tmp_path).state == "deviates"
+    judgement = judged(load, tmp_path)
+    assert judgement.state == "deviates"
+    assert "bfloat16's rounding" in judgement.undiagnosed
     judgement = judged(load, tmp_path, lambda content: content.update(precision="bfloat16"))
     assert judgement.state == "no deviation found"
     assert judgement.outcome("generation.greedy") == "not applicable"

@@ -11,6 +11,7 @@ import sys
 import tarfile
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import jsonschema
 import pytest
@@ -189,7 +190,7 @@ def test_an_archive_has_the_same_bytes_whenever_it_is_written(tmp_path):
 
 def test_the_full_set_has_rules_in_the_place_of_weights():
     shape = replace(WHOLE_VOCABULARY, vocab_size=300)
-    files = full_files(shape)
+    files: dict[str, Any] = full_files(shape)
     rule = files["checkpoints/published-shape/rule.json"]
     rules = [generator.Rule(**each | {"shape": tuple(each["shape"])}) for each in rule["tensors"]]
     tensors = {each.name: generator.made(each, rule["seed"]) for each in rules}
