@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -34,11 +35,25 @@ def comparison() -> VectorComparison:
 
 
 def answers_file(
-    load: Load, path: Path, name: str = "a port", change: Callable[[Any], None] | None = None
+    load: Load,
+    path: Path,
+    name: str = "a port",
+    change: Callable[[Any], None] | None = None,
+    only: str = "",
 ) -> Path:
-    """Write the answers of an implementation in Python, with a change."""
-    content = answers_of(written(), load, name)
+    """Write the answers of an implementation in Python, with a change.
+
+    `only`: the start of the names of the requirements that are asked, several with blanks between.
+    """
+    vectors = written()
+    starts = tuple(only.split()) or ("",)
+    asked = {id: each for id, each in vectors.cases.items() if _starts(each, starts)}
+    content = answers_of(replace(vectors, cases=asked), load, name)
     if change:
         change(content)
     path.write_text(json.dumps(content), encoding="utf-8")
     return path
+
+
+def _starts(case: dict[str, Any], starts: tuple[str, ...]) -> bool:
+    return any(name.startswith(starts) for name in case["requirements"])
