@@ -96,7 +96,7 @@ def test_a_variant_is_none_of_the_failures(variant, requirement, outcome, tmp_pa
         ("text-nfc", {"text.encode"}, "text"),
         ("kv-swapped-on-reorder", {"generation.ragged"}, "generation.ragged"),
         ("cache-aliased-branches", {"cache.branches"}, "cache"),
-        ("scale-by-n-embd+eos-kept", {"attention.scale", "eos.middle"}, "attention head eos"),
+        ("gelu-erf+eos-kept", {"activation.curve", "eos.middle"}, ""),
     ],
 )
 def test_mistakes_are_named_and_fail_their_own_requirement(mistakes, requirements, only, tmp_path):
@@ -203,9 +203,7 @@ def test_answers_are_as_their_schema_says(tmp_path):
 
 
 def test_the_command_writes_the_verdict_the_report_and_the_page(tmp_path, capsys, monkeypatch):
-    file = answers_file(
-        defective("relu"), tmp_path / "answers.json", "my port", only="activation attention head"
-    )
+    file = answers_file(defective("gelu-erf"), tmp_path / "answers.json", "my port")
     report, page = tmp_path / "report.json", tmp_path / "page.html"
     monkeypatch.setattr("conformance.vectors.verdict.VectorComparison", lambda *_: comparison())
     words = ["--read-answers", str(file), "--vectors", str(written().folder)]
@@ -214,11 +212,11 @@ def test_the_command_writes_the_verdict_the_report_and_the_page(tmp_path, capsys
     assert status == 1
     assert "activation.curve: FAILED" in out
     assert "compare with cases/mlp.json" in out
-    assert "cause: relu" in out
+    assert "cause: gelu-erf" in out
     content = json.loads(report.read_text(encoding="utf-8"))
     format_of_reports = ROOT / "conformance/verdict/report.schema.json"
     jsonschema.validate(content, json.loads(format_of_reports.read_text(encoding="utf-8")))
-    assert content["adapters"][0]["causes"][0]["id"] == "relu"
+    assert content["adapters"][0]["causes"][0]["id"] == "gelu-erf"
     assert "my port" in page.read_text(encoding="utf-8")
 
 
