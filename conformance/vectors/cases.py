@@ -15,7 +15,8 @@ from ..diagnosis.question import (
 from .case import Call, Case, in_pieces, logits, prefill, step
 from .checkpoints import LONG, SMALL, UNIFORM
 from .generator import token_ids
-from .token_cases import of_generation, of_sampling, of_stopping, of_text
+from .sampling_cases import of_choices, of_draws
+from .token_cases import of_generation, of_stopping, of_text
 
 IDS = token_ids(SMALL.vocab_size, 2, 9, seed=20)
 MORE = token_ids(SMALL.vocab_size, 17, 5, seed=6)
@@ -30,7 +31,8 @@ def cases() -> Iterator[Case]:
     yield from _of_files()
     yield from _of_configs()
     yield from _of_pieces()
-    yield from of_sampling()
+    yield from of_draws()
+    yield from of_choices()
     yield from of_stopping()
     yield from of_generation()
     yield from of_text()

@@ -1,4 +1,4 @@
-"""The cases of tokens and text: the draw, the end, the generation loop, the tokenizer."""
+"""The cases of tokens and text: the end, the generation loop, the tokenizer."""
 
 from __future__ import annotations
 
@@ -8,104 +8,14 @@ from typing import Any
 import gpt2ref
 from gpt2ref import EOS
 
-from ..adapters.refusal import CONTEXT, TEMPERATURE, TOP_K
-from ..diagnosis.question import BLOCKS, NORM, WITH_MLP
+from ..adapters.refusal import CONTEXT
+from ..diagnosis.question import BLOCKS, WITH_MLP
 from .case import Call, Case, generate, logits, ragged
 from .checkpoints import ENDING, LONG, SMALL, WHOLE_VOCABULARY, A, B, C
-from .generator import integers, token_ids
+from .generator import token_ids
 
-SAMPLER, END, LOOP = NORM | {"sampler"}, WITH_MLP | {"loop"}, BLOCKS | {"loop"}
-FED = 5  # the prompt of a die, whose logits are the same after any token
+END, LOOP = WITH_MLP | {"loop"}, BLOCKS | {"loop"}
 ROWS = token_ids(SMALL.vocab_size, 17, 6, seed=13)
-
-
-def _uniforms(rows: int, steps: int, seed: int) -> list[list[float]]:
-    """Return uniform numbers [row][step], each a multiple of 2^-24."""
-    numbers = integers(seed, 0, rows * steps).double() / 2**24
-    return numbers.view(rows, steps).tolist()
-
-
-def of_sampling() -> Iterator[Case]:
-    def case(name: str, checkpoint: str, requirement: str, sentence: str, *calls: Call) -> Case:
-        return Case(name, (f"sampling.{requirement}",), sentence, checkpoint, calls, SAMPLER)
-
-    def die(steps: int = 4, rows: int = 2, **options: Any) -> Call:
-        return generate([[FED]] * rows, steps, **options)
-
-    def given(**options: Any) -> Call:
-        """Return a call whose draws use given numbers."""
-        uniforms = _uniforms(4, 16, seed=int(1000 * options["temperature"]))
-        return die(16, 4, uniforms=uniforms, **options)
-
-    def often(rows: int = 32, steps: int = 31, **options: Any) -> Call:
-        """Return a call whose frequencies are compared."""
-        return die(steps, rows, frequencies=True, **options)
-
-    warm: list[tuple[str, dict[str, Any], str]] = [
-        ("0.5-40", {"temperature": 0.5, "top_k": 40}, "distribution"),
-        ("2-2", {"temperature": 2.0, "top_k": 2}, "top-k"),
-        ("5-3", {"temperature": 5.0, "top_k": 3}, "top-k-ties"),
-        ("5-4", {"temperature": 5.0, "top_k": 4}, "top-k-ties"),
-        ("1-none", {"temperature": 1.0, "top_k": None}, "top-k-none"),
-        ("1-97", {"temperature": 1.0, "top_k": 97}, "top-k-above-vocabulary"),
-        ("1-98", {"temperature": 1.0, "top_k": 98}, "top-k-above-vocabulary"),
-    ]
-    for name, options, requirement in warm:
-        yield case(f"draws-{name}", "die", requirement,
-                   f"Given numbers draw these tokens with {_said(options)}.",
-                   given(**options))  # fmt: skip
-        yield case(f"frequencies-{name}", "die", requirement,
-                   f"Tokens are drawn this often with {_said(options)}.",
-                   often(**options))  # fmt: skip
-    yield case("draws-hot", "hot-die", "temperature-range",
-               "Given numbers draw these tokens at temperature 20.",
-               given(temperature=20.0, top_k=2))  # fmt: skip
-    yield case("draws-low", "low-die", "distribution",
-               "Logits that are all far below zero draw as others do.",
-               given(temperature=1.0))  # fmt: skip
-    rare = {"uniforms": [[0.995, 0.998, 0.99903, 0.9996, 0.5]] * 4, "max_new_tokens": 5}
-    yield case("draws-rare", "rare-die", "rare-tokens",
-               "Given numbers draw tokens with chances from 1 in 400 to 1 in 8000.",
-               given(temperature=1.0) | rare)  # fmt: skip
-    yield case("frequencies-rare", "rare-die", "rare-tokens",
-               "Unlikely tokens are drawn as often as others let them.",
-               often(64, 31, temperature=1.0))  # fmt: skip
-    yield case("draws-even", "even-die", "many-tokens",
-               "Given numbers draw these of 97 tokens that are nearly alike.",
-               given(temperature=1.0))  # fmt: skip
-    yield case("draws-after-top-k", "die", "top-k-none",
-               "The top_k of one call is not that of the next.",
-               die(2, temperature=1.0, top_k=1), given(temperature=1.0))  # fmt: skip
-    yield Case("draws-of-50257", ("sampling.top-k-none",),
-               "Given numbers draw these of 50257 tokens.", "whole-vocabulary",
-               (generate(ENDING + ENDING, 1, temperature=1.0,
-                         uniforms=_uniforms(6, 1, seed=2)),), LOOP)  # fmt: skip
-    for top_k in (None, 3):
-        yield Case(f"temperature-0-{top_k}".lower(), ("sampling.temperature-zero",),
-                   "Temperature 0 takes the largest logit, whatever the seed.", "die",
-                   (die(top_k=top_k), die(top_k=top_k, seed=8)), SAMPLER,
-                   words=TEMPERATURE)  # fmt: skip
-    yield case("temperature-1e-6", "die", "temperature-range",
-               "Temperature 1e-6 takes the largest logit.", die(2, temperature=1e-6))  # fmt: skip
-    yield case("top-k-1", "die", "top-k-one", "top_k=1 takes the largest logit.",
-               die(8, 4, temperature=5.0, top_k=1))  # fmt: skip
-    yield Case("top-k-0", ("sampling.top-k-zero",), "top_k=0 is refused by name.", "die",
-               (die(2, temperature=5.0, top_k=0, frequencies=True),), SAMPLER, refused=True,
-               words=TOP_K)  # fmt: skip
-    for name, below in (("12", "2^-12"), ("9", "2^-9")):
-        yield case(f"close-{name}", f"close-die-{name}", "close-logits",
-                   f"Of two logits that are {below} apart, the larger is taken.",
-                   die(1, 1), die(4, 12, temperature=5.0, top_k=1))  # fmt: skip
-    once, often_said = [9] * 11 + [17], [17] * 12
-    yield case("said-before", "repeating-die", "repetition",
-               "A token that was said is as likely as before.",
-               generate([once, often_said], 1))  # fmt: skip
-    yield Case("nan", ("sampling.nan",), "A NaN among the logits is an error.", "nan-die",
-               (die(2, temperature=1.0, frequencies=True),), SAMPLER, refused=True)  # fmt: skip
-
-
-def _said(options: dict[str, Any]) -> str:
-    return ", ".join(f"{name}={value}" for name, value in options.items())
 
 
 def of_stopping() -> Iterator[Case]:
@@ -133,53 +43,60 @@ def of_stopping() -> Iterator[Case]:
                "whole-vocabulary", (generate(ENDING, 5),), LOOP)  # fmt: skip
 
 
-def of_generation() -> Iterator[Case]:
-    def case(
-        name: str, checkpoint: str, requirement: str, sentence: str, *calls: Call, **more: Any
-    ) -> Case:
-        return Case(name, (f"generation.{requirement}",), sentence, checkpoint, calls, LOOP, **more)
+def _loop(
+    name: str, checkpoint: str, requirement: str, sentence: str, *calls: Call, **more: Any
+) -> Case:
+    return Case(name, (f"generation.{requirement}",), sentence, checkpoint, calls, LOOP, **more)
 
+
+def of_generation() -> Iterator[Case]:
+    """Yield the cases of the loop by itself, then those of calls in turn and of other prompts."""
     three = [row[:4] for row in ROWS[:3]]
     n = SMALL.n_positions
-    yield case("greedy", "plain", "greedy",
+    yield _loop("greedy", "plain", "greedy",
                "Temperature 0 gives the tokens of a loop that feeds the whole sequence.",
                generate(three, 6))  # fmt: skip
-    yield case("greedy-by-top-k", "plain", "greedy", "top_k=1 is greedy, in each row.",
+    yield _loop("greedy-by-top-k", "plain", "greedy", "top_k=1 is greedy, in each row.",
                generate(three, 3, temperature=5.0, top_k=1))  # fmt: skip
-    yield case("greedy-seventeen-rows", "plain", "greedy", "Rows do not depend on each other.",
+    yield _loop("greedy-seventeen-rows", "plain", "greedy", "Rows do not depend on each other.",
                generate([row[:3] for row in ROWS], 3))  # fmt: skip
-    yield case("filled-to-the-end", "plain", "exact-fit",
+    yield _loop("filled-to-the-end", "plain", "exact-fit",
                "A prompt and its new tokens may fill the context.",
                generate(three, n - 4), generate(three, n - 3))  # fmt: skip
-    yield case("past-the-context", "plain", "window",
+    yield _loop("past-the-context", "plain", "window",
                "Past n_positions, the last n_positions tokens are used, from position 0.",
                generate(three[:2], n), words=CONTEXT)  # fmt: skip
-    yield case("prompt-past-the-context", "plain", "window",
+    yield _loop("prompt-past-the-context", "plain", "window",
                "A longer prompt is cut to its last n_positions tokens.",
                generate(token_ids(97, 2, n + 2, seed=14), 2), words=CONTEXT)  # fmt: skip
-    yield case("prompts-in-a-row", "plain", "second-prompt",
+    yield from _of_calls_in_turn()
+
+
+def _of_calls_in_turn() -> Iterator[Case]:
+    three = [row[:4] for row in ROWS[:3]]
+    yield _loop("prompts-in-a-row", "plain", "second-prompt",
                "A prompt gets its tokens, whatever prompts were given before.",
                *(generate([prompt], 2) for prompt in _alike()))  # fmt: skip
-    yield case("dropout-in-config", "dropout", "dropout",
+    yield _loop("dropout-in-config", "dropout", "dropout",
                "A config with dropout changes no new token.",
                generate(three, 6))  # fmt: skip
-    yield case("after-generate", "dropout", "leaves-no-trace",
+    yield _loop("after-generate", "dropout", "leaves-no-trace",
                "Generation changes no later logit.", logits(three, [3]),
                generate(three, 3), logits(three, [3]),
                generate([row[:2] for row in three], 3), logits(three, [3]),
                tokens=tuple(range(0, 97, 6)))  # fmt: skip
-    yield case("after-ragged", "whole-vocabulary", "leaves-no-trace",
+    yield _loop("after-ragged", "whole-vocabulary", "leaves-no-trace",
                "The padding of short prompts changes no later logit.",
                logits(ENDING, [4]), ragged([ENDING[0], [9], [7, 41]], 3), logits(ENDING, [4]),
                tokens=(0, 1, 262, 9999, 50256))  # fmt: skip
-    yield case("a-long-prompt", "long", "far-past", "A new token sees the whole context.",
+    yield _loop("a-long-prompt", "long", "far-past", "A new token sees the whole context.",
                generate(token_ids(97, 1, LONG.n_positions - 12, seed=15), 12))  # fmt: skip
     end = WHOLE_VOCABULARY.vocab_size - 2
-    yield case("no-prompt", "whole-vocabulary", "empty-prompt",
+    yield _loop("no-prompt", "whole-vocabulary", "empty-prompt",
                "A prompt without tokens starts from <|endoftext|>, or is refused.",
                generate([[]], 3))  # fmt: skip
     for name, token in (("ragged", 41), ("ragged-eos", EOS)):
-        yield case(name, "whole-vocabulary", name,
+        yield _loop(name, "whole-vocabulary", name,
                    "A prompt in a batch with longer ones gets the tokens that it gets alone.",
                    ragged([[7, token, 300], [end, 5000, 262, 9, 40000, 11], [9]], 5))  # fmt: skip
 

@@ -18,6 +18,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from conformance.defects import CompleteGPT2
+from conformance.diagnosis.comparison import loading
 from conformance.judging.oracle import expected
 from conformance.probes.gpt2 import PlainGPT2
 from conformance.requirements import REQUIREMENTS
@@ -30,6 +32,7 @@ from conformance.vectors.folder import read_vectors
 from conformance.vectors.full import full_files
 from conformance.vectors.in_order import InOrder
 from conformance.vectors.left_out import LEFT_OUT
+from conformance.vectors.performing import perform
 from conformance.vectors.write import HERE, write_archive, write_checkpoint, write_vectors
 from tests.shared.vectors import written
 
@@ -276,3 +279,19 @@ def test_a_case_that_a_right_gpt2_does_not_do_is_not_written(tmp_path):
     write_checkpoint(tmp_path / "checkpoints" / "head", CHECKPOINTS["head"]())
     with pytest.raises(ValueError, match="case head: a right GPT-2 answers"):
         with_answers(case.to_dict(), True, tmp_path)
+
+
+def test_no_given_number_is_so_near_to_two_tokens_that_rounding_decides():
+    nearest = []
+
+    class Near(CompleteGPT2):
+        def draw(self, probabilities, uniform):
+            sums = probabilities.double().cumsum(-1)
+            nearest.append(float((sums - uniform[:, None] * sums[:, -1:]).abs().min()))
+            return super().draw(probabilities, uniform)
+
+    for case in written().cases.values():
+        if any(call.get("uniforms") for call in case["calls"]):
+            perform(case, loading(Near)(written().folder / case["checkpoint"], dtype=torch.float64))
+    assert len(nearest) > 100
+    assert min(nearest) > 5e-6  # float32 moves the sums by 2e-9
