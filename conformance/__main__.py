@@ -44,6 +44,7 @@ from importlib.util import find_spec
 
 from .invocation import module
 
+FOR_VECTORS = ("--write-vectors", "--read-answers")
 MISSING = "{error}. The suite needs more than gpt2ref alone: pip install 'gpt2ref[conformance]'"
 
 
@@ -65,7 +66,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser = argparse.ArgumentParser(add_help=False, usage=argparse.SUPPRESS)
         options.add(parser.add_argument)
         print(parser.format_help())
+        from .vectors.command import parser as vectors_parser
+
+        print(vectors_parser().format_help())
         return 0
+    if any(word.startswith(FOR_VECTORS) for word in words):
+        from .vectors import command
+
+        return command.main(words)
     adapters = list(itertools.takewhile(lambda word: not word.startswith("-"), words))
     settings = words[len(adapters) :]
     # One core is enough for most tests. A device may not have the memory for two processes, and a

@@ -6,7 +6,7 @@ import math
 import shutil
 import tempfile
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
@@ -22,6 +22,7 @@ from ..defects.steps import THROUGH_LOGITS, can_change
 from ..judging.oracle import FACTOR, FLOOR_ULPS
 from .asking import SHOWN
 from .asking_tokens import Frequencies
+from .known_to_show import shows
 from .question import BLOCKS, NORM, Question, answer
 from .questions import questions
 from .token_questions import DIE
@@ -64,9 +65,13 @@ class Comparison:
     `right` has the answers of a right GPT-2 in the dtype, `variants` those of each variant.
     """
 
-    def __init__(self, folder: Path, dtype: torch.dtype) -> None:
+    def __init__(
+        self, folder: Path, dtype: torch.dtype, asked: Iterable[Question] | None = None
+    ) -> None:
+        """Compare answers to the suite's questions, or to those that are `asked`."""
         self.folder, self.dtype = folder, dtype
-        self.questions = list(questions())
+        self.questions = list(questions() if asked is None else asked)
+        self._few = asked is None  # whether SHOWN has the tokens whose logits are compared
         self.right = self.new()
         self.variants = [self.answers(defective(name)) for name in VARIANTS]
         self._exact = replace(self.right, dtype=torch.float64, given={})
@@ -96,8 +101,16 @@ class Comparison:
         kind = with_mistakes(*granted)
         # A head of its own may need all logits. A constant is a factor of each.
         whole = any("head" in grant.steps and isinstance(grant, Entry) for grant in granted)
-        few = None if whole else loading(type(kind.__name__, (kind,), {"shown": SHOWN}))
+        few = (
+            None
+            if whole or not self._few
+            else loading(type(kind.__name__, (kind,), {"shown": SHOWN}))
+        )
         return Answers(loading(kind), self, self.dtype, granted, few)
+
+    def known_to_show(self) -> Mapping[str, frozenset[str]]:
+        """Return the names of the questions in which each defect is known to show."""
+        return shows()
 
     def matters(self, mistake: Mistake, question: Question) -> bool:
         """Return whether a mistake may change the answer to a question.
@@ -180,6 +193,8 @@ def same(a: Any, b: Any, rounding: float) -> bool:
 
 def relative_difference(a: Any, b: Any) -> float:
     """Return the largest difference of two answers in logits, relative to the largest number."""
+    if isinstance(a, list) and isinstance(b, list) and len(a) == len(b):
+        return max(map(relative_difference, a, b), default=math.inf)
     if not isinstance(a, Tensor) or not isinstance(b, Tensor) or a.shape != b.shape:
         return math.inf
     return max(_relative_differences(a, b)) if a.isfinite().all() else math.inf

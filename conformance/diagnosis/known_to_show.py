@@ -22,7 +22,12 @@ FILE = Path(defects.__file__).with_name("shows.json")
 @cache
 def shows() -> Mapping[str, frozenset[str]]:
     """Return the names of the questions for each defect."""
-    known = json.loads(FILE.read_text(encoding="utf-8"))
+    return read_shows(FILE)
+
+
+def read_shows(file: Path) -> Mapping[str, frozenset[str]]:
+    """Read a file that `write_shows` has written."""
+    known = json.loads(file.read_text(encoding="utf-8"))
     questions = known["questions"]
     return {
         name: frozenset(questions[number] for number in numbers)

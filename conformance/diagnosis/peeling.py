@@ -20,7 +20,6 @@ from ..defects.constants import CONSTANTS, Constant, Measured
 from ..defects.steps import can_change, changes_alone
 from .comparison import Answers, Comparison, relative_difference
 from .curve_reading import read_curve
-from .known_to_show import shows
 from .question import BLOCKS, WITH_ATTENTION, WITH_MLP, Question
 
 Grants = tuple[Mistake, ...]
@@ -227,7 +226,7 @@ class Peeling:
         }
         known = [
             DEFECTS[name]
-            for name, shown in shows().items()
+            for name, shown in self.comparison.known_to_show().items()
             if question.name in shown and not shown & right
         ]
         return self.entries(known, granted, question)
@@ -286,6 +285,8 @@ class Peeling:
         """
         exact = replace(question, name=f"{question.name} in float64", dtype=torch.float64)
         value = constant.search(self.distance(constant, granted, question))
+        if self.subject[exact] is None:
+            return Measured(constant, value)
         return Measured(constant, constant.refine(value, self.distance(constant, granted, exact)))
 
     def distance(

@@ -62,7 +62,7 @@ def test_a_gpt2_in_c_is_right_and_one_with_the_other_gelu_fails(tmp_path: Path) 
     adapters = []
     for name, flags in (("gpt2", []), ("gpt2-erf", ["-DDEFECT_GELU_ERF"])):
         executable = str(tmp_path / name)
-        source = str(ROOT / "tests/shared/gpt2.c")
+        source = str(ROOT / "conformance/vectors/runners/c/gpt2.c")
         command = [COMPILER, "-std=c99", "-O3", *flags, "-o", executable, source, "-lm"]
         subprocess.run(command, check=True)
         adapters.append(f"command: {shlex.quote(executable)}")

@@ -49,8 +49,10 @@ MODULES += [
     f"conformance.studies.{path.stem}"
     for path in sorted((ROOT / "conformance/studies").glob("[a-z]*.py"))
 ]
-HELPS = [Job("pytest", ["conformance/", "benchmarks/", "--help"], {}, [])]
-HELPS += [Job("gpt2-benchmark", ["--help"], {}, [])]
+HELPS = [
+    Job("pytest", ["conformance/", "benchmarks/", "--help"], {}, []),
+    *(Job(program, ["--help"], {}, []) for program in ("gpt2-conformance", "gpt2-benchmark")),
+]
 HELPS += [Job("module", [module, "--help"], {}, []) for module in MODULES]
 FAIL = [
     "pytest conformance/ --implementation no_such.py",

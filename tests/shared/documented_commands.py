@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from conformance.__main__ import FOR_VECTORS
 from tests.shared.documentation import ROOT, blocks, inline
 from tests.shared.model_files import NANO
 from tests.shared.tox_environments import environments
@@ -85,6 +86,9 @@ def job(command: Command) -> Job | None:
         and rest[1:2] in (["pytest"], ["pip"])
     ):
         program, *rest = rest[1:]
+    if program == "gpt2-conformance" and any(word.startswith(FOR_VECTORS) for word in rest):
+        options = [word for word in rest if word.startswith("-")]  # test_vectors.py runs them
+        return Job(program, ["--help"], environment, options)
     if program in ("pytest", "gpt2-conformance"):
         return Job(program, _collecting(rest), environment, [])
     if program == "gpt2-benchmark":  # test_distribution.py runs that of the README

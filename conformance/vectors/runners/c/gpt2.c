@@ -1,6 +1,6 @@
 /* A GPT-2 in C that answers the conformance suite, as docs/adapters.md describes. Nothing but libc and libm.
  *
- *     cc -O3 -o gpt2 tests/gpt2.c -lm
+ *     cc -O3 -o gpt2 gpt2.c -lm
  *     pytest conformance/ --implementation 'command: ./gpt2'
  *
  * Weights are float32, sums double, and the machine little-endian as the file is. JSON is searched for what is needed and

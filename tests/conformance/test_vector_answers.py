@@ -1,0 +1,289 @@
+"""A port is judged by a file of its answers, without running it."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import subprocess
+from pathlib import Path
+
+import jsonschema
+import pytest
+import torch
+
+from conformance.__main__ import main
+from conformance.adapters.adapter import Adapter
+from conformance.defects import DEFECTS
+from conformance.diagnosis.comparison import defective
+from conformance.diagnosis.known_to_show import read_shows
+from conformance.studies.vectors import study
+from conformance.vectors.answers import read_answers
+from conformance.vectors.errors import VectorsError
+from conformance.vectors.shows import shows
+from conformance.vectors.verdict import judge_answers
+from conformance.vectors.write import HERE
+from tests.shared.vectors import answers_file, comparison, written
+
+# transformers' own, of an argument that has another name in its next versions
+pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
+ROOT = Path(__file__).parents[2]
+
+
+def judged(load, tmp_path, change=None, only=""):
+    file = answers_file(load, tmp_path / "answers.json", change=change, only=only)
+    given = read_answers(file, written())
+    shared = comparison() if given.precision == "float32" else None
+    return judge_answers(given, written(), tmp_path, shared)
+
+
+def adapter(name):
+    made = Adapter(name, "cpu", torch.float32)
+    return lambda folder, dtype: made.load(folder, dtype=dtype)
+
+
+# Nothing harmless is flagged.
+
+
+@pytest.mark.parametrize("name", ["gpt2ref", "huggingface"])
+def test_a_right_gpt2_passes(name, tmp_path):
+    judgement = judged(adapter(name), tmp_path)
+    assert judgement.state == "no deviation found"
+    assert judgement.counts["passed"] > 90
+
+
+@pytest.mark.parametrize("name", ["ctranslate2", "transformer_lens"])
+def test_another_right_gpt2_passes_where_it_is_installed(name, tmp_path):
+    pytest.importorskip(name)
+    judgement = judged(adapter(f"conformance.adapters.{name}"), tmp_path)
+    assert not judgement.failed
+
+
+def test_a_lower_precision_is_held_to_its_own_error(tmp_path):
+    def load(folder, **_):
+        return defective()(folder, dtype=torch.bfloat16)
+
+    judgement = judged(load, tmp_path, only="embedding head attention activation")
+    assert judgement.state == "deviates"
+    assert "bfloat16's rounding" in judgement.undiagnosed
+    judgement = judged(load, tmp_path, lambda content: content.update(precision="bfloat16"))
+    assert judgement.state == "no deviation found"
+    assert judgement.outcome("generation.greedy") == "not applicable"
+
+
+@pytest.mark.parametrize(
+    ("variant", "requirement", "outcome"),
+    [
+        ("topk-exactly-k", "sampling.top-k-ties", "variant"),
+        ("centred-unembed", "head.raw", "variant"),
+        ("context-end-refused", "generation.window", "variant"),
+        ("head-of-its-own", "keys.differing-head", "passed"),
+    ],
+)
+def test_a_variant_is_none_of_the_failures(variant, requirement, outcome, tmp_path):
+    judgement = judged(defective(variant), tmp_path, only=requirement)
+    assert not judgement.failed
+    assert judgement.outcome(requirement) == outcome
+
+
+# Mistakes are named.
+
+
+@pytest.mark.parametrize(
+    ("mistakes", "requirements", "only"),
+    [
+        ("gelu-erf", {"activation.curve"}, ""),
+        ("text-nfc", {"text.encode"}, "text"),
+        ("kv-swapped-on-reorder", {"generation.ragged"}, "generation.ragged"),
+        ("cache-aliased-branches", {"cache.branches"}, "cache"),
+        ("gelu-erf+eos-kept", {"activation.curve", "eos.middle"}, ""),
+    ],
+)
+def test_mistakes_are_named_and_fail_their_own_requirement(mistakes, requirements, only, tmp_path):
+    names = mistakes.split("+")
+    judgement = judged(defective(*names), tmp_path, only=only)
+    assert judgement.failed.keys() == requirements
+    assert {cause.id for cause in judgement.causes} == set(names)
+    assert not judgement.unexplained
+
+
+def test_a_constant_is_read_from_the_answers(tmp_path):
+    judgement = judged(
+        defective("epsilon-of-ln_f=0.0003"), tmp_path, only="layer-norm head embedding"
+    )
+    assert [cause.id for cause in judgement.causes] == ["epsilon-of-ln_f=0.0003"]
+    assert judgement.failed.keys() == {"layer-norm.epsilon-ln_f"}
+
+
+def test_nan_is_a_wrong_answer_and_named_with_its_case(tmp_path):
+    def change(content):
+        content["answers"]["head"][0][1][2][3] = math.nan
+
+    finding = judged(defective(), tmp_path, change, only="head").failed["head.raw"].decisive
+    assert "case head, answer 0: token 18 at row 1, position 2 has logit nan" in finding.read
+
+
+def test_the_study_says_what_the_files_catch(tmp_path, capsys):
+    """A sample of what it judges: the whole catalogue takes minutes."""
+    names = ["scale-by-layer", "eos-any-row", "seed-from-clock"]
+    harmless = ["topk-exactly-k"]
+    study(written(), tmp_path, names=names, harmless=harmless, shows=tmp_path / "shows.json")
+    said = capsys.readouterr().out
+    assert "not seen: seed-from-clock (sampling.seed): What a seed does is" in said
+    assert "2 of 3 defects are caught by the files" in said
+    assert "0 of 1 harmless ones are flagged" in said
+    found = read_shows(tmp_path / "shows.json")
+    assert "attention" in found["scale-by-layer"]
+    assert "rows-that-end" in found["eos-any-row"]
+    assert not found["seed-from-clock"]
+
+
+def test_what_is_known_to_show_is_about_these_cases():
+    """After a change of cases: python -m conformance.studies.vectors --shows FILE"""
+    assert shows().keys() == DEFECTS.keys()
+    asked = {name for names in shows().values() for name in names}
+    assert asked <= written().cases.keys()
+
+
+# What is no file of answers.
+
+
+def drop(content):
+    content["answers"]["plain"][0].pop()
+
+
+def cut(content):
+    content["answers"]["greedy"][0][0] = 5
+
+
+WRONG = {
+    "case plain: answer 0: logits of shape": drop,
+    "case greedy: answer 0, row 0: expected a list of token ids": cut,
+    "case head: expected a list of 1 answers": lambda c: c["answers"].update(head=[]),
+    "case head: answer 0: expected numbers, found 'x'": lambda c: c["answers"].update(head=["x"]),
+    "case head: expected an object with error": lambda c: c["answers"].update(head={"a": 1}),
+    "case nothing: there is no such case": lambda c: c["answers"].update(nothing=[]),
+    "format 2 is from a later version": lambda c: c.update(format=2),
+    "the answers are to other vectors": lambda c: c.update(index_sha256="0"),
+    "precision: 'int4'": lambda c: c.update(precision="int4"),
+    "expected a text `name`": lambda c: c.pop("name"),
+}
+
+
+@pytest.mark.parametrize("words", WRONG)
+def test_a_wrong_file_is_refused_in_one_sentence(words, tmp_path):
+    file = tmp_path / "answers.json"
+    file.write_text(json.dumps(right_answers(tmp_path)), encoding="utf-8")
+    content = json.loads(file.read_text(encoding="utf-8"))
+    WRONG[words](content)
+    file.write_text(json.dumps(content), encoding="utf-8")
+    with pytest.raises(VectorsError) as raised:
+        read_answers(file, written())
+    assert str(raised.value).startswith(f"{file}: ")
+    assert words in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+_RIGHT: list[str] = []
+
+
+def right_answers(tmp_path):
+    if not _RIGHT:
+        file = answers_file(defective(), tmp_path / "right.json")
+        _RIGHT.append(file.read_text(encoding="utf-8"))
+    return json.loads(_RIGHT[0])
+
+
+def test_answers_are_as_their_schema_says(tmp_path):
+    schema = json.loads((HERE / "answers.schema.json").read_text(encoding="utf-8"))
+    jsonschema.validate(right_answers(tmp_path), schema)
+
+
+# The command.
+
+
+def test_the_command_writes_the_verdict_the_report_and_the_page(tmp_path, capsys, monkeypatch):
+    file = answers_file(defective("gelu-erf"), tmp_path / "answers.json", "my port")
+    report, page = tmp_path / "report.json", tmp_path / "page.html"
+    monkeypatch.setattr("conformance.vectors.verdict.VectorComparison", lambda *_: comparison())
+    words = ["--read-answers", str(file), "--vectors", str(written().folder)]
+    status = main([*words, "--conformance-report", str(report), "--page", str(page)])
+    out = capsys.readouterr().out
+    assert status == 1
+    assert "activation.curve: FAILED" in out
+    assert "compare with cases/mlp.json" in out
+    assert "cause: gelu-erf" in out
+    content = json.loads(report.read_text(encoding="utf-8"))
+    format_of_reports = ROOT / "conformance/verdict/report.schema.json"
+    jsonschema.validate(content, json.loads(format_of_reports.read_text(encoding="utf-8")))
+    assert content["adapters"][0]["causes"][0]["id"] == "gelu-erf"
+    assert "my port" in page.read_text(encoding="utf-8")
+
+
+def test_the_command_says_in_one_line_what_it_can_t_do(tmp_path, capsys):
+    taken = ["--write-vectors", str(written().folder)]
+    missing = ["--read-answers", "missing.json", "--vectors", str(written().folder)]
+    nowhere = [*missing, "--page", str(tmp_path / "nowhere" / "page.html")]
+    for words in (taken, missing, nowhere):
+        assert main(words) == 4
+        assert capsys.readouterr().err.startswith("ERROR: ")
+
+
+# The runners.
+
+
+def needs(program):
+    if shutil.which(program) is None:
+        pytest.skip(f"{program} is not installed")
+
+
+def runs(words, tmp_path, status=0):
+    done = subprocess.run(
+        words, capture_output=True, text=True, timeout=120, check=False, cwd=tmp_path
+    )
+    assert done.returncode == status, done.stderr + done.stdout
+    return done
+
+
+def test_the_runner_in_javascript_passes_every_case(tmp_path):
+    needs("node")
+    runner = written().folder / "runners" / "javascript" / "run.js"
+    done = runs(["node", str(runner), str(written().folder), "answers.json"], tmp_path)
+    assert f"0 of {len(written().cases)} cases failed" in done.stdout
+    given = read_answers(tmp_path / "answers.json", written())
+    assert not judge_answers(given, written(), tmp_path, comparison()).failed
+
+
+def test_the_runner_in_javascript_says_which_mistake_it_is(tmp_path):
+    needs("node")
+    folder = Path(shutil.copytree(written().folder / "runners" / "javascript", tmp_path / "js"))
+    source = (folder / "gpt2.js").read_text(encoding="utf-8")
+    wrong = source.replace("/ Math.sqrt(width)", "/ Math.sqrt(n_embd)")
+    assert wrong != source
+    (folder / "gpt2.js").write_text(wrong, encoding="utf-8")
+    done = runs(["node", str(folder / "run.js"), str(written().folder)], tmp_path, status=1)
+    assert "FAILED attention" in done.stdout
+    assert "you have scale-by-n-embd: " in done.stdout
+
+
+def test_the_runner_in_c(tmp_path):
+    needs("cc")
+    source = str(written().folder / "runners" / "c" / "run.c")
+    runs(["cc", "-O2", "-o", "run", source, "-lm"], tmp_path)
+    done = runs(["./run", str(written().folder)], tmp_path, status=1)
+    # It ignores the activation that a config asks for, and a head that is not wte: a variant.
+    failed = [line.split()[1] for line in done.stderr.splitlines() if line.startswith("FAILED")]
+    assert failed == ["other-head", "gelu", "relu"]
+    file = tmp_path / "answers.json"
+    file.write_text(done.stdout, encoding="utf-8")
+    given = read_answers(file, written())
+    judgement = judge_answers(given, written(), tmp_path, comparison())
+    assert judgement.failed.keys() == {"config.activation"}
+
+
+def test_the_runner_in_c_says_which_mistake_it_is(tmp_path):
+    needs("cc")
+    source = str(written().folder / "runners" / "c" / "run.c")
+    runs(["cc", "-O2", "-DDEFECT_GELU_ERF", "-o", "run", source, "-lm"], tmp_path)
+    done = runs(["./run", str(written().folder)], tmp_path, status=1)
+    assert "FAILED mlp\n    you have gelu-erf\n" in done.stderr

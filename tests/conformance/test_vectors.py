@@ -1,0 +1,297 @@
+"""The suite as files: they are whole, the same everywhere, and say what they should."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from conformance.defects import CompleteGPT2
+from conformance.diagnosis.comparison import loading
+from conformance.judging.oracle import expected
+from conformance.probes.gpt2 import PlainGPT2
+from conformance.requirements import REQUIREMENTS
+from conformance.vectors import generator
+from conformance.vectors.cases import cases
+from conformance.vectors.checkpoints import CHECKPOINTS, SMALL, WHOLE_VOCABULARY
+from conformance.vectors.errors import VectorsError
+from conformance.vectors.expecting import with_answers
+from conformance.vectors.folder import read_vectors
+from conformance.vectors.full import full_files
+from conformance.vectors.in_order import InOrder
+from conformance.vectors.left_out import LEFT_OUT
+from conformance.vectors.performing import perform
+from conformance.vectors.write import HERE, write_archive, write_checkpoint, write_vectors
+from tests.shared.vectors import written
+
+
+def schema(name):
+    return json.loads((HERE / f"{name}.schema.json").read_text(encoding="utf-8"))
+
+
+def index():
+    return json.loads((written().folder / "index.json").read_text(encoding="utf-8"))
+
+
+def test_the_default_set_has_at_most_five_megabytes():
+    assert sum(file.stat().st_size for file in written().folder.rglob("*")) < 5e6
+
+
+def test_the_files_are_as_their_schemas_say():
+    jsonschema.validate(index(), schema("index"))
+    for case in written().cases.values():
+        jsonschema.validate(case, schema("case"))
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(index() | {"format": 2}, schema("index"))
+
+
+def test_every_requirement_is_asked_or_left_out_with_a_reason():
+    asked = {name for case in written().cases.values() for name in case["requirements"]}
+    assert asked <= REQUIREMENTS.keys()
+    full = {"cache.steps"}  # in the full set
+    assert not asked & (LEFT_OUT.keys() - full)
+    assert asked | LEFT_OUT.keys() == REQUIREMENTS.keys()
+
+
+def test_the_places_of_tensors_are_those_of_the_file():
+    folder = written().folder / "checkpoints" / "plain"
+    places = json.loads((folder / "tensors.json").read_text(encoding="utf-8"))["tensors"]
+    content = (folder / "model.safetensors").read_bytes()
+    found = load_file(folder / "model.safetensors")
+    assert {place["name"] for place in places} == found.keys()
+    for place in places:
+        tensor = found[place["name"]]
+        assert place["shape"] == list(tensor.shape)
+        flat = torch.frombuffer(
+            bytearray(content), dtype=torch.float32, count=tensor.numel(), offset=place["offset"]
+        )
+        assert torch.equal(flat, tensor.flatten())
+
+
+def test_the_truth_is_that_of_the_suite():
+    case = written().cases["plain"]
+    folder = written().folder / case["checkpoint"]
+    truth = expected(str(folder), torch.tensor(case["calls"][0]["token_ids"]), torch.float32)
+    allowed = case["expected"]["allowed"]["float32"]
+    own = torch.tensor(case["expected"]["answers"][0], dtype=torch.float64)
+    assert float((own - truth.logits).abs().max()) < allowed / 50
+    assert truth.allowed / 4 < allowed < truth.allowed * 4
+
+
+def test_a_mistake_has_its_logits_where_it_shows_most():
+    case = written().cases["mlp"]
+    mistake = case["mistakes"]["gelu-erf"]
+    assert mistake["requirement"] == "activation.curve"
+    for place in mistake["answers"]:
+        call, row, position, token = place["at"]
+        right = case["expected"]["answers"][call][row][position][token]
+        assert abs(place["is"] - right) > 50 * case["expected"]["allowed"]["float32"]
+
+
+# The generator.
+
+
+def test_integers_are_those_of_arithmetic_modulo_2_to_32():
+    def integer(seed, counter):
+        x = (counter * 0x9E3779B9 + seed) % 2**32
+        x = (x ^ x >> 16) * 0x85EBCA6B % 2**32
+        x = (x ^ x >> 13) * 0xC2B2AE35 % 2**32
+        return (x ^ x >> 16) >> 8
+
+    for seed, first in ((0, 0), (20, 2**32 - 3), (2**32 - 1, 12345678)):
+        right = [integer(seed, first + n) for n in range(5)]
+        assert generator.integers(seed, first, 5).tolist() == right
+
+
+def test_a_weight_is_rounded_once():
+    rule = generator.Rule("ln_f.weight", (3, 5), 7, 3.0, 0.75)
+    exact = [3 + 0.75 * (k - 2**23) / 2**23 for k in generator.integers(20, 7, 15).tolist()]
+    assert torch.equal(
+        generator.made(rule, 20).flatten(), torch.tensor(exact, dtype=torch.float64).float()
+    )
+    for each in generator.rules(SMALL):
+        assert (each.half_range * 2**16).is_integer()
+
+
+# The same bytes everywhere.
+
+_AGAIN = """
+import sys
+from pathlib import Path
+from conformance.vectors.cases import cases
+from conformance.vectors.checkpoints import CHECKPOINTS
+from conformance.vectors.write import write_case, write_checkpoint
+
+folder, *names = sys.argv[1:]
+for case in cases():
+    if case.id in names:
+        checkpoint = Path(folder) / "checkpoints" / case.checkpoint
+        if not checkpoint.exists():
+            write_checkpoint(checkpoint, CHECKPOINTS[case.checkpoint]())
+        write_case(Path(folder), case)
+"""
+
+
+def pythons():
+    """Return this Python, and those of tox, which have other versions of torch."""
+    root = Path(__file__).parents[2]
+    return [sys.executable, *map(str, sorted(root.glob(".tox/*/bin/python")))]
+
+
+@pytest.mark.parametrize("python", pythons())
+def test_another_kernel_and_another_torch_write_the_same_bytes(python, tmp_path):
+    names = ("head", "faint-ln_2", "mlp", "greedy", "draws-1-none", "unscaled")
+    environment = os.environ | {"ATEN_CPU_CAPABILITY": "default", "OMP_NUM_THREADS": "2"}
+    subprocess.run(
+        [python, "-c", _AGAIN, str(tmp_path), *names],
+        check=True,
+        env=environment | {"PYTHONPATH": str(Path(__file__).parents[2])},
+    )
+    files = [file for file in tmp_path.rglob("*") if file.is_file()]
+    assert len(files) >= len(names) + 3
+    for file in files:
+        assert file.read_bytes() == (written().folder / file.relative_to(tmp_path)).read_bytes()
+
+
+def test_products_in_order_are_those_of_the_plainest_loop():
+    a, b = torch.randn(2, 3, 5), torch.randn(5, 4)
+    right = torch.zeros(2, 3, 4)
+    for term in range(5):
+        right += a[..., term, None] * b[term]
+    with InOrder():
+        assert torch.equal(a @ b, right)
+        one, two, three, four, five = a.unbind(-1)
+        assert torch.equal(a.mean(-1), (one + two + three + four + five) / 5)
+
+
+def test_an_archive_has_the_same_bytes_whenever_it_is_written(tmp_path):
+    for name in ("a.tar", "b.tar"):
+        write_archive(written().folder, tmp_path / name)
+    content = (tmp_path / "a.tar").read_bytes()
+    assert content == (tmp_path / "b.tar").read_bytes()
+    said = (tmp_path / "a.tar.sha256").read_text(encoding="utf-8")
+    assert said == f"{hashlib.sha256(content).hexdigest()}  a.tar\n"
+    with tarfile.open(tmp_path / "a.tar") as archive:
+        names = archive.getnames()
+    assert len(names) == len(index()["files"]) + 1
+    assert "gpt2-vectors/index.json" in names
+
+
+# The published shape, in small.
+
+
+def test_the_full_set_has_rules_in_the_place_of_weights():
+    shape = replace(WHOLE_VOCABULARY, vocab_size=300)
+    files: dict[str, Any] = full_files(shape)
+    rule = files["checkpoints/published-shape/rule.json"]
+    rules = [generator.Rule(**each | {"shape": tuple(each["shape"])}) for each in rule["tensors"]]
+    tensors = {each.name: generator.made(each, rule["seed"]) for each in rules}
+    for name in rule["row_0"]["tensors"]:
+        tensors[name][0] *= rule["row_0"]["factor"]
+    case = files["cases/full-logits.json"]
+    jsonschema.validate(case, schema("case"))
+    logits = PlainGPT2(tensors, shape, dtype=torch.float64).logits(
+        torch.tensor(case["calls"][0]["token_ids"])
+    )
+    right = torch.tensor(case["expected"]["answers"][0], dtype=torch.float64)
+    assert torch.allclose(logits[..., case["tokens"]], right, atol=1e-6, rtol=0)
+
+
+# What can't be written or read.
+
+
+def copied(tmp_path):
+    return Path(shutil.copytree(written().folder, tmp_path / "copy"))
+
+
+def edit(name, change):
+    def edited(folder):
+        file = folder / name
+        file.write_bytes(change(file.read_bytes()))
+
+    return edited
+
+
+def as_json(change):
+    return lambda raw: json.dumps(change(json.loads(raw))).encode()
+
+
+BAD = {
+    "cases/mlp.json: its sha256 is not": edit("cases/mlp.json", lambda raw: raw[:-2] + b" \n"),
+    "cases/mlp.json: has": edit("cases/mlp.json", lambda raw: raw[:100]),
+    "config.json: can't be read": lambda folder: (folder / "checkpoints/die/config.json").unlink(),
+    "index.json: not JSON": edit("index.json", lambda raw: raw[:100]),
+    "index.json: format 7 is from a later version": edit(
+        "index.json", as_json(lambda each: each | {"format": 7})
+    ),
+    "index.json: format: None": edit("index.json", as_json(lambda each: each | {"format": None})),
+    "index.json: not an index": edit("index.json", as_json(lambda each: each | {"cases": 3})),
+    "index.json: a list": edit("index.json", lambda _: b"[]"),
+    "not a file of this folder": edit(
+        "index.json",
+        as_json(lambda each: each | {"files": {"../index.json": {"bytes": 1, "sha256": "0" * 64}}}),
+    ),
+}
+
+
+@pytest.mark.parametrize("words", BAD)
+def test_a_folder_that_is_not_whole_is_refused_in_one_sentence(words, tmp_path):
+    folder = copied(tmp_path)
+    BAD[words](folder)
+    with pytest.raises(VectorsError) as raised:
+        read_vectors(folder)
+    assert words in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+def test_nothing_is_overwritten_and_nothing_half_written(tmp_path, monkeypatch):
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "file").write_text("mine", encoding="utf-8")
+    with pytest.raises(VectorsError, match="not overwritten"):
+        write_vectors(tmp_path / "taken")
+    with pytest.raises(VectorsError, match="can't be written"):
+        write_vectors(tmp_path / "missing" / "folder")
+
+    def fail(*_):
+        raise OSError("the disk is full")
+
+    monkeypatch.setattr("conformance.vectors.write.write_case", fail)
+    monkeypatch.setattr("conformance.vectors.write.write_checkpoint", lambda *_: None)
+    with pytest.raises(VectorsError, match="the disk is full"):
+        write_vectors(tmp_path / "new")
+    assert [each.name for each in tmp_path.iterdir()] == ["taken"]
+
+
+def test_a_case_that_a_right_gpt2_does_not_do_is_not_written(tmp_path):
+    case = next(each for each in cases() if each.id == "head")
+    write_checkpoint(tmp_path / "checkpoints" / "head", CHECKPOINTS["head"]())
+    with pytest.raises(ValueError, match="case head: a right GPT-2 answers"):
+        with_answers(case.to_dict(), True, tmp_path)
+
+
+def test_no_given_number_is_so_near_to_two_tokens_that_rounding_decides():
+    nearest = []
+
+    class Near(CompleteGPT2):
+        def draw(self, probabilities, uniform):
+            sums = probabilities.double().cumsum(-1)
+            nearest.append(float((sums - uniform[:, None] * sums[:, -1:]).abs().min()))
+            return super().draw(probabilities, uniform)
+
+    for case in written().cases.values():
+        if any(call.get("uniforms") for call in case["calls"]):
+            perform(case, loading(Near)(written().folder / case["checkpoint"], dtype=torch.float64))
+    assert len(nearest) > 100
+    assert min(nearest) > 5e-6  # float32 moves the sums by 2e-9

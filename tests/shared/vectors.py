@@ -1,0 +1,59 @@
+"""Vectors that several test files read. They are written once, as that takes seconds."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from conformance.diagnosis.comparison import Load
+from conformance.vectors.answers import answers_of
+from conformance.vectors.folder import Vectors, read_vectors
+from conformance.vectors.verdict import VectorComparison
+from conformance.vectors.write import write_vectors
+
+_KEPT = tempfile.TemporaryDirectory()  # until the process ends
+
+
+@cache
+def written() -> Vectors:
+    folder = Path(_KEPT.name) / "vectors"
+    write_vectors(folder)
+    return read_vectors(folder)
+
+
+@cache
+def comparison() -> VectorComparison:
+    """Return the comparison in float32, whose answers the ports of a run share."""
+    return VectorComparison(written(), Path(_KEPT.name), torch.float32)
+
+
+def answers_file(
+    load: Load,
+    path: Path,
+    name: str = "a port",
+    change: Callable[[Any], None] | None = None,
+    only: str = "",
+) -> Path:
+    """Write the answers of an implementation in Python, with a change.
+
+    `only`: the start of the names of the requirements that are asked, several with blanks between.
+    """
+    vectors = written()
+    starts = tuple(only.split()) or ("",)
+    asked = {id: each for id, each in vectors.cases.items() if _starts(each, starts)}
+    content = answers_of(replace(vectors, cases=asked), load, name)
+    if change:
+        change(content)
+    path.write_text(json.dumps(content), encoding="utf-8")
+    return path
+
+
+def _starts(case: dict[str, Any], starts: tuple[str, ...]) -> bool:
+    return any(name.startswith(starts) for name in case["requirements"])
