@@ -60,7 +60,7 @@ class CapturedDecodeSteps(DecodeSteps):
             weights=tuple(parameter.data_ptr() for parameter in model.parameters()),
         )
         self.buffers = _take(model, captured)
-        finalize(self, _give_back, model, self.buffers)
+        finalize(self, _give_back, model, self.buffers).atexit = False
         uniform = draw_uniform(self.generators, self.n_captured)
         self.buffers.start(model, rows, uniform, self.temperature)
         self._read()

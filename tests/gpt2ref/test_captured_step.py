@@ -19,17 +19,18 @@ from tests.shared.calls import recorded
 from tests.shared.cuda_emulation import cuda
 
 
-@pytest.fixture(params=["cpu", "cuda"])
-def model(request, tiny):
+@pytest.fixture(params=[("cpu", 0), ("cpu", 1), ("cpu", 8), ("cuda", 8)], ids=str)
+def model(request, tiny, monkeypatch):
     """Copy the model of 97 tokens and 13 positions, in float64, to a device."""
-    with cuda() if request.param == "cuda" else nullcontext():
-        yield copy.deepcopy(tiny).to(request.param)
+    device, lag = request.param
+    monkeypatch.setattr(captured_step, "LAG", lag)
+    with cuda() if device == "cuda" else nullcontext():
+        yield copy.deepcopy(tiny).to(device)
 
 
-@pytest.fixture(autouse=True, params=[0, 1, 8])
-def captured_steps(request, monkeypatch):
+@pytest.fixture(autouse=True)
+def captured_steps(monkeypatch):
     """Make `sample` use captured steps, with a few buckets in 13 positions."""
-    monkeypatch.setattr(captured_step, "LAG", request.param)
     monkeypatch.setattr(step_buffers, "BUCKET", 4)
     monkeypatch.setattr(generation, "make_steps", CapturedDecodeSteps)
     yield
@@ -50,7 +51,8 @@ def plainly(model, prompts, **options):
 @pytest.mark.parametrize("temperature", [0, 0.2, 1.0, 3])
 def test_tokens_are_those_of_plain_steps_also_past_the_context(model, temperature, top_k):
     prompts = [[1, 2, 3], [5], list(range(12)), list(range(13)), list(range(20, 40))]
-    for number in range(1, len(prompts) + 1):  # the last one exceeds the context from the start
+    numbers = range(1, 6) if model.device.type == "cpu" else (2, 3)  # the last one has no room
+    for number in numbers:
         options: dict[str, Any] = {
             "max_new_tokens": 20,
             "temperature": temperature,

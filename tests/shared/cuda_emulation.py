@@ -24,19 +24,28 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._device import _device_constructors
 
 from tests.shared import cuda_streams
-from tests.shared.cuda_streams import CudaError, Memory, Recorder, leaves, local, mapped, memories
+from tests.shared.cuda_recorder import Recorder, leaves, mapped, poison
+from tests.shared.cuda_streams import CudaError, Memory, local, memories, refuse_in_capture
 
 CPU = torch.device("cpu")
 DEVICES = {f"cuda:{i}": torch.device("cuda", i) for i in range(cuda_streams.N_DEVICES)}
 TOTAL_BYTES = 2**30
-ATTRIBUTES: dict[Any, bool] = {
-    Tensor.is_cpu.__get__: False,  # type: ignore[attr-defined]
-    Tensor.is_cuda.__get__: True,  # type: ignore[attr-defined]
+ATTRIBUTES: dict[Any, Any] = {
+    Tensor.device.__get__: lambda device: device,
+    Tensor.is_cpu.__get__: lambda _: False,  # type: ignore[attr-defined]
+    Tensor.is_cuda.__get__: lambda _: True,  # type: ignore[attr-defined]
 }
 # The host waits for what these return.
 LOOKS: set[Any] = {Tensor.tolist, Tensor.item, Tensor.cpu, Tensor.numpy, Tensor.nonzero}
 LOOKS |= {Tensor.__bool__, Tensor.__float__, Tensor.__int__, Tensor.__index__}
 LOOKS |= {Tensor.equal, torch.equal, torch.nonzero, torch.allclose, Tensor.__contains__}
+# These are known without the device.
+KNOWN: set[Any] = {Tensor.size, Tensor.dim, Tensor.stride, Tensor.numel, Tensor.__len__}
+KNOWN |= {Tensor.data_ptr, Tensor.is_contiguous, Tensor.is_floating_point, Tensor.untyped_storage}
+KNOWN |= {
+    getattr(Tensor, name).__get__
+    for name in ("shape", "dtype", "nbytes", "ndim", "requires_grad", "layout", "is_meta")
+}
 pinned: WeakSet[Tensor] = WeakSet()
 plans: set[Any] = set()  # shapes for which cuDNN attention was planned
 
@@ -46,12 +55,12 @@ class CUDATensor(Tensor):
 
     numbers: Tensor
     memory: Memory
-    where: torch.device
+    place: torch.device
 
     @staticmethod
     def __new__(cls, numbers: Tensor, device: torch.device) -> CUDATensor:
         made = Tensor._make_wrapper_subclass(cls, numbers.shape, dtype=numbers.dtype, device=device)
-        made.numbers, made.where = numbers, device
+        made.numbers, made.place = numbers, device
         address = numbers.untyped_storage().data_ptr()
         memory = memories.get(address) if address else None
         if memory is None:
@@ -66,11 +75,11 @@ class CUDATensor(Tensor):
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         users = [each for each in leaves((args, kwargs)) if isinstance(each, CUDATensor)]
-        device = users[0].where
-        if func == Tensor.device.__get__:
-            return device
+        device = users[0].place
         if func in ATTRIBUTES:
-            return ATTRIBUTES[func]
+            return ATTRIBUTES[func](device)
+        if func in KNOWN:
+            return func(on_cpu(args[0]), *args[1:], **kwargs)
         check(func, args, kwargs, device)
         target = asked_for(args, kwargs)
         if func is Tensor.copy_ and not isinstance(args[0], CUDATensor):
@@ -78,14 +87,14 @@ class CUDATensor(Tensor):
         if func in LOOKS or target == CPU:
             queue_of(device).wait(f"{func.__name__} of a tensor")
         if func is Tensor.copy_ and is_of_the_cpu(args[1]) and args[1].dim():
-            cuda_streams.refuse_in_capture("copy_ from the host")
+            refuse_in_capture("copy_ from the host")
         if func is F.linear:
             cuda_streams.use_workspace(queue_of(device))
         result = computed(func, args, kwargs, device)
         if func is Tensor.cpu or target == CPU:
             return result.clone()
         if args and isinstance(args[0], Tensor) and result is on_cpu(args[0]):
-            if target in (None, args[0].where):
+            if target in (None, device):
                 return args[0]  # changed in place, or not at all
             result = result.clone()
         return mapped(lambda each: on_device(each, target or device), result)
@@ -114,7 +123,7 @@ class Functions(TorchFunctionMode):
         if args and isinstance(args[0], CUDATensor):
             return func(*args, **kwargs)
         if func in (torch.tensor, torch.as_tensor) or (args and is_of_the_cpu(args[0])):
-            cuda_streams.refuse_in_capture(f"{func.__name__} from the host")
+            refuse_in_capture(f"{func.__name__} from the host")
         result = computed(func, args, kwargs, device)
         if not isinstance(result, Tensor):  # it only reads its arguments
             return func(*args, **kwargs)
@@ -133,22 +142,23 @@ def computed(func: Any, args: Any, kwargs: Any, device: torch.device) -> Any:
         queue.finish()
         return func(*args, **kwargs)
     graph.uses += [ref(each.memory) for each in users if each.memory.pool != graph.id]
-    with Recorder(graph.steps):
+    with Recorder(graph.steps, refuse_in_capture):
         return func(*args, **kwargs)
 
 
 def copy_to_host(target: Tensor, source: CUDATensor, non_blocking: bool = False) -> Tensor:
     """Copy to the host: into pinned memory late, if asked to, and else at once."""
-    queue = queue_of(source.where)
+    queue = queue_of(source.place)
     if not (non_blocking and target in set(pinned)):
         queue.wait("copy_ to the host")
         return target.copy_(source.numbers)
     if queue.capturing:
         raise CudaError("a copy to pinned memory in a capture is not emulated")
-    cuda_streams.poison(target)
+    poison(target)
 
     def arrive() -> None:
-        target.copy_(source.numbers)
+        with torch.inference_mode():
+            target.copy_(source.numbers)
 
     queue.pending.append(arrive)
     return target
@@ -190,10 +200,11 @@ def check(func: Any, args: Any, kwargs: Any, device: torch.device) -> None:
     if func is F.scaled_dot_product_attention:
         check_attention(args, kwargs.get("attn_mask"), queue_of(device))
     values = leaves((args, kwargs))
-    places = {each.where for each in values if isinstance(each, CUDATensor) and each.numbers.dim()}
+    places = {each.place for each in values if isinstance(each, CUDATensor) and each.numbers.dim()}
     if func in (Tensor.__getitem__, Tensor.__setitem__):  # indices may be the CPU's
         values = leaves((args[0], *args[2:]))
-        cuda_streams.local.capturing and refuse_host_indices(args[1])
+        if local.capturing:
+            refuse_host_indices(args[1])
     elif func in (Tensor.copy_, torch._has_compatible_shallow_copy_type):
         return
     if len(places) > 1 or any(each.dim() for each in values if is_of_the_cpu(each)):
@@ -205,8 +216,9 @@ def check(func: Any, args: Any, kwargs: Any, device: torch.device) -> None:
 
 
 def refuse_host_indices(index: Any) -> None:
-    if any(isinstance(each, list) or is_of_the_cpu(each) for each in leaves(index)):
-        cuda_streams.refuse_in_capture("an index of the host")
+    parts = index if isinstance(index, tuple) else (index,)
+    if any(isinstance(each, list) or is_of_the_cpu(each) for each in parts):
+        refuse_in_capture("an index of the host")
 
 
 def check_attention(args: Any, mask: Tensor | None, queue: cuda_streams.Queue) -> None:
@@ -247,18 +259,18 @@ NAMES: dict[str, Any] = {
     "Stream": cuda_streams.Stream,
     "Event": cuda_streams.Event,
     "CUDAGraph": cuda_streams.Graph,
-    "graph": cuda_streams.capture,
+    "graph": cuda_streams.TorchGraph,
     "graph_pool_handle": lambda: next(cuda_streams._pools),
     "current_stream": cuda_streams.current_stream,
     "is_current_stream_capturing": lambda: local.current[local.device].capturing is not None,
     "synchronize": cuda_streams.synchronize,
-    "empty_cache": lambda: cuda_streams.refuse_in_capture("empty_cache"),
+    "empty_cache": lambda: refuse_in_capture("empty_cache"),
     "memory_allocated": allocated,
     "max_memory_allocated": allocated,
-    "reset_peak_memory_stats": lambda device=None: None,
+    "reset_peak_memory_stats": lambda _=None: None,
     "mem_get_info": lambda device=None: (TOTAL_BYTES - allocated(device), TOTAL_BYTES),
-    "get_device_properties": lambda device=None: SimpleNamespace(total_memory=TOTAL_BYTES),
-    "get_device_name": lambda device=None: "emulated",
+    "get_device_properties": lambda _=None: SimpleNamespace(total_memory=TOTAL_BYTES),
+    "get_device_name": lambda _=None: "emulated",
 }
 
 

@@ -16,16 +16,12 @@ from typing import Any
 from weakref import ReferenceType, WeakSet, WeakValueDictionary
 
 import torch
-from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
+
+from tests.shared.cuda_recorder import Step
 
 N_DEVICES = 2
 N_STREAMS = 2  # torch has 32 for each device, and makes the next `torch.cuda.Stream` of the first
 NOT_PERMITTED = "operation not permitted when stream is capturing"
-aten = torch.ops.aten
-COMPOSITE = torch._C.DispatchKey.CompositeImplicitAutograd
-ATTENTION = aten.scaled_dot_product_attention.default
-WAITS = {aten._local_scalar_dense.default, aten.nonzero.default, aten.masked_select.default}
 
 
 class CudaError(RuntimeError):
@@ -77,7 +73,7 @@ queues = [Queue(device, is_default=True) for device in range(N_DEVICES)]
 _others = [
     [Queue(device, is_default=False) for _ in range(N_STREAMS)] for device in range(N_DEVICES)
 ]
-queues += sum(_others, [])
+queues += [each for others in _others for each in others]
 _next = [cycle(each) for each in _others]
 _pools = count(1)
 local = Local()
@@ -105,7 +101,7 @@ def index_of(device: Any) -> int:
 
 
 class Stream:
-    def __init__(self, device: Any = None, priority: int = 0) -> None:
+    def __init__(self, device: Any = None) -> None:
         self.queue = next(_next[index_of(device)])
 
     @classmethod
@@ -158,8 +154,8 @@ class Event:
 class Graph:
     """torch.cuda.CUDAGraph."""
 
-    def __init__(self, keep_graph: bool = False) -> None:
-        self.steps: list[Step] | None = None
+    def __init__(self) -> None:
+        self.steps: list[Step] = []
         self.uses: list[ReferenceType[Memory]] = []  # memory that lies outside its pool
         self.workspace: Memory | None = None
         self.id: int | None = None
@@ -191,7 +187,7 @@ class Graph:
 
     def replay(self) -> None:
         refuse_in_capture("replay")
-        assert self.steps is not None, "nothing was captured"
+        assert self.id is not None, "nothing was captured"
         self.check()
         local.current[local.device].pending.append(self.run)
 
@@ -204,7 +200,7 @@ class Graph:
     def run(self) -> None:
         self.check()
         with torch.inference_mode(), torch._C.DisableTorchFunction():
-            for step in self.steps or []:
+            for step in self.steps:
                 step.replay()
 
     def reset(self) -> None:
@@ -227,84 +223,6 @@ def use_workspace(queue: Queue) -> None:
     memory = workspaces.setdefault(queue, Memory(queue.device, 0, graph.id if graph else None))
     if graph:
         graph.workspace = memory
-
-
-class Step:
-    """A recorded operator, its arguments and the memory of its results."""
-
-    def __init__(self, func: Any, args: Any, kwargs: Any) -> None:
-        self.func, self.args, self.kwargs = func, args, kwargs
-        self.results: list[Tensor] | None = None  # None: it writes into its arguments
-
-    def replay(self) -> None:
-        found = self.func(*self.args, **self.kwargs)
-        if self.results is not None:
-            for kept, new in zip(self.results, tensors_in(found), strict=True):
-                kept.copy_(new)
-
-
-class Recorder(TorchDispatchMode):
-    """Records operators, which do not happen. In the memory of their results is no number yet."""
-
-    def __init__(self, steps: list[Step]) -> None:
-        super().__init__()
-        self.steps = steps
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        by_bool = func is aten.index.Tensor and any(
-            i.dtype == torch.bool for i in args[1] if i is not None
-        )
-        if func in WAITS or by_bool:
-            refuse_in_capture(str(func))
-        if func is not ATTENTION and func.has_kernel_for_dispatch_key(COMPOSITE):
-            with self:
-                return func.decompose(*args, **kwargs)
-        aliases = [each.alias_info for each in (*func._schema.arguments, *func._schema.returns)]
-        step = Step(func, args, kwargs)
-        if any(alias is not None and alias.is_write for alias in aliases):
-            self.steps.append(step)
-            return args[0]
-        if any(alias is not None for alias in aliases):
-            return func(*args, **kwargs)  # a view
-        results = func(*mapped(zeros_like, args), **mapped(zeros_like, kwargs))
-        step.results = tensors_in(results)
-        for each in step.results:
-            poison(each)
-        self.steps.append(step)
-        return results
-
-
-def tensors_in(values: Any) -> list[Tensor]:
-    return [each for each in leaves(values) if isinstance(each, Tensor)]
-
-
-def zeros_like(each: Any) -> Any:
-    if not isinstance(each, Tensor):
-        return each
-    return torch.empty_strided(each.shape, each.stride(), dtype=each.dtype, device="cpu").zero_()
-
-
-def mapped(change: Callable[[Any], Any], values: Any) -> Any:
-    """Change what lies in tuples, lists and dicts. torch's `tree_map` takes ten times as long."""
-    if isinstance(values, dict):
-        return {key: mapped(change, each) for key, each in values.items()}
-    if isinstance(values, (tuple, list)) and type(values) is not torch.Size:
-        return type(values)([mapped(change, each) for each in values])
-    return change(values)
-
-
-def leaves(values: Any) -> list[Any]:
-    """List what lies in tuples, lists and dicts."""
-    found: list[Any] = []
-    mapped(found.append, values)
-    return found
-
-
-def poison(tensor: Tensor) -> Tensor:
-    """Fill with what no computation should see."""
-    kind = tensor.dtype
-    return tensor.fill_(float("nan") if kind.is_floating_point else kind == torch.bool or -7777)
 
 
 def current_stream(device: Any = None) -> Stream:
@@ -336,32 +254,26 @@ def synchronize(device: Any = None) -> None:
     with lock:
         for graph in under_way:
             graph.invalid = True
-            raise CudaError(f"synchronize the device: {NOT_PERMITTED}")
+            raise CudaError(f"synchronize {device or 'the device'}: {NOT_PERMITTED}")
         for queue in queues:
             queue.finish()
 
 
-class capture:  # noqa: N801 - torch's own name for it is `graph`
+class TorchGraph:
     """torch.cuda.graph, with the stream that it makes once for all devices."""
 
     stream: Stream | None = None
 
-    def __init__(
-        self,
-        graph: Graph,
-        pool: int | None = None,
-        stream: Stream | None = None,
-        capture_error_mode: str = "global",
-    ) -> None:
-        if stream is None and capture.stream is None:
-            capture.stream = Stream()
-        self.graph, self.options = graph, (pool, capture_error_mode)
-        self.context = on_stream(stream or capture.stream)
+    def __init__(self, graph: Graph, **options: Any) -> None:
+        if TorchGraph.stream is None:
+            TorchGraph.stream = Stream()
+        self.graph, self.options = graph, options
+        self.context = on_stream(options.pop("stream", TorchGraph.stream))
 
     def __enter__(self) -> None:
         synchronize()
         self.context.__enter__()
-        self.graph.capture_begin(*self.options)
+        self.graph.capture_begin(**self.options)
 
     def __exit__(self, *error: Any) -> None:
         self.graph.capture_end()
