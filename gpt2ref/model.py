@@ -52,8 +52,7 @@ class KVCache:
         """
         for row, (end, written) in enumerate(zip(ends, self.written, strict=True)):
             if end < written:
-                self.keys[:, row, end:written] = 0
-                self.values[:, row, end:written] = 0
+                self.keys[:, row, end:written] = self.values[:, row, end:written] = 0
         self.written = list(ends)
 
 
@@ -158,10 +157,9 @@ class Transformer(nn.Module):
         Checks nothing, and leaves `cache.lengths` to the caller.
         """
         x = self.wte(token_ids) + self.wpe(positions)
-        # A query sees the keys up to its own position: the others' scores become -inf. The mask,
-        # [batch, 1, time, seen], has four dimensions, because torch's fast attention takes none of
-        # three. Of a bool mask torch makes these numbers in each layer, which no CUDA graph can
-        # capture in torch 2.4 and 2.5 (pytorch #130712).
+        # A query sees the keys up to its own position. The mask [batch, 1, time, seen] has four
+        # dimensions, as torch's fast attention takes no three, and is added to the scores, as a
+        # CUDA graph can't capture a bool mask's in torch 2.4 and 2.5 (pytorch #130712).
         hidden = torch.arange(seen, device=x.device) > positions[:, None, :, None]
         mask = torch.zeros(hidden.shape, dtype=x.dtype, device=x.device)
         mask.masked_fill_(hidden, float("-inf"))
