@@ -1,0 +1,42 @@
+"""The suite on a CUDA device, which is emulated: gpt2ref generates by captured steps there."""
+
+from __future__ import annotations
+
+import pytest
+
+from gpt2ref import GPT2
+from gpt2ref.fast import captured_step
+from gpt2ref.fast.step_buffers import StepBuffers
+from tests.shared.calls import recorded
+from tests.shared.cuda_emulation import emulated_cuda
+from tests.shared.judging import judge
+
+
+def test_the_reference_passes_the_suite(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One part of each family: all of them take minutes in the emulation."""
+    captures: list[tuple[object, ...]] = []
+    monkeypatch.setattr(StepBuffers, "_capture", recorded(StepBuffers._capture, captures))
+    some = "round_trip or curve or middle or test_greedy or ragged or test_seed or test_repeatable"
+    some += " or test_generation and second_prompt or test_small and (float32-36 or float64-1])"
+    with emulated_cuda():
+        run = judge("conformance", "--device", "cuda", "-k", f"({some}) and not published_sizes")
+        captured_step._idle.clear()
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert "gpt2ref: no deviation from GPT-2 found" in run.stdout
+    assert "gpt2ref in float32 on cuda" in run.stdout
+    assert captures
+
+
+def test_a_mistake_in_the_captured_steps_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    run_right = StepBuffers._run
+
+    def skip_a_position(buffers: StepBuffers, model: GPT2, bucket: int) -> None:
+        run_right(buffers, model, bucket)
+        buffers.positions.add_(1)
+
+    monkeypatch.setattr(StepBuffers, "_run", skip_a_position)
+    with emulated_cuda():
+        run = judge("conformance", "--device", "cuda", "-k", "test_generation and test_greedy")
+        captured_step._idle.clear()
+    assert run.returncode == 1
+    assert "generation.greedy: FAILED" in run.stdout
