@@ -82,6 +82,11 @@ def test_threads_capture_one_after_the_other(
         run(*arguments)
         time.sleep(0.002)  # the other threads go on
 
+    def refused(_device: object = None) -> None:
+        raise RuntimeError("the other threads would wait")
+
+    monkeypatch.setattr(torch.cuda, "synchronize", refused)
+    monkeypatch.setattr(torch.cuda, "empty_cache", refused)
     monkeypatch.setattr(StepBuffers, "_run", slow)
     check_threads(there, tiny)
     captured_step._idle.clear()
@@ -115,7 +120,10 @@ def test_buffers_that_another_stream_still_computes_in_are_waited_for(
     gc.collect()
 
 
-def test_a_generation_stays_in_the_stream_in_which_it_began(tiny: GPT2, there: GPT2) -> None:
+def test_a_generation_stays_in_the_stream_in_which_it_began(
+    tiny: GPT2, there: GPT2, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(captured_step, "LAG", 1)
     steps = sample_steps(there, PROMPTS, 9, 1.0, 9, 1, None)
     found: list[list[int]] = [[], []]
     for _ in range(9):
@@ -135,6 +143,8 @@ def test_dropped_graphs_take_nothing_from_others(
     # The first and the third have the same stream, and the second and third stay.
     for batch in (1, 2, 3):
         check(there, tiny, [[1]] * batch)
+    if forgets:  # no graph's workspace is left to others
+        assert all(memory.pool is None for memory in cuda_streams.workspaces.values())
     torch._C._cuda_clearCublasWorkspaces()  # as anyone may
     with nullcontext() if forgets else pytest.raises(CudaError, match="cuBLAS workspace"):
         check(there, tiny, [[1]] * 3)
@@ -203,12 +213,23 @@ def test_idle_buffers_take_a_share_of_the_memory(
     assert [each.captured.batch for each in idle] == [3, 2]
 
 
+def test_dropped_buffers_are_not_computed_in_any_more(
+    there: GPT2, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    abandon(there, torch.cuda.Stream())
+    assert any(queue.pending for queue in cuda_streams.queues)
+    monkeypatch.setattr(captured_step, "KEPT_SHARE", cuda_emulation.TOTAL_BYTES)
+    abandon(there, torch.cuda.Stream())
+    assert not captured_step._idle[there]
+    assert not any(queue.pending for queue in cuda_streams.queues)
+
+
 def test_buffers_that_come_back_within_a_capture_are_not_waited_for(
     there: GPT2, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sample(there, PROMPTS, **OPTIONS)
     (buffers,) = captured_step._idle[there]
-    monkeypatch.setattr(captured_step, "KEPT", 0)
+    monkeypatch.setattr(captured_step, "KEPT", 1)  # so the second to come drops the first
     with torch.cuda.stream(torch.cuda.Stream()):
         graph = torch.cuda.CUDAGraph()
         graph.capture_begin()
