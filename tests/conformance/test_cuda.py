@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 
+from conformance.adapters import gpt2ref as reference
+from conformance.adapters import huggingface
+from conformance.checkpoints.tensors import SMALL, trained_like, write_checkpoint
 from gpt2ref.fast import captured_step
 from gpt2ref.fast.step_buffers import StepBuffers
 from tests.shared.calls import recorded
@@ -24,3 +30,13 @@ def test_the_reference_passes_the_suite(monkeypatch: pytest.MonkeyPatch) -> None
     assert "gpt2ref: no deviation from GPT-2 found" in run.stdout
     assert "gpt2ref in float32 on cuda" in run.stdout
     assert captures
+
+
+@pytest.mark.parametrize("load", [reference.load, reference.load_uncached, huggingface.load])
+def test_an_adapter_generates_what_it_does_on_the_cpu(tmp_path: Path, load: Any) -> None:
+    folder = str(write_checkpoint(tmp_path / "small", SMALL, trained_like(SMALL, seed=0)))
+    options: dict[str, Any] = {"max_new_tokens": 3, "temperature": 0.7, "top_k": 40, "seed": 1}
+    with emulated_cuda():
+        found = load(folder, device="cuda").generate_ragged([[1, 2], [3]], **options)
+        captured_step._idle.clear()
+    assert found == load(folder).generate_ragged([[1, 2], [3]], **options)

@@ -267,6 +267,8 @@ NAMES: dict[str, Any] = {
     "empty_cache": lambda: refuse_in_capture("empty_cache"),
     "memory_allocated": allocated,
     "max_memory_allocated": allocated,
+    "get_rng_state": lambda _=None: torch.zeros(16, dtype=torch.uint8, device="cpu"),
+    "set_rng_state": lambda _state, _device=None: None,
     "reset_peak_memory_stats": lambda _=None: None,
     "mem_get_info": lambda device=None: (TOTAL_BYTES - allocated(device), TOTAL_BYTES),
     "get_device_properties": lambda _=None: SimpleNamespace(total_memory=TOTAL_BYTES),
