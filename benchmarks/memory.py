@@ -54,21 +54,25 @@ def needed_memory(plan: Plan, cell: Cell) -> int:
 class DeviceMemory:
     """Count what one implementation holds on a CUDA device that others use as well.
 
-    On the CPU that can't be counted. `cuda` has the functions of torch.cuda that are used.
+    One that takes nothing of torch's memory, such as CTranslate2, has taken what the device has
+    less than before its calls. On the CPU that can't be counted. `cuda` has the functions of
+    torch.cuda that are used.
     """
 
     def __init__(self, device: torch.device, cuda: Any = torch.cuda) -> None:
         self.device = device
         self.cuda = cuda
-        self.held = 0  # bytes
+        self.held = self.outside = 0  # bytes, of torch's memory and beside it
 
     def run(self, work: Callable[[], Result]) -> tuple[Result, int | None]:
         """Run `work`. Return its result, and the most bytes held meanwhile."""
         if self.device.type != "cuda":
             return work(), None
         before = self.cuda.memory_allocated(self.device)
+        free = self.cuda.mem_get_info(self.device)[0]
         self.cuda.reset_peak_memory_stats(self.device)
         result = work()
         peak = self.held + self.cuda.max_memory_allocated(self.device) - before
         self.held += self.cuda.memory_allocated(self.device) - before
-        return result, peak
+        self.outside += free - self.cuda.mem_get_info(self.device)[0]
+        return result, peak or max(0, self.outside)

@@ -188,7 +188,7 @@ class Run:
         return Outcome(result, seconds or [0.0], None)  # pytest-benchmark expects a round
 
     def _load(self, cell: Cell) -> Weights:
-        if cell.shape != self._shape and self.plan.device.type == "cuda":
+        if self._shape not in (None, cell.shape) and self.plan.device.type == "cuda":
             # torch.compile makes code for the first shapes that it meets, and replaces it by code
             # for any shape when it meets others. Here each shape is the first.
             torch.compiler.reset()

@@ -155,6 +155,7 @@ def prefill(model: GPT2, rows: list[list[int]], cache: KVCache) -> Tensor:
     cache.lengths = [0] * len(rows)
     hidden = model.transformer(torch.tensor(padded, device=model.device), cache)
     cache.lengths = lengths
+    cache.forget_beyond(lengths)
     last = torch.tensor(lengths, device=model.device) - 1
     return model.head(hidden[torch.arange(len(rows), device=model.device), last])
 
@@ -162,4 +163,4 @@ def prefill(model: GPT2, rows: list[list[int]], cache: KVCache) -> Tensor:
 def draw_uniform(generators: list[random.Random], n_steps: int) -> Tensor:
     """Draw the next numbers of each row's generator: float64 [batch, n_steps] in [0, 1)."""
     numbers = [[generator.random() for _ in range(n_steps)] for generator in generators]
-    return torch.tensor(numbers, dtype=torch.float64)
+    return torch.tensor(numbers, dtype=torch.float64, device="cpu")  # whatever the default is

@@ -19,8 +19,8 @@ class KVCache:
     """The keys and values of every token fed so far, in buffers allocated once.
 
     `keys` and `values` have shape [n_layer, batch, capacity, n_head, head_width]. `lengths` counts
-    the tokens of each row: its next token takes that position. Nothing beyond a row's length is
-    ever read, so rows may differ in length, and lowering a length forgets tokens.
+    the tokens of each row: its next token takes that position. Nothing beyond a row's length
+    changes a logit, so rows may differ in length, and lowering a length forgets tokens.
     """
 
     def __init__(
@@ -39,10 +39,21 @@ class KVCache:
         self.keys = torch.zeros(shape, device=device, dtype=dtype)
         self.values = torch.zeros(shape, device=device, dtype=dtype)
         self.lengths = [0] * batch
+        self.written = [0] * batch  # positions that hold something, forgotten tokens included
 
     @property
     def capacity(self) -> int:
         return self.keys.size(2)
+
+    def forget_beyond(self, ends: list[int]) -> None:
+        """Put zeros in place of what forgotten tokens left at the position `ends` and beyond.
+
+        Attention multiplies what a query does not see by 0, and 0 times a NaN is NaN.
+        """
+        for row, (end, written) in enumerate(zip(ends, self.written, strict=True)):
+            if end < written:
+                self.keys[:, row, end:written] = self.values[:, row, end:written] = 0
+        self.written = list(ends)
 
 
 LayerKV = tuple[Tensor, Tensor]  # keys and values [batch, capacity, n_head, head_width]
@@ -135,20 +146,23 @@ class Transformer(nn.Module):
         limit_threads()
         first = torch.tensor(lengths, device=self.wte.weight.device)[:, None]
         positions = first + torch.arange(time, device=first.device)
-        hidden = self.run(token_ids, positions, seen, cache)
         if cache is not None:
             cache.lengths = [length + time for length in lengths]
-        return hidden
+            cache.forget_beyond(cache.lengths)
+        return self.run(token_ids, positions, seen, cache)
 
     def run(self, token_ids: Tensor, positions: Tensor, seen: int, cache: KVCache | None) -> Tensor:
         """Compute what `forward` returns for tokens at these positions, int64 [batch, time].
 
         Checks nothing, and leaves `cache.lengths` to the caller.
         """
-        # A query sees the keys up to its own position. The mask, bool [batch, 1, time, seen], has
-        # four dimensions, because torch's fast attention takes no mask of three.
-        mask = torch.arange(seen, device=positions.device) <= positions[:, None, :, None]
         x = self.wte(token_ids) + self.wpe(positions)
+        # A query sees the keys up to its own position. The mask [batch, 1, time, seen] has four
+        # dimensions, as torch's fast attention takes no three, and is added to the scores, as a
+        # CUDA graph can't capture a bool mask's in torch 2.4 and 2.5 (pytorch #130712).
+        hidden = torch.arange(seen, device=x.device) > positions[:, None, :, None]
+        mask = torch.zeros(hidden.shape, dtype=x.dtype, device=x.device)
+        mask.masked_fill_(hidden, float("-inf"))
         for layer, block in enumerate(self.h):
             past = None if cache is None else (cache.keys[layer], cache.values[layer])
             x = block(x, positions, mask, past)

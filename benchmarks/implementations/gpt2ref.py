@@ -63,6 +63,10 @@ class Compiled(Reference):
         super().__init__(checkpoint, device, dtype)
         compile_step(self.model)
 
+    @classmethod
+    def refusal(cls, device: torch.device, dtype: torch.dtype) -> str | None:  # noqa: ARG003
+        return None if device.type == "cpu" else f"its step in C needs the CPU, not {device}"
+
 
 class Textbook(Reference):
     """No cache: each step feeds the whole sequence again, and takes the last of the logits."""

@@ -79,8 +79,11 @@ class Uncached:
     """
 
     def __init__(self, reference: Reference) -> None:
-        self.logits = reference.logits
+        self.reference = reference
         self.n_positions = reference.model.config.n_positions
+
+    def logits(self, token_ids: Tensor) -> Tensor:
+        return self.reference.logits(token_ids.to(self.reference.model.device))
 
     def generate(self, token_ids: Tensor, **options: Any) -> list[list[int]]:
         return self.generate_ragged(token_ids.tolist(), **options)

@@ -70,7 +70,7 @@ class HuggingFace:
         draw: dict[str, Any] = (
             {"temperature": temperature, "top_k": top_k or 0} if temperature > 0 else {}
         )
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
             torch.manual_seed(seed)
             rows = self.model.generate(
                 token_ids,

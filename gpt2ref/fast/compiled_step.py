@@ -121,6 +121,7 @@ class CompiledStep:
         ids, positions = self.ids(*token_ids), self.ids(*lengths)
         self.library.step(self.arguments, ids, positions, logits.data_ptr())
         self.cache.lengths = [length + 1 for length in lengths]
+        self.cache.forget_beyond(self.cache.lengths)
         return logits
 
     def _check(self, name: str, values: list[int], limit: int) -> None:

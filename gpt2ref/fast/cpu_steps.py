@@ -37,7 +37,7 @@ def choose_by_row(
         logits = logits.float()  # the same numbers; torch finds their maximum five times as fast
     rows = zip(logits, uniform.tolist(), strict=True)
     chosen = [_choose_in_row(row, number, temperature, top_k) for row, number in rows]
-    return torch.tensor(chosen, dtype=torch.int64)
+    return torch.tensor(chosen, dtype=torch.int64, device="cpu")  # whatever the default is
 
 
 def _choose_in_row(logits: Tensor, uniform: float, temperature: float, top_k: int | None) -> int:

@@ -122,7 +122,7 @@ class FakeCuda:
     """Counts memory as torch.cuda does."""
 
     def __init__(self) -> None:
-        self.now = self.peak = 0
+        self.now = self.peak = self.outside = 0
 
     def take(self, count: int) -> None:
         self.now += count
@@ -136,6 +136,9 @@ class FakeCuda:
 
     def reset_peak_memory_stats(self, _device: object) -> None:
         self.peak = self.now
+
+    def mem_get_info(self, _device: object) -> tuple[int, int]:
+        return 10**6 - self.now - self.outside, 10**6
 
 
 def test_memory_on_cuda_is_each_ones_own() -> None:
@@ -155,6 +158,15 @@ def test_memory_on_cuda_is_each_ones_own() -> None:
     assert one.run(lambda: generate(0, 4))[1] == 1204
     assert other.run(lambda: generate(0, 1))[1] == 71
     assert DeviceMemory(CPU, cuda).run(lambda: "done") == ("done", None)
+
+
+def test_memory_that_torch_does_not_allocate_counts_too() -> None:
+    cuda = FakeCuda()
+    device = torch.device("cuda")
+    own, torchs = DeviceMemory(device, cuda), DeviceMemory(device, cuda)
+    assert own.run(lambda: setattr(cuda, "outside", 300))[1] == 300
+    assert torchs.run(lambda: cuda.take(50))[1] == 50
+    assert own.run(lambda: setattr(cuda, "outside", 420))[1] == 420
 
 
 def test_needed_memory_counts_each_copy_of_the_weights() -> None:

@@ -98,6 +98,7 @@ def test_logits_and_cache_are_those_of_the_model(case, n_threads):
         assert ours.dtype == torch.float32
         assert furthest(ours, truth) <= largest
     assert cache.lengths == exact_cache.lengths
+    assert cache.written == exact_cache.written
 
 
 @given(shapes_and_rows(multiple_of=2), st.integers(1, 5))

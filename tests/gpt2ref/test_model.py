@@ -7,6 +7,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.testing import assert_close
 
 from gpt2ref import GPT2, GPT2Config, KVCache
+from gpt2ref.generation import prefill
 
 
 def exact(actual, expected):
@@ -68,6 +69,29 @@ def test_lowering_a_length_to_zero_forgets_everything(tiny, token_ids):
     tiny(torch.full((2, 13), 50), cache)
     cache.lengths = [0, 0]
     exact(tiny(token_ids, cache), tiny(token_ids))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_what_is_forgotten_changes_nothing_even_if_it_was_no_number(tiny, token_ids, value):
+    model = copy.deepcopy(tiny)
+    model.transformer.wpe.weight[6:9] = value
+    cache = model.make_cache(batch=2)
+    model(torch.full((2, 6), 50), cache)
+    assert not model(torch.full((2, 2), 50), cache).isfinite().any()
+    cache.lengths = [1, 3]
+    logits = model(token_ids[:, :2], cache)
+    assert cache.written == [3, 5]
+    exact(logits[0], tiny(torch.tensor([[50, 3, 1]]))[0, 1:])
+    exact(logits[1], tiny(torch.tensor([[50, 50, 50, 2, 6]]))[0, 3:])
+
+
+def test_padding_leaves_nothing_behind_a_short_row(tiny):
+    cache = tiny.make_cache(batch=2)
+    prefill(tiny, [[1, 2], [1, 2, 3, 4, 5]], cache)
+    assert cache.lengths == cache.written == [2, 5]
+    assert cache.keys[:, 0, :2].all()
+    assert not cache.keys[:, 0, 2:].any()
+    assert not cache.values[:, 0, 2:].any()
 
 
 def test_a_cache_holds_exactly_its_capacity(tiny, token_ids):
