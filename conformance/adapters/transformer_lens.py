@@ -54,7 +54,7 @@ class TransformerLens:
             raise NotImplementedError("TransformerLens ends at n_ctx")
         if max_new_tokens == 0:  # TransformerLens refuses 0
             return [[] for _ in range(batch)]
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
             torch.manual_seed(seed)
             rows = self.model.generate(
                 token_ids,

@@ -173,7 +173,7 @@ class _Asked:
         return about | {"answers": places} if places else None
 
     def _with_chance(self, entry: Entry, seed: int) -> Any:
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             return self.answer(entry.kind, torch.float64)
 

@@ -232,7 +232,9 @@ def test_a_file_without_an_adapter_is_measured(weights: Weights, tmp_path: Path)
 def test_a_program_is_measured_and_so_are_its_messages(weights: Weights, tmp_path: Path) -> None:
     program = tmp_path / "gpt2"
     subprocess.run(
-        ["cc", "-O1", "-o", program, ROOT / "tests/shared/gpt2.c", "-lm"], check=True, timeout=60
+        ["cc", "-O1", "-o", program, ROOT / "conformance/vectors/runners/c/gpt2.c", "-lm"],
+        check=True,
+        timeout=60,
     )
     before = os.environ.get("OMP_NUM_THREADS")
     implementation = adapter_class(f"command: {program}")(weights.checkpoint, CPU, torch.float32)

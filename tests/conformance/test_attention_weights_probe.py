@@ -25,6 +25,7 @@ from conformance.probes.gpt2 import PlainGPT2
 from gpt2ref import GPT2, PUBLISHED_CONFIGS, GPT2Config, from_tensors, load_checkpoint
 from tests.shared.blocks import block
 from tests.shared.judged import judged_on_cpu
+from tests.shared.masks import remasked
 
 RIGHT = AttentionWeights.right_words
 FIRST_POSITION = (
@@ -76,8 +77,7 @@ def masked_by(layer: int, change: Callable[[Tensor], Tensor]) -> Callable[[GPT2]
     """Give one layer another mask, bool [batch, head or 1, query, key]."""
 
     def changed(_module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        x, positions, mask, past = args
-        return x, positions, change(mask.clone()), past
+        return remasked(args, change)
 
     def register(model: GPT2) -> None:
         block(model, layer).attn.register_forward_pre_hook(changed)

@@ -25,7 +25,7 @@ from conformance.studies.diagnosis import questions_that_show
 # One of each family. All of them, and pairs by chance: python -m conformance.studies.diagnosis
 SINGLE = (
     "square-proj-untransposed", "partial-load-accepted", "ln-eps-wrong-in-ln_1", "cache-not-reset",
-    "batch-frozen-at-first-call", "eos-kept", "special-injection",
+    "eos-kept", "special-injection",
     "tf32-or-autocast", "top-k-kept", "argmax-in-bfloat16",
 )  # fmt: skip
 TOGETHER = (
@@ -39,7 +39,7 @@ TOGETHER = (
     ("no-scale", "relu", "partial-load-accepted", "cache-aliased-branches", "eos-kept"),
 )
 HARMLESS = (
-    "cache-recomputed", "head-of-its-own", "centred-unembed",
+    "head-of-its-own", "centred-unembed",
     "topk-exactly-k", "context-end-refused", "config-scale-followed", "config-activation-followed",
 )  # fmt: skip
 

@@ -20,6 +20,7 @@ from conformance.outcomes import Failure
 from gpt2ref import KVCache
 from tests.shared.blocks import block
 from tests.shared.judged import judged_on_cpu
+from tests.shared.masks import remasked
 
 TOKENS = list(suite.WORDS.values())
 Load = Callable[..., Any]
@@ -29,8 +30,7 @@ def masked_by(change: Callable[[Tensor], Tensor], layers: tuple[int, ...] = (0, 
     """Load the reference with another mask, bool [batch, 1, query, key], in these layers."""
 
     def changed(_module: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        x, positions, mask, past = args
-        return x, positions, change(mask.clone()), past
+        return remasked(args, change)
 
     def load(checkpoint: str, **options: Any) -> reference.Reference:
         right = reference.load(checkpoint, **options)

@@ -90,7 +90,8 @@ class Generation:
         if not self.greedy and self.temperature == "any":
             reason = f"{self.name}() divides by the temperature"
             lines += ["if temperature == 0:", f'    raise NotImplementedError("{reason}")']
-        lines += ["with torch.random.fork_rng():", "    torch.manual_seed(seed)"]
+        devices = "devices=range(torch.cuda.device_count())"
+        lines += [f"with torch.random.fork_rng({devices}):", "    torch.manual_seed(seed)"]
         if self.by_row:
             call = textwrap.indent(self.call, " " * 8)
             lines += ["    rows = [", call, "        for row in token_ids", "    ]"]

@@ -9,7 +9,7 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Iterator
-from contextlib import redirect_stderr, redirect_stdout, suppress
+from contextlib import AbstractContextManager, redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -84,7 +84,7 @@ def recognise(place: str, name: str) -> Found | None:
     if kind != "load" and not loading and not source.class_with_forward(kind):
         return None
     silence = io.StringIO()  # models print their sizes, and transformers how far it has read
-    with redirect_stdout(silence), redirect_stderr(silence), torch.random.fork_rng():
+    with redirect_stdout(silence), redirect_stderr(silence), _forked():
         module, script = _module(source)
         chosen = [kind] if kind != "load" else _classes(module)
         if not chosen and not script:
@@ -98,6 +98,11 @@ def recognise(place: str, name: str) -> Found | None:
         if not loading:
             return _recognised(source, module, chosen, script)
         return _with_its_loading(source, module, kind, loading, script)
+
+
+def _forked() -> AbstractContextManager[None]:
+    """Keep the state of torch's generators, which a model draws from where it is made."""
+    return torch.random.fork_rng(devices=range(torch.cuda.device_count()))
 
 
 def recognise_class(kind: type[nn.Module], loading: str = "") -> Found:
@@ -114,7 +119,7 @@ def recognise_class(kind: type[nn.Module], loading: str = "") -> Found:
     folder = path.resolve().parents[kind.__module__.count(".")]
     source = Source(path, kind.__module__, folder, ast.Module([], []))
     silence = io.StringIO()
-    with redirect_stdout(silence), redirect_stderr(silence), torch.random.fork_rng():
+    with redirect_stdout(silence), redirect_stderr(silence), _forked():
         if loading:
             return _with_its_loading(source, module, kind.__name__, loading, False)
         return _recognised(source, module, [kind.__name__], False)
@@ -328,7 +333,7 @@ def _asks(module: ModuleType, mine: Any) -> Any:
         names = {**vars(module), "self": SimpleNamespace(model=mine.model, c=mine.c)}
         names |= {"token_ids": token_ids, "seed": seed, **options}
         call = f"[{generation.call} for row in token_ids]" if generation.by_row else generation.call
-        with torch.random.fork_rng(), torch.no_grad():
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
             torch.manual_seed(seed)
             return eval(call, names)
 
