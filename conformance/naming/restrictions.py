@@ -1,4 +1,4 @@
-"""What a draw leaves out that nobody asked it to leave out: top-k, top-p, min-p or epsilon."""
+"""Names what a draw leaves out unasked: top-k, top-p, min-p or epsilon."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the files can't say, and why."""
+"""Lists what the files can't ask, with the reason."""
 
 LEFT_OUT = {
     "keys.published-sizes": "Files of the published sizes have up to 6 GB.",

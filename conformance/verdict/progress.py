@@ -26,7 +26,7 @@ _LOOKING = "looking for the mistakes"
 
 
 class Progress:
-    """What a user sees while a run lasts, on standard error.
+    """Shows a user on standard error how far a run is.
 
     On a terminal a bar is rewritten in place, and gone at the end. Elsewhere lines are added. The
     first finding of each implementation stays on both.

@@ -56,6 +56,6 @@ class Run:
 
     @property
     def judgements(self) -> Mapping[str, Judgement]:
-        """What was found of each implementation of which any test has run."""
+        """Return the judgements of the implementations of which any test has run."""
         found = self.verdict.judgements if self.verdict else {}
         return {name: each for name, each in found.items() if each.results}

@@ -1,4 +1,4 @@
-"""What the terminal shows: a card before the run, a bar during it, and bars after it."""
+"""The terminal shows a card before the run, a bar during it, and bars after it."""
 
 from __future__ import annotations
 

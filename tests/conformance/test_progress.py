@@ -1,4 +1,4 @@
-"""What a run tells while it lasts: findings, the time left, the diagnosis."""
+"""A run tells while it lasts its findings, the time left, and how far the diagnosis is."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `gpt2-conformance` shows: progress, the first finding, and the verdict as the last line."""
+"""`gpt2-conformance` shows progress, the first finding, and the verdict as the last line."""
 
 from __future__ import annotations
 

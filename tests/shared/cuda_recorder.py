@@ -1,4 +1,4 @@
-"""What a capture does: it records operators, and computes nothing."""
+"""Records the operators of a capture, and computes nothing."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ NOT_PERMITTED = "operation not permitted when stream is capturing"
 
 
 class CudaError(RuntimeError):
-    """What CUDA, or torch for it, refuses."""
+    """Is raised for what CUDA, or torch for it, refuses."""
 
 
 class Memory:
