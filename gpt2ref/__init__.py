@@ -11,7 +11,7 @@ training code adds to names. The core works without the rest: `tokenizer`, `text
 
 from importlib.util import find_spec
 
-from . import generation
+from . import generation, model
 from .config import EOS, PUBLISHED_CONFIGS, GPT2Config
 from .conversion import CheckpointError, from_tensors
 from .devices import limit_threads
@@ -26,10 +26,11 @@ if find_spec(f"{__name__}.checkpoint"):
     from .checkpoint.save import save_checkpoint
     from .text import generate, stream
 if find_spec(f"{__name__}.fast"):
-    from .fast import make_steps
+    from .fast import linear, make_steps
     from .fast.compiled_step import compile_step
 
     generation.make_steps = make_steps
+    model.linear = linear
 
 __version__ = "0.1.0"
 

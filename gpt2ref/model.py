@@ -36,14 +36,10 @@ class KVCache:
         if not 1 <= capacity <= config.n_positions:
             raise ValueError(f"capacity={capacity}: expected 1 to n_positions={config.n_positions}")
         shape = (config.n_layer, batch, capacity, config.n_head, config.head_width)
-        self.keys = torch.zeros(shape, device=device, dtype=dtype)
-        self.values = torch.zeros(shape, device=device, dtype=dtype)
+        self.capacity = capacity
+        self.keys, self.values = torch.zeros((2, *shape), device=device, dtype=dtype)
         self.lengths = [0] * batch
         self.written = [0] * batch  # positions that hold something, forgotten tokens included
-
-    @property
-    def capacity(self) -> int:
-        return self.keys.size(2)
 
     def forget_beyond(self, ends: list[int]) -> None:
         """Put zeros in place of what forgotten tokens left at the position `ends` and beyond.
@@ -57,14 +53,21 @@ class KVCache:
 
 
 LayerKV = tuple[Tensor, Tensor]  # keys and values [batch, capacity, n_head, head_width]
+# Multiplies by each matrix. `gpt2ref/__init__.py` puts `fast.linear` here, which chooses by speed.
+linear: Callable[..., Tensor] = F.linear
+
+
+class Linear(nn.Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        return linear(x, self.weight, self.bias)
 
 
 class CausalSelfAttention(nn.Module):
     def __init__(self, config: GPT2Config) -> None:
         super().__init__()
         self.n_head = config.n_head
-        self.c_attn = nn.Linear(config.n_embd, 3 * config.n_embd)
-        self.c_proj = nn.Linear(config.n_embd, config.n_embd)
+        self.c_attn = Linear(config.n_embd, 3 * config.n_embd)
+        self.c_proj = Linear(config.n_embd, config.n_embd)
 
     def forward(self, x: Tensor, positions: Tensor, mask: Tensor, past: LayerKV | None) -> Tensor:
         batch, time, n_embd = x.shape
@@ -87,8 +90,8 @@ class CausalSelfAttention(nn.Module):
 class MLP(nn.Module):
     def __init__(self, config: GPT2Config) -> None:
         super().__init__()
-        self.c_fc = nn.Linear(config.n_embd, config.mlp_width)
-        self.c_proj = nn.Linear(config.mlp_width, config.n_embd)
+        self.c_fc = Linear(config.n_embd, config.mlp_width)
+        self.c_proj = Linear(config.mlp_width, config.n_embd)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.c_proj(F.gelu(self.c_fc(x), approximate="tanh"))  # as the weights were trained
@@ -161,8 +164,7 @@ class Transformer(nn.Module):
         # dimensions, as torch's fast attention takes no three, and is added to the scores, as a
         # CUDA graph can't capture a bool mask's in torch 2.4 and 2.5 (pytorch #130712).
         hidden = torch.arange(seen, device=x.device) > positions[:, None, :, None]
-        mask = torch.zeros(hidden.shape, dtype=x.dtype, device=x.device)
-        mask.masked_fill_(hidden, float("-inf"))
+        mask = x.new_zeros(hidden.shape).masked_fill_(hidden, float("-inf"))
         for layer, block in enumerate(self.h):
             past = None if cache is None else (cache.keys[layer], cache.values[layer])
             x = block(x, positions, mask, past)
@@ -210,4 +212,4 @@ class GPT2(nn.Module):
 
     def head(self, hidden: Tensor) -> Tensor:
         """[..., n_embd] -> [..., vocab_size]"""
-        return F.linear(hidden, self.transformer.wte.weight)
+        return linear(hidden, self.transformer.wte.weight)

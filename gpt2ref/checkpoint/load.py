@@ -17,6 +17,7 @@ from torch import Tensor
 from ..config import GPT2Config
 from ..conversion import CheckpointError, Layout, from_tensors
 from ..devices import check_device
+from ..fast.products import arrange
 from ..model import GPT2
 from . import hugging_face, llmc, nanogpt, tensorflow
 from .foreign import folder_without_weights, recognise
@@ -57,11 +58,15 @@ def load_checkpoint(
     weights = _find(checkpoint)
     config, tensors, layout = _read(weights)
     try:
-        return from_tensors(tensors, config, layout=layout, device=device, dtype=dtype)
+        model = from_tensors(tensors, config, layout=layout, device=device, dtype=dtype)
     except CheckpointError as error:
         raise CheckpointError(f"{weights}:\n{error}") from None
     except TypeError as error:  # mps has no float64
         raise ValueError(f"device={str(device)!r}: {error}") from None
+    del tensors  # the model alone has them now
+    if model.device.type == "cpu":
+        arrange(model)
+    return model
 
 
 def _find(checkpoint: str | os.PathLike[str]) -> Path:

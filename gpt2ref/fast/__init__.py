@@ -1,4 +1,4 @@
-"""Faster decode steps. They choose the tokens that `generation.DecodeSteps` chooses."""
+"""Faster decode steps and products, which choose the tokens that the core chooses."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ from ..generation import DecodeSteps
 from ..model import GPT2
 from .captured_step import CapturedDecodeSteps
 from .cpu_steps import CPUDecodeSteps
+from .products import linear
+
+__all__ = ["linear", "make_steps"]
 
 
 def make_steps(

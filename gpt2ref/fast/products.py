@@ -1,0 +1,208 @@
+"""Products with weights on the CPU, each in the way that is fastest on the machine at hand.
+
+Which library multiplies faster depends on the processor, the dtype, the number of rows and the
+order in which a weight is stored. Without instructions for its numbers, a product in half precision
+takes up to a hundred times as long as one in float32. So the ways are timed, on a part of the first
+weight that they are needed for, and the choice is kept for the process. That takes a few
+milliseconds. The ways differ in rounding alone.
+
+`choices` returns what was chosen and why. `use` overrides it.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cache
+from time import perf_counter
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..model import GPT2
+
+Product = Callable[[Tensor, Tensor, "Tensor | None"], Tensor]  # x, weight [out, in], bias [out]
+
+SMALL = 2**16  # numbers of a matrix, below which no choice matters
+CONVERTED = 2**22  # numbers of a weight that are converted at once: fewer than a layer of 124M has
+TIMED = 2**22  # numbers of a weight that are multiplied to time a way, fewer for many rows
+MOST_ROWS = 64  # from here on, the ways take times that grow alike
+GAIN = 0.8  # another way is taken if it takes less than this part of the time of torch's own
+HOPELESS = (
+    8  # a way that takes so many times as long at first, libraries loaded, gets no other turn
+)
+ORDER_GAIN = 0.9  # and another order if products take less than this part of the time
+
+
+def in_float32(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Multiply numbers of half precision as float32, with parts of the weight one by one."""
+    x32, n = x.float(), max(1, CONVERTED // x.size(-1))
+    parts = []
+    for start in range(0, len(weight), n):
+        part = weight[start : start + n].float()
+        part_bias = None if bias is None else bias[start : start + n].float()
+        parts.append(F.linear(x32, part, part_bias).to(x.dtype))
+    return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
+
+
+def by_onednn(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Multiply in float32 by oneDNN, where torch itself takes the BLAS that it was built with."""
+    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+
+
+WAYS: dict[str, Product] = {"torch": F.linear, "onednn": by_onednn, "float32": in_float32}
+
+
+@dataclass(frozen=True)
+class Case:
+    """What a choice depends on. `rows` is rounded up to a power of two, and at most 64."""
+
+    dtype: torch.dtype
+    n_in: int
+    order: str  # in which the weight is stored: "in_out", as in checkpoints, or "out_in"
+    rows: int
+    n_threads: int
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The way that was taken, and the seconds that each took for a part of a weight."""
+
+    way: str
+    seconds: Mapping[str, float]
+
+
+_choices: dict[Case, Choice] = {}
+_used: str | None = None  # the way that `use` has set
+_lock = threading.Lock()
+
+
+def choices() -> dict[Case, Choice]:
+    """Return what was chosen so far in this process."""
+    return dict(_choices)
+
+
+def use(way: str | None) -> None:
+    """Take one way for all products that it can compute, or (None) the fastest one again.
+
+    "torch" is F.linear, "onednn" multiplies float32 by oneDNN, "float32" converts half precision.
+    Raises ValueError for any other.
+    """
+    global _used
+    if way is not None and way not in WAYS:
+        raise ValueError(f"way={way!r}: expected {', '.join(WAYS)} or None")
+    _used = way
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Compute what F.linear does: [..., in], [out, in], [out] -> [..., out]."""
+    if weight.numel() < SMALL or not _is_plain(x, weight):
+        return F.linear(x, weight, bias)
+    ways = possible(weight.dtype, order_of(weight))
+    if len(ways) == 1:
+        return F.linear(x, weight, bias)
+    if _used is not None:
+        return WAYS[_used if _used in ways else "torch"](x, weight, bias)
+    return WAYS[choice(x.numel() // x.size(-1), weight).way](x, weight, bias)
+
+
+def _is_plain(x: Tensor, weight: Tensor) -> bool:
+    """Return whether these are numbers on the CPU that nobody differentiates, traces or casts."""
+    return (
+        x.is_cpu
+        and x.dtype == weight.dtype
+        and x.numel() > 0
+        and type(x) is Tensor
+        and type(weight) in (Tensor, nn.Parameter)
+        and not (torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad))
+        and not torch.is_autocast_enabled("cpu")
+        and not torch.compiler.is_compiling()
+        and not torch.jit.is_tracing()
+    )
+
+
+@cache
+def possible(dtype: torch.dtype, order: str) -> tuple[str, ...]:
+    """Return the names of the ways for weights of this dtype and order, torch's own first."""
+    if dtype in (torch.bfloat16, torch.float16):
+        return "torch", "float32"
+    has_onednn = torch.backends.mkldnn.is_available() and hasattr(
+        torch.ops.mkldnn, "_linear_pointwise"
+    )
+    # oneDNN reorders a weight that is stored [in, out], all of it each time.
+    suits = dtype == torch.float32 and order == "out_in"
+    return ("torch", "onednn") if suits and has_onednn else ("torch",)
+
+
+def choice(n_rows: int, weight: Tensor) -> Choice:
+    """Return the way to multiply `n_rows` rows by a weight [out, in], timed if it is new."""
+    rows = min(MOST_ROWS, 1 << (n_rows - 1).bit_length())
+    case = Case(weight.dtype, weight.size(1), order_of(weight), rows, torch.get_num_threads())
+    return _choices.get(case) or _choose(case, weight)
+
+
+def _choose(case: Case, weight: Tensor) -> Choice:
+    with _lock, torch.inference_mode():
+        if case not in _choices:  # another thread may have been first
+            part = TIMED // -(-case.rows // 8) // case.n_in  # in no cache, if rows are few
+            weight = weight.detach()[: max(64, part)]
+            x = torch.linspace(-1, 1, case.rows * case.n_in, dtype=torch.float32, device="cpu")
+            x = x.view(case.rows, case.n_in).to(case.dtype)
+            seconds = _time(possible(case.dtype, case.order), x, weight)
+            fastest = min(seconds, key=lambda way: seconds[way])
+            gains = seconds[fastest] < GAIN * seconds["torch"] and is_right(fastest, x, weight[:64])
+            _choices[case] = Choice(fastest if gains else "torch", seconds)
+    return _choices[case]
+
+
+def _time(ways: Sequence[str], x: Tensor, weight: Tensor) -> dict[str, float]:
+    """Return the seconds that each way takes: the shortest of four turns."""
+    seconds = dict.fromkeys(ways, math.inf)
+    for turn in range(4):
+        for way in ways:
+            if turn and seconds[way] > HOPELESS * min(seconds.values()):
+                continue
+            start = perf_counter()
+            with suppress(RuntimeError):  # this build of torch may have no such operator
+                WAYS[way](x, weight, None)
+                seconds[way] = min(seconds[way], perf_counter() - start)
+    return seconds
+
+
+def is_right(way: str, x: Tensor, weight: Tensor) -> bool:
+    """Return whether a way is as near to the exact product as rounding allows."""
+    exact, terms = (a.double() @ b.double().t() for a, b in ((x, weight), (x.abs(), weight.abs())))
+    allowed = x.size(-1) * torch.finfo(torch.float32).eps * terms
+    allowed += torch.finfo(x.dtype).eps * exact.abs()
+    return bool(((WAYS[way](x, weight, None) - exact).abs() <= allowed).all())
+
+
+def arrange(model: GPT2) -> None:
+    """Store the matrices of the blocks [out, in] if products are faster so on this machine.
+
+    Checkpoints store them [in, out], and a loaded model has views of them. Both orders are timed,
+    once for each dtype and width. Where [out, in] is faster, each matrix is copied, one after the
+    other. Expects a model on the CPU whose weights nobody else uses.
+    """
+    widest = model.transformer.h[0].mlp.c_fc.weight
+    if widest.numel() < SMALL or widest.dtype == torch.float64 or order_of(widest) == "out_in":
+        return
+    if _cost(widest.contiguous()) > ORDER_GAIN * _cost(widest):
+        return
+    for block in model.transformer.h:
+        for layer in (block.attn.c_attn, block.attn.c_proj, block.mlp.c_fc, block.mlp.c_proj):
+            layer.weight = nn.Parameter(layer.weight.detach().contiguous(), requires_grad=False)
+
+
+def order_of(weight: Tensor) -> str:
+    return "in_out" if weight.stride(0) == 1 else "out_in"
+
+
+def _cost(weight: Tensor) -> float:
+    """Return the geometric mean of the seconds for one row, for a few rows and for a prompt."""
+    chosen = [choice(rows, weight) for rows in (1, 8, MOST_ROWS)]
+    return math.prod(each.seconds[each.way] for each in chosen) ** (1 / len(chosen))
