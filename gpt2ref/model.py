@@ -111,8 +111,6 @@ class Block(nn.Module):
 
 
 class Embedding(nn.Embedding):
-    """An nn.Embedding that is quick to make on the meta device."""
-
     def reset_parameters(self) -> None:
         # On the meta device torch would import sympy for this, which takes a second.
         if not self.weight.is_meta:

@@ -18,12 +18,13 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from time import perf_counter
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..model import GPT2
+from ..model import GPT2, Block
 
 Product = Callable[[Tensor, Tensor, "Tensor | None"], Tensor]  # x, weight [out, in], bias [out]
 
@@ -102,12 +103,12 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """Compute what F.linear does: [..., in], [out, in], [out] -> [..., out]."""
     if weight.numel() < SMALL or not _is_plain(x, weight):
         return F.linear(x, weight, bias)
-    ways = possible(weight.dtype, order_of(weight))
-    if len(ways) == 1:
-        return F.linear(x, weight, bias)
-    if _used is not None:
-        return WAYS[_used if _used in ways else "torch"](x, weight, bias)
-    return WAYS[choice(x.numel() // x.size(-1), weight).way](x, weight, bias)
+    n_rows = x.numel() // x.size(-1)
+    if _used is None:
+        way = choice(n_rows, weight).way
+    else:
+        way = _used if _used in possible(weight.dtype, order_of(weight), n_rows) else "torch"
+    return WAYS[way](x, weight, bias)
 
 
 def _is_plain(x: Tensor, weight: Tensor) -> bool:
@@ -116,25 +117,26 @@ def _is_plain(x: Tensor, weight: Tensor) -> bool:
         x.is_cpu
         and x.dtype == weight.dtype
         and x.numel() > 0
+        and x.dtype != torch.float64
         and type(x) is Tensor
         and type(weight) in (Tensor, nn.Parameter)
         and not (torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad))
         and not torch.is_autocast_enabled("cpu")
         and not torch.compiler.is_compiling()
-        and not torch.jit.is_tracing()
+        and not torch.jit.is_tracing()  # type: ignore[attr-defined]
     )
 
 
 @cache
-def possible(dtype: torch.dtype, order: str) -> tuple[str, ...]:
-    """Return the names of the ways for weights of this dtype and order, torch's own first."""
+def possible(dtype: torch.dtype, order: str, n_rows: int) -> tuple[str, ...]:
+    """Return the names of the ways for such a weight and so many rows, torch's own first."""
     if dtype in (torch.bfloat16, torch.float16):
         return "torch", "float32"
     has_onednn = torch.backends.mkldnn.is_available() and hasattr(
         torch.ops.mkldnn, "_linear_pointwise"
     )
-    # oneDNN reorders a weight that is stored [in, out], all of it each time.
-    suits = dtype == torch.float32 and order == "out_in"
+    # For several rows, oneDNN reorders a weight that is stored [in, out] each time.
+    suits = dtype == torch.float32 and (order == "out_in" or n_rows == 1)
     return ("torch", "onednn") if suits and has_onednn else ("torch",)
 
 
@@ -152,7 +154,7 @@ def _choose(case: Case, weight: Tensor) -> Choice:
             weight = weight.detach()[: max(64, part)]
             x = torch.linspace(-1, 1, case.rows * case.n_in, dtype=torch.float32, device="cpu")
             x = x.view(case.rows, case.n_in).to(case.dtype)
-            seconds = _time(possible(case.dtype, case.order), x, weight)
+            seconds = _time(possible(case.dtype, case.order, case.rows), x, weight)
             fastest = min(seconds, key=lambda way: seconds[way])
             gains = seconds[fastest] < GAIN * seconds["torch"] and is_right(fastest, x, weight[:64])
             _choices[case] = Choice(fastest if gains else "torch", seconds)
@@ -188,12 +190,13 @@ def arrange(model: GPT2) -> None:
     once for each dtype and width. Where [out, in] is faster, each matrix is copied, one after the
     other. Expects a model on the CPU whose weights nobody else uses.
     """
-    widest = model.transformer.h[0].mlp.c_fc.weight
+    blocks = cast("list[Block]", list(model.transformer.h))
+    widest = blocks[0].mlp.c_fc.weight
     if widest.numel() < SMALL or widest.dtype == torch.float64 or order_of(widest) == "out_in":
         return
     if _cost(widest.contiguous()) > ORDER_GAIN * _cost(widest):
         return
-    for block in model.transformer.h:
+    for block in blocks:
         for layer in (block.attn.c_attn, block.attn.c_proj, block.mlp.c_fc, block.mlp.c_proj):
             layer.weight = nn.Parameter(layer.weight.detach().contiguous(), requires_grad=False)
 

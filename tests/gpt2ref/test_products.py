@@ -1,0 +1,227 @@
+"""Products on the CPU: the ways are right, the fastest is taken, and it changes no result."""
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from conformance.checkpoints.tensors import trained_like, write_checkpoint
+from gpt2ref import GPT2Config, from_tensors, load_checkpoint, sample
+from gpt2ref.fast import products
+from tests.shared.blocks import block
+
+# The blocks' matrices are large enough for a choice, and the vocabulary is an odd number.
+CONFIG = GPT2Config(vocab_size=523, n_positions=64, n_embd=256, n_layer=1, n_head=4)
+HALF = (torch.bfloat16, torch.float16)
+ORDERS = ("in_out", "out_in")
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_chosen(monkeypatch):
+    monkeypatch.setattr(products, "_choices", {})
+    monkeypatch.setattr(products, "_used", None)
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """Return a function that lets a way take a time by the clock of `products`, in seconds."""
+    now = 0.0
+
+    def take(way: str, seconds: float) -> None:
+        original = products.WAYS[way]
+
+        def slow(*args: Any) -> torch.Tensor:
+            nonlocal now
+            now += seconds
+            return original(*args)
+
+        monkeypatch.setitem(products.WAYS, way, slow)
+
+    monkeypatch.setattr(products, "perf_counter", lambda: now)
+    return take
+
+
+def numbers(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(dtype)
+
+
+def stored(weight: torch.Tensor, order: str) -> torch.Tensor:
+    return weight if order == "out_in" else weight.t().contiguous().t()
+
+
+def model_in(dtype: torch.dtype):
+    return from_tensors(trained_like(CONFIG, seed=0), CONFIG, dtype=dtype)
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("dtype", [torch.float32, *HALF])
+def test_each_way_is_right_for_any_number_of_rows(dtype, order):
+    weight = stored(numbers(523, 256, dtype=dtype), order)
+    for n_rows in (1, 2, 7, 8, 33, 64, 65, 200):
+        for way in products.possible(dtype, order, n_rows):
+            assert products.is_right(way, numbers(n_rows, 256, dtype=dtype), weight), (way, n_rows)
+
+
+@pytest.mark.parametrize("dtype", HALF)
+def test_a_large_weight_is_converted_part_by_part(dtype, monkeypatch):
+    x, weight, bias = (numbers(*shape, dtype=dtype) for shape in ((2, 3, 256), (523, 256), (523,)))
+    whole = products.in_float32(x, weight, bias)
+    assert whole.shape == (2, 3, 523)
+    sizes = []
+    monkeypatch.setattr(products, "CONVERTED", 100 * 256)
+    monkeypatch.setattr(F, "linear", lambda *args: sizes.append(len(args[1])) or linear(*args))
+    linear = torch._C._nn.linear
+    assert torch.equal(products.in_float32(x, weight, bias), whole)
+    assert sizes == [100] * 5 + [23]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "way"), [(0.1, "float32"), (0.79, "float32"), (0.81, "torch"), (5.0, "torch")]
+)
+def test_a_way_that_is_clearly_faster_is_taken_and_kept(clock, seconds, way):
+    clock("torch", 1.0)
+    clock("float32", seconds)
+    weight = numbers(523, 256, dtype=torch.bfloat16)
+    choice = products.choice(1, weight)
+    assert choice.way == way
+    assert choice.seconds == pytest.approx({"torch": 1.0, "float32": seconds})
+    clock("torch", 1000.0)
+    assert products.choice(1, weight) is choice
+    assert list(products.choices().values()) == [choice]
+
+
+def test_few_rows_and_many_are_chosen_for_by_themselves(clock):
+    clock("torch", 1.0)
+    clock("float32", 2.0)
+    weight = numbers(523, 256, dtype=torch.bfloat16)
+    assert products.choice(3, weight).way == "torch"
+    clock("torch", 9.0)
+    assert products.choice(4, weight).way == "torch"
+    assert products.choice(5, weight).way == "float32"
+    assert products.choice(64, weight) is products.choice(1000, weight)
+    assert [case.rows for case in products.choices()] == [4, 8, 64]
+
+
+def test_a_way_that_this_torch_does_not_have_is_not_taken(monkeypatch):
+    def absent(*_: Any) -> None:
+        raise NotImplementedError("no such operator")
+
+    monkeypatch.setitem(products.WAYS, "float32", absent)
+    assert products.choice(8, numbers(523, 256, dtype=torch.bfloat16)).way == "torch"
+
+
+@pytest.mark.parametrize("wrong", [1.001, float("nan")])
+def test_a_way_that_is_wrong_is_not_taken_however_fast_it_is(clock, monkeypatch, wrong):
+    """oneDNN's products are wrong in some builds if OpenMP grants fewer threads."""
+    in_float32 = products.in_float32
+    monkeypatch.setitem(products.WAYS, "float32", lambda *args: wrong * in_float32(*args))
+    clock("torch", 1.0)
+    weight = numbers(523, 256, dtype=torch.float16)
+    choice = products.choice(8, weight)
+    assert choice.seconds["float32"] == 0
+    assert choice.way == "torch"
+
+
+@pytest.mark.parametrize("way", ["torch", "float32"])
+@pytest.mark.parametrize("dtype", HALF)
+def test_the_way_that_is_used_computes_the_products_of_a_model(dtype, way, monkeypatch):
+    model, called = model_in(dtype), []
+    for name, multiply in products.WAYS.items():
+        monkeypatch.setitem(
+            products.WAYS,
+            name,
+            lambda *args, _name=name, _multiply=multiply: called.append(_name) or _multiply(*args),
+        )
+    products.use(way)
+    model(torch.arange(5)[None])
+    assert called == [way] * 5  # four matrices and the head
+    assert not products.choices()
+
+
+def test_a_way_that_does_not_suit_a_product_is_not_used():
+    products.use("float32")
+    x, weight = numbers(3, 256), numbers(523, 256)
+    assert torch.equal(products.linear(x, weight), F.linear(x, weight))
+
+
+def test_a_way_that_does_not_exist_is_refused():
+    with pytest.raises(ValueError, match=r"^way='mkl': expected torch, onednn, float32 or None$"):
+        products.use("mkl")
+
+
+@pytest.mark.parametrize("way", products.WAYS)
+def test_a_seed_gives_the_same_tokens_in_each_way(way):
+    model = model_in(torch.float32)
+    options: dict[str, Any] = {"max_new_tokens": 20, "temperature": 0.9, "top_k": 40, "seed": 3}
+    expected = sample(model, [[1, 2, 3], [5]], eos_token_id=None, **options)
+    products.use(way)
+    assert sample(model, [[1, 2, 3], [5]], eos_token_id=None, **options) == expected
+
+
+def test_gradients_autocast_compilers_and_small_matrices_get_torchs_own(monkeypatch):
+    monkeypatch.setattr(products, "choice", lambda *_: pytest.fail("there is nothing to choose"))
+    x, weight = numbers(3, 256, dtype=torch.bfloat16), numbers(523, 256, dtype=torch.bfloat16)
+    small = weight[: products.SMALL // 256 - 1]
+    assert torch.equal(products.linear(x, small), F.linear(x, small))
+    assert products.linear(x, weight.requires_grad_()).requires_grad
+    weight = weight.detach()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert products.linear(x.float(), weight.float()).dtype == torch.bfloat16
+    assert products.linear(x.to("meta"), weight.to("meta")).is_meta
+    assert products.linear(x.double(), weight.double()).dtype == torch.float64
+    assert products.linear(x[:0], weight).shape == (0, 523)
+    compiled = torch.compile(products.linear, backend="eager", fullgraph=True)
+    assert torch.equal(compiled(x, weight), F.linear(x, weight))
+
+
+def layers(model):
+    attn, mlp = block(model, 0).attn, block(model, 0).mlp
+    return [attn.c_attn, attn.c_proj, mlp.c_fc, mlp.c_proj]
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    write_checkpoint(tmp_path, CONFIG, trained_like(CONFIG, seed=0))
+    return tmp_path
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("cost", "order"), [(0.89, "out_in"), (0.91, "in_out")])
+def test_a_loaded_model_is_stored_in_the_order_that_is_faster(
+    checkpoint, monkeypatch, dtype, cost, order
+):
+    costs = {"in_out": 1.0, "out_in": cost}
+    monkeypatch.setattr(products, "_cost", lambda weight: costs[products.order_of(weight)])
+    expected = model_in(dtype).state_dict()
+    model = load_checkpoint(checkpoint, dtype=dtype)
+    assert [products.order_of(layer.weight) for layer in layers(model)] == [order] * 4
+    assert not any(parameter.requires_grad for parameter in model.parameters())
+    assert list(model.state_dict()) == list(expected)
+    assert all(torch.equal(tensor, expected[key]) for key, tensor in model.state_dict().items())
+
+
+def test_the_order_is_chosen_by_the_times_of_one_row_a_few_and_a_prompt(clock):
+    weight = numbers(523, 256, dtype=torch.bfloat16)
+    for n_rows, seconds in ((1, 1.0), (8, 2.0), (64, 32.0)):
+        clock("float32", 1000.0)
+        clock("torch", seconds)
+        products.choice(n_rows, weight)
+        products.WAYS.update(torch=F.linear)
+    assert products._cost(weight) == pytest.approx(4.0)
+
+
+def test_tensors_that_somebody_else_holds_are_not_stored_anew(monkeypatch):
+    monkeypatch.setattr(products, "_cost", lambda weight: float(weight.stride(0) == 1))
+    tensors = trained_like(CONFIG, seed=0)
+    model = from_tensors(tensors, CONFIG)
+    assert layers(model)[0].weight.data_ptr() == tensors["h.0.attn.c_attn.weight"].data_ptr()
+
+
+def test_the_choices_are_made_by_one_of_several_threads(clock):
+    clock("torch", 1.0)
+    weights = [numbers(523, 256, dtype=dtype) for dtype in HALF * 8]
+    with ThreadPoolExecutor(8) as pool:
+        chosen = list(pool.map(lambda weight: products.choice(1, weight), weights))
+    assert len({id(choice) for choice in chosen}) == len(products.choices()) == 2
