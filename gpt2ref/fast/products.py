@@ -4,7 +4,7 @@ Which library multiplies faster depends on the processor, the dtype, the number 
 order in which a weight is stored. Without instructions for its numbers, a product in half precision
 takes up to a hundred times as long as one in float32. So the ways are timed, on a part of the first
 weight that they are needed for, and the choice is kept for the process. That takes a few
-milliseconds. The ways differ in rounding alone.
+milliseconds for each shape of a weight. The ways differ in rounding alone.
 
 `choices` returns what was chosen and why. `use` overrides it.
 """
@@ -30,7 +30,7 @@ Product = Callable[[Tensor, Tensor, "Tensor | None"], Tensor]  # x, weight [out,
 
 SMALL = 2**16  # numbers of a matrix, below which no choice matters
 CONVERTED = 2**22  # numbers of a weight that are converted at once: fewer than a layer of 124M has
-TIMED = 2**22  # numbers of a weight that are multiplied to time a way, fewer for many rows
+TIMED = 2**23  # numbers of a weight that are multiplied to time a way, fewer for many rows
 MOST_ROWS = 64  # from here on, the ways take times that grow alike
 GAIN = 0.8  # another way is taken if it takes less than this part of the time of torch's own
 HOPELESS = (
@@ -64,6 +64,7 @@ class Case:
 
     dtype: torch.dtype
     n_in: int
+    n_out: int
     order: str  # in which the weight is stored: "in_out", as in checkpoints, or "out_in"
     rows: int
     n_threads: int
@@ -104,11 +105,11 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     if weight.numel() < SMALL or not _is_plain(x, weight):
         return F.linear(x, weight, bias)
     n_rows = x.numel() // x.size(-1)
-    if _used is None:
-        way = choice(n_rows, weight).way
-    else:
-        way = _used if _used in possible(weight.dtype, order_of(weight), n_rows) else "torch"
-    return WAYS[way](x, weight, bias)
+    ways = possible(weight.dtype, order_of(weight), n_rows)
+    way = "torch"
+    if len(ways) > 1:
+        way = choice(n_rows, weight).way if _used is None else _used
+    return WAYS[way if way in ways else "torch"](x, weight, bias)
 
 
 def _is_plain(x: Tensor, weight: Tensor) -> bool:
@@ -143,7 +144,8 @@ def possible(dtype: torch.dtype, order: str, n_rows: int) -> tuple[str, ...]:
 def choice(n_rows: int, weight: Tensor) -> Choice:
     """Return the way to multiply `n_rows` rows by a weight [out, in], timed if it is new."""
     rows = min(MOST_ROWS, 1 << (n_rows - 1).bit_length())
-    case = Case(weight.dtype, weight.size(1), order_of(weight), rows, torch.get_num_threads())
+    n_out, n_in = weight.shape
+    case = Case(weight.dtype, n_in, n_out, order_of(weight), rows, torch.get_num_threads())
     return _choices.get(case) or _choose(case, weight)
 
 
@@ -162,9 +164,9 @@ def _choose(case: Case, weight: Tensor) -> Choice:
 
 
 def _time(ways: Sequence[str], x: Tensor, weight: Tensor) -> dict[str, float]:
-    """Return the seconds that each way takes: the shortest of four turns."""
+    """Return the seconds that each way takes: the shortest of three turns."""
     seconds = dict.fromkeys(ways, math.inf)
-    for turn in range(4):
+    for turn in range(3):
         for way in ways:
             if turn and seconds[way] > HOPELESS * min(seconds.values()):
                 continue
