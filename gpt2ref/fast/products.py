@@ -31,7 +31,9 @@ Product = Callable[[Tensor, Tensor, "Tensor | None"], Tensor]  # x, weight [out,
 
 SMALL = 2**16  # numbers of a matrix, below which no choice matters
 CONVERTED = 2**22  # numbers of a weight that are converted at once: fewer than a layer of 124M has
-TIMED = 2**23  # numbers of a weight that are multiplied to time a way, fewer for many rows
+# Numbers of a weight that are multiplied to time a way, fewer for many rows. In float32 the ways
+# differ by less, and only where no cache has the weight.
+TIMED = {torch.float32: 2**23, torch.bfloat16: 2**20, torch.float16: 2**20}
 MOST_ROWS = 64  # from here on, the ways take times that grow alike
 GAIN = 0.8  # another way is taken if it takes less than this part of the time of torch's own
 HOPELESS = (
@@ -154,7 +156,7 @@ def choice(n_rows: int, weight: Tensor) -> Choice:
 def _choose(case: Case, weight: Tensor) -> Choice:
     with _lock, torch.inference_mode():
         if case not in _choices:  # another thread may have been first
-            part = TIMED // -(-case.rows // 8) // case.n_in  # in no cache, if rows are few
+            part = TIMED[case.dtype] // -(-case.rows // 8) // case.n_in
             weight = weight.detach()[: max(64, part)]
             x = torch.linspace(-1, 1, case.rows * case.n_in, dtype=torch.float32, device="cpu")
             x = x.view(case.rows, case.n_in).to(case.dtype)
