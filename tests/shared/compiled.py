@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from gpt2ref import GPT2, KVCache, compile_step
+from gpt2ref.conversion import Layout
 from gpt2ref.fast.compiled_step import CompiledStep, compiled_step
 from gpt2ref.generation import prefill
 
@@ -12,6 +13,16 @@ Rows = Sequence[list[int]]
 def with_step(model: GPT2) -> GPT2:
     """Return the model with its step compiled."""
     compile_step(model)
+    return model
+
+
+def stored(model: GPT2, order: Layout) -> GPT2:
+    """Return the model with the matrices of its blocks stored in this order."""
+    for parameter in model.transformer.h.parameters():
+        if parameter.dim() == 2:
+            matrix = parameter.data
+            in_out = order == "in_out"
+            parameter.data = matrix.t().contiguous().t() if in_out else matrix.contiguous()
     return model
 
 
