@@ -18,7 +18,11 @@ from ..conversion import PREFIX, shapes
 from ..model import GPT2, KVCache
 from .library import DEFINITIONS, library
 
-LARGEST_BATCH = {torch.float32: 32, torch.bfloat16: 32, torch.float16: 32}  # rows, up to which C is the faster one
+LARGEST_BATCH = {
+    torch.float32: 32,
+    torch.bfloat16: 32,
+    torch.float16: 32,
+}  # rows, up to which C is the faster one
 
 _MATRICES = ("c_attn.weight", "c_proj.weight", "c_fc.weight")  # those of the blocks
 

@@ -12,12 +12,20 @@ from hypothesis import strategies as st
 import gpt2ref
 from conformance.checkpoints.tensors import trained_like
 from conformance.judging import textbook
-from conformance.judging.oracle import allowed_error
 from gpt2ref import GPT2Config, from_tensors, sample
 from gpt2ref.conversion import Layout
 from gpt2ref.fast.compiled_step import LARGEST_BATCH, CompiledStep
 from tests.shared.calls import recorded
-from tests.shared.compiled import filled, last, step_of, stored, with_step
+from tests.shared.compiled import (
+    allowed_errors,
+    filled,
+    furthest,
+    last,
+    logits_of,
+    step_of,
+    stored,
+    with_step,
+)
 from tests.shared.smallest import CONFIG, TENSORS
 
 pytestmark = pytest.mark.skipif(not shutil.which("cc"), reason="there is no C compiler")
@@ -25,17 +33,6 @@ pytestmark = pytest.mark.skipif(not shutil.which("cc"), reason="there is no C co
 
 def load_checkpoint(*arguments, **options):
     return with_step(gpt2ref.load_checkpoint(*arguments, **options))
-
-
-def logits_of(model, rows, cache=None):
-    """Compute the logits after the last token of each row with the model itself."""
-    return model(
-        torch.tensor(last(rows))[:, None], filled(model, rows) if cache is None else cache
-    )[:, -1]
-
-
-def furthest(logits, truth):
-    return float((logits.double() - truth).abs().max())
 
 
 @st.composite
@@ -58,29 +55,6 @@ LARGE = (
     GPT2Config(vocab_size=997, n_positions=3, n_embd=768, n_layer=1, n_head=12),
     [[996, 0], [5], [1, 2, 3], [7, 7], [9]],
 )
-
-
-def batch_outputs(model):
-    """Compute logits, keys and values of 32 rows of random tokens with torch."""
-    shape = 32, model.config.n_positions
-    token_ids = torch.randint(
-        model.config.vocab_size, shape, generator=torch.Generator().manual_seed(0)
-    )
-    cache = model.make_cache(len(token_ids))
-    return model(token_ids, cache), cache.keys, cache.values
-
-
-def allowed_errors(model, exact):
-    """Return the errors that the suite allows, given torch's in a batch.
-
-    The errors of a single token may be tiny by chance.
-    """
-    pairs = zip(batch_outputs(model), batch_outputs(exact), strict=True)
-    return [allowed(its, truth, model.dtype) for its, truth in pairs]
-
-
-def allowed(its, truth, dtype):
-    return allowed_error(lambda _: furthest(its, truth), float(truth.abs().max()), dtype)
 
 
 MANY = (
