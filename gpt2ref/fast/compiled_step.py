@@ -8,31 +8,23 @@ tests/gpt2ref/test_compiled_step.py and the conformance suite compare it with th
 from __future__ import annotations
 
 import ctypes
-import os
-import platform
-import shlex
-import subprocess
-import tempfile
-from functools import cache
-from pathlib import Path
 from weakref import WeakSet
 
 import torch
 from torch import Tensor
 
 from ..config import GPT2Config
-from ..conversion import PREFIX, shapes, to_hugging_face_tensors
+from ..conversion import PREFIX, shapes
 from ..model import GPT2, KVCache
+from .library import DEFINITIONS, library
 
-LARGEST_BATCH = {torch.float32: 32, torch.bfloat16: 8}  # rows, up to which C is the faster one
+LARGEST_BATCH = {
+    torch.float32: 32,
+    torch.bfloat16: 32,
+    torch.float16: 32,
+}  # rows, up to which C is the faster one
 
-_SOURCE = Path(__file__).parent / "step.c"
-_FLAGS = ["-O3", "-march=native", "-fopenmp", "-shared", "-fPIC"]
-_FLAGS += ["-fno-strict-aliasing"]  # C reads numbers as words
-if platform.machine() in ("x86_64", "AMD64"):
-    # Compilers avoid vectors of 512 bits even for a processor that has them, which costs 8%.
-    _FLAGS += ["-mprefer-vector-width=512"]
-_DEFINITIONS: dict[torch.dtype, list[str]] = {torch.float32: [], torch.bfloat16: ["-DBFLOAT16"]}
+_MATRICES = ("c_attn.weight", "c_proj.weight", "c_fc.weight")  # those of the blocks
 
 _models: WeakSet[GPT2] = WeakSet()  # those that `compile_step` was called for
 
@@ -51,27 +43,9 @@ def compile_step(model: GPT2) -> None:
     """
     if model.device.type != "cpu":
         raise ValueError(f"model: on {model.device}, expected the CPU, for which C is compiled")
-    if model.dtype in _DEFINITIONS:
-        _library(model.dtype)
+    if model.dtype in DEFINITIONS:
+        library(model.dtype)
     _models.add(model)
-
-
-@cache
-def _library(dtype: torch.dtype) -> ctypes.CDLL:
-    compiler = shlex.split(os.environ.get("CC") or "cc")
-    with tempfile.TemporaryDirectory() as folder:
-        path = str(Path(folder) / "step.so")
-        command = [*compiler, *_FLAGS, *_DEFINITIONS[dtype], "-o", path, str(_SOURCE), "-lm"]
-        try:
-            subprocess.run(command, capture_output=True, text=True, errors="replace", check=True)
-            library = ctypes.CDLL(path)
-        except subprocess.CalledProcessError as error:
-            raise RuntimeError(f"{shlex.join(command)}\n{error.stderr}") from None
-        except OSError as error:  # no such compiler, or a library that can't be loaded
-            raise RuntimeError(f"{shlex.join(command)}\n{error}") from None
-    library.step.argtypes = [ctypes.POINTER(_Arguments), *[ctypes.c_void_p] * 3]
-    library.step.restype = None
-    return library
 
 
 class _Arguments(ctypes.Structure):
@@ -79,10 +53,12 @@ class _Arguments(ctypes.Structure):
 
     _fields_ = (
         ("weights", ctypes.POINTER(ctypes.c_void_p)),
+        ("in_out", ctypes.c_int64),
         *((name, ctypes.c_int64) for name in ("n_layer", "n_head", "n_embd", "n_inner")),
         *((name, ctypes.c_int64) for name in ("vocab_size", "batch", "capacity", "n_threads")),
         ("epsilon", ctypes.c_float),
-        *((name, ctypes.c_void_p) for name in ("keys", "values", "sums", "attended", "own")),
+        *((name, ctypes.c_void_p) for name in ("keys", "values", "sums")),
+        *((name, ctypes.c_void_p) for name in ("attended", "activated", "own")),
     )
 
 
@@ -93,19 +69,24 @@ class CompiledStep:
     """
 
     def __init__(
-        self, library: ctypes.CDLL, weights: list[Tensor], config: GPT2Config, cache: KVCache
+        self, weights: list[Tensor], in_out: bool, config: GPT2Config, cache: KVCache
     ) -> None:
         batch, n_threads = len(cache.lengths), torch.get_num_threads()
         widest = max(3 * config.n_embd, config.mlp_width)
         own = batch * (2 * config.n_embd + widest) + config.n_head * cache.capacity
-        sizes = 2 * n_threads * batch * widest, batch * config.n_embd, n_threads * own
+        shared = batch * config.n_embd, batch * config.mlp_width
+        sizes = 2 * n_threads * batch * widest, *shared, n_threads * own
         buffers = [_float32(size) for size in sizes]
-        self.library, self.cache = library, cache
+        self.step = library(cache.keys.dtype).step
+        self.step.argtypes = [ctypes.POINTER(_Arguments), *[ctypes.c_void_p] * 3]
+        self.step.restype = None
+        self.cache = cache
         self.batch, self.vocab_size = batch, config.vocab_size
         self.ids = ctypes.c_int64 * batch
         self.kept = weights, buffers, cache.keys, cache.values  # as long as C has their addresses
         self.arguments = _Arguments(
             (ctypes.c_void_p * len(weights))(*(weight.data_ptr() for weight in weights)),
+            in_out,
             *(config.n_layer, config.n_head, config.n_embd, config.mlp_width, config.vocab_size),
             *(batch, cache.capacity, n_threads, config.layer_norm_epsilon),
             *(tensor.data_ptr() for tensor in (cache.keys, cache.values, *buffers)),
@@ -119,7 +100,7 @@ class CompiledStep:
         self._check("cache.lengths", lengths, self.arguments.capacity)
         logits = _float32(self.batch, self.vocab_size)
         ids, positions = self.ids(*token_ids), self.ids(*lengths)
-        self.library.step(self.arguments, ids, positions, logits.data_ptr())
+        self.step(self.arguments, ids, positions, logits.data_ptr())
         self.cache.lengths = [length + 1 for length in lengths]
         self.cache.forget_beyond(self.cache.lengths)
         return logits
@@ -139,24 +120,22 @@ def compiled_step(model: GPT2, cache: KVCache) -> CompiledStep | None:
     config, dtype = model.config, model.dtype
     if model not in _models or len(cache.lengths) > LARGEST_BATCH.get(dtype, 0):
         return None
-    pairs = config.head_width % 2 == config.mlp_width % 2 == 0
-    if dtype == torch.bfloat16 and not pairs:  # C reads two numbers at once
-        return None
-    tensors = {
-        key.removeprefix(PREFIX): tensor for key, tensor in to_hugging_face_tensors(model).items()
-    }
-    if {key: tensor.shape for key, tensor in tensors.items()} != shapes(config):
-        return None  # somebody has replaced modules
+    tensors = {key.removeprefix(PREFIX): tensor for key, tensor in model.state_dict().items()}
     if any(
         tensor.device.type != "cpu" or tensor.dtype != dtype
         for tensor in (*tensors.values(), cache.keys)
     ):
         return None
-    addresses = {parameter.data_ptr() for parameter in model.parameters()}
-    if any(tensor.data_ptr() not in addresses for tensor in tensors.values()):
-        return None  # a matrix is stored otherwise than C reads it, so this is a copy
-    weights = [tensors[key] for key in _in_order(config.n_layer)]
-    return CompiledStep(_library(dtype), weights, config, cache)
+    matrices = {key: key.endswith(_MATRICES) for key in tensors}
+    found = {key: tensor.shape[:: -1 if matrices[key] else 1] for key, tensor in tensors.items()}
+    if found != shapes(config):
+        return None  # somebody has replaced modules
+    in_out = {key: tensor.t() if matrices[key] else tensor for key, tensor in tensors.items()}
+    for stored in (in_out, tensors):
+        weights = [stored[key] for key in _in_order(config.n_layer)]
+        if all(weight.is_contiguous() for weight in weights):
+            return CompiledStep(weights, stored is in_out, config, cache)
+    return None  # C reads matrices that are all stored alike, and nothing is copied
 
 
 def _float32(*shape: int) -> Tensor:

@@ -10,7 +10,8 @@ import torch
 
 from gpt2ref import EOS, cli, encode, generate, load_checkpoint, save_checkpoint
 from gpt2ref.cli import main
-from gpt2ref.fast.compiled_step import CompiledStep, _library
+from gpt2ref.fast.compiled_step import CompiledStep
+from gpt2ref.fast.library import library
 from tests.shared.calls import recorded
 
 PROMPT = "Once upon a time"
@@ -129,7 +130,7 @@ def test_compile_is_an_option_of_one_call(folder, monkeypatch, capsys):
     options += ["--max-new-tokens", "8", "--temperature", "0"]
     steps: list[tuple[Any, ...]] = []
     monkeypatch.setattr(CompiledStep, "__call__", recorded(CompiledStep.__call__, steps))
-    _library.cache_clear()
+    library.cache_clear()
     monkeypatch.setenv("CC", "no-such-compiler")
     assert main([*options, "--compile"]) == 1
     assert "no-such-compiler -O3" in capsys.readouterr().err

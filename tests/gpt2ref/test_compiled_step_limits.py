@@ -2,12 +2,10 @@
 
 import copy
 import shutil
-from dataclasses import replace
 
 import pytest
 import torch
 
-from conformance.checkpoints.tensors import trained_like
 from gpt2ref import GPT2, compile_step, from_tensors, sample
 from gpt2ref.fast import compiled_step as compiled
 from gpt2ref.fast.compiled_step import compiled_step
@@ -18,27 +16,25 @@ from tests.shared.smallest import CONFIG, TENSORS
 pytestmark = pytest.mark.skipif(not shutil.which("cc"), reason="there is no C compiler")
 
 
-def test_weights_stored_out_in_are_left_to_torch():
-    """The step would have to copy them. A new nn.Linear and nanoGPT store matrices so."""
-    model = with_step(GPT2(CONFIG).requires_grad_(False))
+def test_matrices_stored_in_different_orders_are_left_to_torch():
+    """The step would have to copy some of them."""
+    model = with_step(from_tensors(TENSORS, CONFIG))
+    fc = block(model, 0).mlp.c_fc
+    fc.weight.data = fc.weight.data.contiguous()
     assert compiled_step(model, model.make_cache(1)) is None
 
 
+def test_a_model_made_directly_is_compiled():
+    """A new nn.Linear stores its matrix [out, in]."""
+    model = with_step(GPT2(CONFIG).requires_grad_(False))
+    assert compiled_step(model, model.make_cache(1))
+
+
 @pytest.mark.parametrize(
-    ("dtype", "config", "batch"),
-    [
-        (torch.float64, {}, 1),
-        (torch.float16, {}, 1),
-        (torch.float32, {}, 33),
-        (torch.bfloat16, {}, 9),
-        (torch.bfloat16, {"n_embd": 5, "n_head": 5}, 1),
-        (torch.bfloat16, {"n_inner": 7}, 1),
-    ],
-    ids=str,
+    ("dtype", "batch"), [(torch.float64, 1), (torch.float32, 33), (torch.bfloat16, 33)], ids=str
 )
-def test_other_dtypes_shapes_and_batches_are_left_to_torch(dtype, config, batch):
-    shape = replace(CONFIG, **config)
-    model = with_step(from_tensors(trained_like(shape, 0), shape, dtype=dtype))
+def test_other_dtypes_and_batches_are_left_to_torch(dtype, batch):
+    model = with_step(from_tensors(TENSORS, CONFIG, dtype=dtype))
     assert compiled_step(model, model.make_cache(batch)) is None
     assert sample(model, [[1]] * batch, max_new_tokens=2, seed=0)
 
@@ -104,29 +100,3 @@ def test_what_is_kept_of_a_model_is_freed_with_it():
 def test_a_model_that_changes_its_dtype_stays_compiled():
     model = with_step(from_tensors(TENSORS, CONFIG)).bfloat16()
     assert compiled_step(model, model.make_cache(1))
-
-
-@pytest.fixture
-def nothing_compiled():
-    """Forget what was compiled before, and what this test compiles."""
-    compiled._library.cache_clear()
-    yield
-    compiled._library.cache_clear()
-
-
-@pytest.mark.usefixtures("nothing_compiled")
-def test_the_compilers_message_is_in_the_error(monkeypatch, tmp_path):
-    broken = tmp_path / "step.c"
-    broken.write_text("int main(void) { return nothing; }")
-    monkeypatch.setattr(compiled, "_SOURCE", broken)
-    model = from_tensors(TENSORS, CONFIG)
-    with pytest.raises(RuntimeError, match=r"(?s)^\S.*step\.c -lm\n.*nothing"):
-        compile_step(model)
-    assert compiled_step(model, model.make_cache(1)) is None
-
-
-@pytest.mark.usefixtures("nothing_compiled")
-def test_nothing_is_left_on_disk(monkeypatch, tmp_path):
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    compile_step(from_tensors(TENSORS, CONFIG))
-    assert list(tmp_path.iterdir()) == []

@@ -3,7 +3,8 @@
 import pytest
 
 from gpt2ref import compile_step, load_checkpoint, sample
-from gpt2ref.fast.compiled_step import CompiledStep, _library, compiled_step
+from gpt2ref.fast.compiled_step import CompiledStep, compiled_step
+from gpt2ref.fast.library import library
 
 
 def test_the_step_is_not_compiled_unless_requested(monkeypatch, tiny_folder):
@@ -20,7 +21,7 @@ def test_the_step_is_not_compiled_unless_requested(monkeypatch, tiny_folder):
     ],
 )
 def test_without_a_compiler_the_error_has_the_command(monkeypatch, tiny_folder, compiler, message):
-    _library.cache_clear()
+    library.cache_clear()
     monkeypatch.setenv("CC", compiler)
     model = load_checkpoint(tiny_folder)
     with pytest.raises(RuntimeError, match=message):

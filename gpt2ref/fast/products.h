@@ -1,0 +1,130 @@
+/* Products of a matrix w and a few rows x, one for each row of the batch.
+
+   Both kinds compute in tiles: up to `ROWS` rows of x times `WIDE` vectors of each row of w, or
+   `WIDE` rows of w. The sums of a tile take three quarters of the registers; w and x, the others.
+   With one row, the time is that of reading w, which is faster at several places at once, far
+   apart. With several, it is that of the arithmetic, if the caches have w when a tile needs it. */
+
+#include "numbers.h"
+
+enum { WIDE = 3, ROWS = REGISTERS / 4 };
+enum { PLACES = 4, DEPTH = 16 };             /* rows of w at once: for one row of x, for several */
+enum { AHEAD = 2048 / sizeof(number) };      /* a place is fetched so long before it is read */
+
+/* Calls `tile` for all rows of the batch. It gets constants, so that sums stay in registers. */
+#define FOR_ROWS(batch, tile)                                            \
+    do {                                                                 \
+        int64_t row = 0;                                                 \
+        for (; row + ROWS <= batch; row += ROWS) tile(ROWS);             \
+        for (; row + ROWS / 2 <= batch; row += ROWS / 2) tile(ROWS / 2); \
+        for (; row + ROWS / 4 <= batch; row += ROWS / 4) tile(ROWS / 4); \
+        for (; row < batch; row++) tile(1);                              \
+    } while (0)
+
+/* y += x w, for `wide` vectors of y. The rows of w are `stride` numbers apart, the columns of x
+   `apart`, and what is read soon is `ahead` of w. x [rows, .. n_in], y [rows, .. n_out] */
+INLINE void add_tile(const number *w, int64_t stride, int64_t ahead, const float *x, int64_t apart,
+                     int64_t n_in, int64_t depth, float *y, int64_t n_out, const int wide,
+                     const int rows) {
+    vector sum[ROWS][WIDE], read[WIDE];
+#pragma GCC unroll 8
+    for (int r = 0; r < rows; r++)
+#pragma GCC unroll 3
+        for (int c = 0; c < wide; c++) sum[r][c] = load_floats(y + r * n_out + c * VECTOR);
+    for (int64_t i = 0; i < depth; i++, w += stride, x += apart) {
+#pragma GCC unroll 3
+        for (int c = 0; c < wide; c++) {
+            read[c] = load_vector(w + c * VECTOR);
+            __builtin_prefetch(w + c * VECTOR + ahead);
+        }
+#pragma GCC unroll 8
+        for (int r = 0; r < rows; r++)
+#pragma GCC unroll 3
+            for (int c = 0; c < wide; c++) sum[r][c] += read[c] * x[r * n_in];
+    }
+#pragma GCC unroll 8
+    for (int r = 0; r < rows; r++)
+#pragma GCC unroll 3
+        for (int c = 0; c < wide; c++) memcpy(y + r * n_out + c * VECTOR, &sum[r][c], sizeof(vector));
+}
+
+/* y += x w, for `depth` rows of w and `width` outputs. Distances are those of `add_tile`. */
+static void add(const number *w, int64_t stride, int64_t ahead, const float *x, int64_t apart,
+                int64_t n_in, int64_t depth, float *y, int64_t n_out, int64_t width,
+                int64_t batch) {
+    int64_t o = 0;
+#define TILE(rows)                                                                        \
+    add_tile(w + o, stride, ahead, x + row * n_in, apart, n_in, depth, y + row * n_out + o, \
+             n_out, WIDE, rows)
+    for (; o + WIDE * VECTOR <= width; o += WIDE * VECTOR) FOR_ROWS(batch, TILE);
+#undef TILE
+    for (int64_t row = 0; row < batch; row++) {
+        int64_t rest = o;
+        for (; rest + VECTOR <= width; rest += VECTOR)
+            add_tile(w + rest, stride, ahead, x + row * n_in, apart, n_in, depth,
+                     y + row * n_out + rest, n_out, 1, 1);
+        for (; rest < width; rest++)
+            for (int64_t i = 0; i < depth; i++)
+                y[row * n_out + rest] += load(w[i * stride + rest]) * x[row * n_in + i * apart];
+    }
+}
+
+/* y = x w, the sum over rows `begin` to `end` of w only.
+   x [batch, n_in], w [n_in, n_out], y [batch, n_out] */
+static void product(const number *w, const float *x, float *y, int64_t begin, int64_t end,
+                    int64_t n_in, int64_t n_out, int64_t batch) {
+    int64_t i = begin, apart = (end - begin) / PLACES;
+    memset(y, 0, batch * n_out * sizeof(float));
+    if (batch == 1) {
+        for (; i < begin + apart; i++)
+            add(w + i * n_out, apart * n_out, AHEAD, x + i, apart, n_in, PLACES, y, n_out, n_out,
+                1);
+        i = begin + apart * PLACES;
+    }
+    for (int64_t depth; i < end; i += depth) { /* the next rows are fetched while these are read */
+        depth = end - i < DEPTH ? end - i : DEPTH;
+        add(w + i * n_out, n_out, DEPTH * n_out, x + i, 1, n_in, depth, y, n_out, n_out, batch);
+    }
+}
+
+/* y = x w^T, for `wide` rows of w. They are `stride` numbers apart, and the columns of y `apart`.
+   x [rows, n_in], y [rows, .. n_out] */
+INLINE void dots_tile(const number *w, int64_t stride, const float *x, int64_t n_in, float *y,
+                      int64_t apart, int64_t n_out, const int wide, const int rows) {
+    vector sum[WIDE][ROWS] = {{{0}}}, read;
+    int64_t i = 0;
+    for (; i + VECTOR <= n_in; i += VECTOR)
+#pragma GCC unroll 3
+        for (int c = 0; c < wide; c++) {
+            read = load_vector(w + c * stride + i);
+            __builtin_prefetch(w + c * stride + i + AHEAD);
+#pragma GCC unroll 8
+            for (int r = 0; r < rows; r++) sum[c][r] += read * load_floats(x + r * n_in + i);
+        }
+#pragma GCC unroll 3
+    for (int c = 0; c < wide; c++)
+#pragma GCC unroll 8
+        for (int r = 0; r < rows; r++) {
+            float all = 0;
+#pragma omp simd reduction(+ : all)
+            for (int j = 0; j < VECTOR; j++) all += sum[c][r][j];
+            for (int64_t rest = i; rest < n_in; rest++)
+                all += load(w[c * stride + rest]) * x[r * n_in + rest];
+            y[r * n_out + c * apart] = all;
+        }
+}
+
+/* y = x w^T, outputs `begin` to `end`. The rows of w are `stride` numbers apart.
+   x [batch, n_in], w [n_out, .. n_in], y [batch, n_out] */
+static void dots(const number *w, int64_t stride, const float *x, float *y, int64_t begin,
+                 int64_t end, int64_t n_in, int64_t n_out, int64_t batch) {
+    int64_t apart = (end - begin) / WIDE;
+#define TILE(rows)                                                                         \
+    dots_tile(w + o * stride, apart * stride, x + row * n_in, n_in, y + row * n_out + o, apart, \
+              n_out, WIDE, rows)
+    for (int64_t o = begin; o < begin + apart; o++) FOR_ROWS(batch, TILE);
+#undef TILE
+    for (int64_t o = begin + apart * WIDE; o < end; o++)
+        for (int64_t row = 0; row < batch; row++)
+            dots_tile(w + o * stride, 0, x + row * n_in, n_in, y + row * n_out + o, 0, n_out, 1, 1);
+}
