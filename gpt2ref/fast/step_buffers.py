@@ -6,7 +6,7 @@ import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,6 +14,9 @@ from torch import Tensor
 from ..generation import prefill
 from ..model import GPT2
 from ..sampling import choose
+
+if TYPE_CHECKING:  # it imports Triton
+    from .triton_sampler import TritonSampler
 
 BUCKET = 128  # positions: a graph reads the cache up to the next multiple of this
 
@@ -49,6 +52,7 @@ class StepBuffers:
         self.positions = torch.zeros(batch, 1, dtype=torch.int64, device=device)
         self.number = torch.zeros(1, dtype=torch.int64, device=device)
         self.chosen = torch.zeros(batch, dtype=torch.int64, device=device)  # -1: none could be
+        self.sampler = make_sampler(captured, device, model.dtype)
         self.n_bytes = sum(each.nbytes for each in (self.cache.keys, self.cache.values))
         self.done: torch.cuda.Event | None = None  # the last step's
         self.graphs: dict[int, torch.cuda.CUDAGraph] = {}
@@ -115,10 +119,13 @@ class StepBuffers:
 
     def _choose(self, logits: Tensor) -> None:
         uniform = self.uniform.index_select(1, self.number)[:, 0]
-        temperature = 0 if self.captured.greedy else self.temperature
-        top_k = self.captured.top_k
         logits = logits[:, : self.captured.vocab_size]
-        self.chosen.copy_(choose(logits, uniform, temperature=temperature, top_k=top_k))
+        if self.sampler is not None:
+            self.sampler(logits, uniform, self.temperature, self.chosen)
+        else:
+            temperature = 0 if self.captured.greedy else self.temperature
+            top_k = self.captured.top_k
+            self.chosen.copy_(choose(logits, uniform, temperature=temperature, top_k=top_k))
         self.token_ids.copy_(self.chosen.clamp(min=0)[:, None])
         self.number.add_(1)
 
@@ -130,7 +137,7 @@ class StepBuffers:
             self.graphs[bucket] = self._capture(model, bucket)
         except Exception as error:  # CUDA and torch have many reasons
             self.fails = True
-            _say_once(f"{type(error).__name__}: {error}".partition("\n")[0])
+            _say_once("no CUDA graph could be captured", error)
         # The trial's keys and values stay: they are those of the next step, which overwrites them.
         for each, value in zip(state, before, strict=True):
             each.copy_(value)
@@ -170,15 +177,39 @@ def _forget_workspaces() -> None:
     torch._C._cuda_clearCublasWorkspaces()
 
 
-_said = threading.Event()
+def make_sampler(
+    captured: Captured, device: torch.device, dtype: torch.dtype
+) -> TritonSampler | None:
+    """Make a sampler of Triton's kernels, and try it. None if there can't be one."""
+    if device.type != "cuda":
+        return None
+    try:
+        from .triton_sampler import DIGITS, TritonSampler
+    except ImportError:  # Triton is not installed
+        return None
+    if dtype not in DIGITS:
+        return None
+    shape, kept = (captured.batch, captured.vocab_size), captured.top_k
+    try:
+        with torch.cuda.device(device):
+            sampler = TritonSampler(*shape, dtype, device, greedy=captured.greedy, top_k=kept)
+            sampler.check()
+    except Exception as error:  # of a compiler, a driver, or of tokens that are wrong
+        _say_once("Triton's kernels can't choose tokens", error)
+        return None
+    return sampler
 
 
-def _say_once(reason: str) -> None:
-    if not _said.is_set():
-        _said.set()
+_said: set[str] = set()
+
+
+def _say_once(failure: str, error: Exception) -> None:
+    """Warn that something which makes the loop faster has failed, once in a process."""
+    if failure not in _said:
+        _said.add(failure)
+        reason = f"{type(error).__name__}: {error}".partition("\n")[0]
         warnings.warn(
-            f"no CUDA graph could be captured ({reason}), so generation is slower. "
-            "The tokens are the same.",
+            f"{failure} ({reason}), so generation is slower. The tokens are the same.",
             RuntimeWarning,
             stacklevel=2,
         )

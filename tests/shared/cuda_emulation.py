@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._device import _device_constructors
 
+from gpt2ref.fast import step_buffers
 from tests.shared import cuda_streams
 from tests.shared.cuda_recorder import Recorder, leaves, mapped, poison
 from tests.shared.cuda_streams import CudaError, Memory, local, memories, refuse_in_capture
@@ -277,8 +278,11 @@ NAMES: dict[str, Any] = {
 
 
 @contextmanager
-def emulated_cuda() -> Iterator[None]:
-    """Give torch two CUDA devices, in this thread and in those that start meanwhile."""
+def emulated_cuda(*, kernels: bool = False) -> Iterator[None]:
+    """Give torch two CUDA devices, in this thread and in those that start meanwhile.
+
+    With `kernels` the loop uses Triton's too, which `cuda_kernels` interprets: they take long.
+    """
     run = threading.Thread.run
 
     def run_with_it(thread: threading.Thread) -> None:
@@ -296,6 +300,9 @@ def emulated_cuda() -> Iterator[None]:
             stack.enter_context(
                 mock.patch.object(torch._C, "_cuda_clearCublasWorkspaces", clear, create=True)
             )
+            if not kernels:
+                without = mock.patch.object(step_buffers, "make_sampler", return_value=None)
+                stack.enter_context(without)
             stack.enter_context(Functions())
             yield
     finally:
