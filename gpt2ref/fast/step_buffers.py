@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import threading
-import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..generation import prefill
 from ..model import GPT2
-from ..sampling import choose
-
-if TYPE_CHECKING:  # it imports Triton
-    from .triton_sampler import TritonSampler
+from .device_sampler import make_sampler
+from .slower import warn_slower
+from .torch_compiled import fastest_next_logits
 
 BUCKET = 128  # positions: a graph reads the cache up to the next multiple of this
 
@@ -52,7 +50,8 @@ class StepBuffers:
         self.positions = torch.zeros(batch, 1, dtype=torch.int64, device=device)
         self.number = torch.zeros(1, dtype=torch.int64, device=device)
         self.chosen = torch.zeros(batch, dtype=torch.int64, device=device)  # -1: none could be
-        self.sampler = make_sampler(captured, device, model.dtype)
+        shape, top_k = (batch, captured.vocab_size), captured.top_k
+        self.sample = make_sampler(*shape, model.dtype, device, greedy=captured.greedy, top_k=top_k)
         self.n_bytes = sum(each.nbytes for each in (self.cache.keys, self.cache.values))
         self.done: torch.cuda.Event | None = None  # the last step's
         self.graphs: dict[int, torch.cuda.CUDAGraph] = {}
@@ -113,19 +112,15 @@ class StepBuffers:
         return torch.cuda.stream(self.stream) if is_cuda else nullcontext()
 
     def _run(self, model: GPT2, bucket: int) -> None:
-        hidden = model.transformer.run(self.token_ids, self.positions, bucket, self.cache)
+        next_logits = fastest_next_logits(model, self.cache, bucket)
+        logits = next_logits(model, self.token_ids, self.positions, bucket, self.cache)
         self.positions.add_(1)
-        self._choose(model.head(hidden[:, -1]))
+        self._choose(logits)
 
     def _choose(self, logits: Tensor) -> None:
         uniform = self.uniform.index_select(1, self.number)[:, 0]
         logits = logits[:, : self.captured.vocab_size]
-        if self.sampler is not None:
-            self.sampler(logits, uniform, self.temperature, self.chosen)
-        else:
-            temperature = 0 if self.captured.greedy else self.temperature
-            top_k = self.captured.top_k
-            self.chosen.copy_(choose(logits, uniform, temperature=temperature, top_k=top_k))
+        self.sample(logits, uniform, self.temperature, self.chosen)
         self.token_ids.copy_(self.chosen.clamp(min=0)[:, None])
         self.number.add_(1)
 
@@ -137,7 +132,7 @@ class StepBuffers:
             self.graphs[bucket] = self._capture(model, bucket)
         except Exception as error:  # CUDA and torch have many reasons
             self.fails = True
-            _say_once("no CUDA graph could be captured", error)
+            warn_slower("no CUDA graph could be captured", error)
         # The trial's keys and values stay: they are those of the next step, which overwrites them.
         for each, value in zip(state, before, strict=True):
             each.copy_(value)
@@ -175,44 +170,6 @@ def _forget_workspaces() -> None:
     pool: otherwise it is freed with another graph of that stream (pytorch #193402).
     """
     torch._C._cuda_clearCublasWorkspaces()
-
-
-def make_sampler(
-    captured: Captured, device: torch.device, dtype: torch.dtype
-) -> TritonSampler | None:
-    """Make a sampler of Triton's kernels, and try it. None if there can't be one."""
-    if device.type != "cuda":
-        return None
-    try:
-        from .triton_sampler import DIGITS, TritonSampler
-    except ImportError:  # Triton is not installed
-        return None
-    if dtype not in DIGITS:
-        return None
-    shape, kept = (captured.batch, captured.vocab_size), captured.top_k
-    try:
-        with torch.cuda.device(device):
-            sampler = TritonSampler(*shape, dtype, device, greedy=captured.greedy, top_k=kept)
-            sampler.check()
-    except Exception as error:  # of a compiler, a driver, or of tokens that are wrong
-        _say_once("Triton's kernels can't choose tokens", error)
-        return None
-    return sampler
-
-
-_said: set[str] = set()
-
-
-def _say_once(failure: str, error: Exception) -> None:
-    """Warn that something which makes the loop faster has failed, once in a process."""
-    if failure not in _said:
-        _said.add(failure)
-        reason = f"{type(error).__name__}: {error}".partition("\n")[0]
-        warnings.warn(
-            f"{failure} ({reason}), so generation is slower. The tokens are the same.",
-            RuntimeWarning,
-            stacklevel=2,
-        )
 
 
 _without_cudnn = 0  # how many are in `without_cudnn_attention` now

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from gpt2ref import GPT2, sample
-from gpt2ref.fast import captured_step, step_buffers
+from gpt2ref.fast import captured_step, device_sampler, slower, step_buffers
 from gpt2ref.sampling import choose, probabilities
 from tests.shared.cuda_emulation import emulated_cuda
 from tests.shared.cuda_streams import CudaError
@@ -144,13 +144,13 @@ def check_loop(here: GPT2, **options: Any) -> None:
 def here(tiny: GPT2, monkeypatch: pytest.MonkeyPatch) -> GPT2:
     """Copy the model of 97 tokens in float32, and let the captured loop have buckets of 4."""
     monkeypatch.setattr(step_buffers, "BUCKET", 4)
-    monkeypatch.setattr(step_buffers, "_said", set())
+    monkeypatch.setattr(slower, "_said", set())
     return copy.deepcopy(tiny).float()
 
 
 @pytest.mark.parametrize("options", [{"temperature": 0}, {"top_k": 9, "vocab_size": 90}], ids=str)
 def test_the_captured_loop_chooses_by_kernels(here, monkeypatch, options):
-    monkeypatch.setattr(step_buffers, "choose", None)  # the loop does not call it
+    monkeypatch.setattr(device_sampler, "choose", None)  # the loop does not call it
     with kernels():
         check_loop(here, **options)
 

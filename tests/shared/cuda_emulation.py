@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._device import _device_constructors
 
-from gpt2ref.fast import step_buffers
+from gpt2ref.fast import device_sampler
 from tests.shared import cuda_streams
 from tests.shared.cuda_recorder import Recorder, leaves, mapped, poison
 from tests.shared.cuda_streams import CudaError, Memory, local, memories, refuse_in_capture
@@ -301,7 +301,7 @@ def emulated_cuda(*, kernels: bool = False) -> Iterator[None]:
                 mock.patch.object(torch._C, "_cuda_clearCublasWorkspaces", clear, create=True)
             )
             if not kernels:
-                without = mock.patch.object(step_buffers, "make_sampler", return_value=None)
+                without = mock.patch.object(device_sampler, "triton_sampler", return_value=None)
                 stack.enter_context(without)
             stack.enter_context(Functions())
             yield
