@@ -21,7 +21,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,6 @@ MOST_SECONDS = 480  # of all parts
 LAST_LINES = 15  # of what a part prints, in run.json
 
 OURS = "gpt2ref"
-PEERS = f"{OURS},huggingface,huggingface-static"
 
 
 @dataclass(frozen=True)
@@ -59,37 +58,43 @@ class Ending:
 
 def parts(device: str, folder: Path, *, tiny: bool) -> list[Part]:
     """Return the parts, of which the first have most value."""
-    small, large = ("tiny", "tiny") if tiny else ("gpt2", "gpt2-xl")
-    python = sys.executable, "-m"
-    # Few tokens in tiny shapes: there it is a matter of whether a part runs.
-    short = ("new-tokens=3", "rounds=1", "prompt-length=4") if tiny else ("rounds=3",)
+    # Some processors compute bfloat16 very slowly.
+    small, large, dtype = ("tiny", "tiny", "float32") if tiny else ("gpt2", "gpt2-xl", "bfloat16")
+    short = ["--rounds=1", "--new-tokens=3", "--prompt-length=4"] if tiny else ["--rounds=3"]
+    here = f"--device={device}"
+
+    def part(name: str, limit: float, *words: str) -> Part:
+        return Part(name, 10 * limit if tiny else limit, (sys.executable, "-m", *words))
+
+    def tests(name: str, limit: float, *words: str) -> Part:
+        return part(name, limit, "pytest", "-q", "-p", "no:cacheprovider", *words)
 
     def measured(name: str, limit: float, *options: str) -> Part:
-        given = [f"--bench-{each}" for each in (f"device={device}", *short, *options)]
-        given = [each.replace("--bench-no-", "--no-bench-") for each in given]
-        figures = f"--benchmark-json={folder / name}.json"
-        command = *python, "pytest", "benchmarks/", "-q", "-p", "no:cacheprovider", *given
-        return Part(name, limit, (*command, figures))
+        words = [each.replace("--", "--bench-") for each in (here, f"--size={small}", *short)]
+        words += [f"--bench-{each}" for each in options]
+        return tests(name, limit, "benchmarks/", *words, f"--benchmark-json={folder / name}.json")
 
-    half, greedy = ("dtype=bfloat16", f"size={small}"), ("temperature=0", "top-k=none")
-    grid = "no-full-grid" if tiny else "full-grid"
-    tests = [f"tests/gpt2ref/test_{name}.py" for name in ("triton_sampler", "captured_step")]
-    written = f"--json={folder / 'xl'}.json", f"--device={device}"
-    new_tokens = ["--new-tokens=3", "--rounds=1"] if tiny else ["--rounds=5"]
-    scale = *written, f"--size={large}", "--dtype=bfloat16", *new_tokens
-    about = f"--json={folder / 'environment'}.json", f"--device={device}"
-    suite = "conformance/", "--quick", "-q", "-p", "no:cacheprovider", f"--device={device}"
-    made = [
-        Part("environment", 20, (*python, "benchmarks.environment", *about)),
-        Part("tests", 70, (*python, "pytest", "-q", "-p", "no:cacheprovider", *tests)),
-        measured("grid", 70, *half, f"implementation={OURS}", grid),
-        measured("peers", 100, *half, f"implementation={PEERS}", "no-full-grid"),
-        Part("xl", 50, (*python, "benchmarks.scale", *scale)),
-        measured("compiled", 90, *half, f"implementation={OURS},{OURS}-compiled", *greedy),
-        measured("dtypes", 40, f"size={small}", "dtype=float32,float16", f"implementation={OURS}"),
-        Part("conformance", 40, (*python, "pytest", *suite)),
+    def figures(name: str, limit: float, module: str, *words: str) -> Part:
+        return part(
+            name, limit, f"benchmarks.{module}", here, *words, f"--json={folder / name}.json"
+        )
+
+    half, ours = f"dtype={dtype}", f"implementation={OURS}"
+    few, greedy = ("temperature=0,1", "top-k=none,40"), ("temperature=0", "top-k=none")
+    kernels, loop = (
+        f"tests/gpt2ref/test_{name}.py" for name in ("triton_sampler", "captured_step")
+    )
+    others = "dtype=float32" if tiny else "dtype=float32,float16"
+    return [
+        figures("environment", 20, "environment"),
+        tests("tests", 70, kernels, loop),
+        measured("grid", 70, half, ours),  # on CUDA it is full
+        measured("peers", 100, half, f"{ours},huggingface,huggingface-static", *few),
+        figures("xl", 50, "scale", f"--size={large}", f"--dtype={dtype}", *short),
+        measured("compiled", 90, half, f"{ours},{OURS}-compiled", *greedy),
+        measured("dtypes", 40, others, ours, *greedy),
+        tests("conformance", 40, "conformance/", "--quick", here),
     ]
-    return [replace(part, limit=10 * part.limit) for part in made] if tiny else made
 
 
 def run(part: Part, folder: Path) -> Ending:

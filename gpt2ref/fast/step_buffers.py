@@ -121,7 +121,7 @@ class StepBuffers:
         uniform = self.uniform.index_select(1, self.number)[:, 0]
         logits = logits[:, : self.captured.vocab_size]
         self.sample(logits, uniform, self.temperature, self.chosen)
-        self.token_ids.copy_(self.chosen.clamp(min=0)[:, None])
+        torch.clamp(self.chosen, min=0, out=self.token_ids[:, 0])
         self.number.add_(1)
 
     def _try_to_capture(self, model: GPT2, bucket: int) -> None:
