@@ -62,7 +62,7 @@ def uniforms(seed: int, count: int) -> Tensor:
     return torch.tensor([generator.random() for _ in range(count)], dtype=torch.float64)
 
 
-@settings(max_examples=20)
+@settings(max_examples=12)
 @given(
     rows,
     st.sampled_from([0, 1e-300, 0.3, 1.0, 10.0, 1e300]),
@@ -184,6 +184,7 @@ def test_kernels_that_fail_are_told_once_and_change_no_token(here, monkeypatch, 
     assert str(only.message).endswith("so generation is slower. The tokens are the same.")
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="the kernels are not interpreted")
 def test_memory_of_another_device_is_refused_by_the_emulation():
     device, dtype = torch.device("cuda:0"), torch.float32
     with emulated_cuda(kernels=True), interpreted_kernels(), torch.inference_mode():
