@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -60,8 +61,13 @@ class Reference(Implementation):
     ) -> Callable[[], object] | None:
         if logits.device.type == "cuda":
             return CapturedChoice(logits, uniform, sampling)
-        setting = {"temperature": sampling.temperature, "top_k": sampling.top_k}
-        return lambda: choose_by_row(logits, uniform, **setting)
+        return partial(
+            choose_by_row,
+            logits,
+            uniform,
+            temperature=sampling.temperature,
+            top_k=sampling.top_k,
+        )
 
 
 class CapturedChoice:
@@ -72,8 +78,9 @@ class CapturedChoice:
         temperature = torch.full_like(uniform[0], sampling.temperature or 1.0)
         chosen = torch.zeros(len(logits), dtype=torch.int64, device=device)
         self.given = logits, uniform, temperature, chosen  # the graph has their addresses
+        batch, vocab_size = logits.shape
         self.sample = make_sampler(
-            *logits.shape, logits.dtype, device, greedy=greedy, top_k=sampling.top_k
+            batch, vocab_size, logits.dtype, device, greedy=greedy, top_k=sampling.top_k
         )
         self.graph, stream = torch.cuda.CUDAGraph(), torch.cuda.Stream(device)
         stream.wait_stream(torch.cuda.current_stream(device))
@@ -130,5 +137,6 @@ class Textbook(Reference):
     def sampling_step(
         self, logits: Tensor, uniform: Tensor, sampling: Sampling
     ) -> Callable[[], object] | None:
-        setting = {"temperature": sampling.temperature, "top_k": sampling.top_k}
-        return lambda: choose(logits, uniform, **setting)
+        return partial(
+            choose, logits, uniform, temperature=sampling.temperature, top_k=sampling.top_k
+        )
