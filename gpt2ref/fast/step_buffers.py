@@ -31,6 +31,7 @@ class Captured(NamedTuple):
     greedy: bool
     top_k: int | None  # None if it restricts nothing
     vocab_size: int  # ids from here on are never drawn
+    compiled: bool  # whether `compile_step` was called
     weights: tuple[int, ...]  # their addresses
 
 

@@ -70,10 +70,12 @@ def test_the_compiled_step_is_captured(here: GPT2, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(StepBuffers, "_capture", recorded(StepBuffers._capture, captures))
     with emulated_cuda():
         there = copy.deepcopy(here).to("cuda")
+        expected = sample(there, PROMPTS, **OPTIONS)
+        assert (len(captures), given) == (3, [])
         compile_step(there)
-        assert sample(there, PROMPTS, **OPTIONS) == sample(here, PROMPTS, **OPTIONS)
+        assert sample(there, PROMPTS, **OPTIONS) == expected
     assert given == [torch_compiled.OPTIONS] * 3
-    assert len(captures) == 3
+    assert len(captures) == 6
 
 
 def test_a_compiler_that_fails_is_told_once_and_changes_no_token(
