@@ -17,8 +17,8 @@ the limit that the memory bandwidth sets.
   `summary.py`, `notes.py` and `bars.py` print them. A result is one implementation in one cell of
   the plan, and is one test. `result_fields.py` describes its fields. `report.py` turns the JSON
   into Markdown and a page.
-- By themselves: `scale.py` runs a replica in each process, and `matrix_products.py` times the
-  matrix products of a decode step.
+- By themselves: `scale.py` runs a replica in each process, `matrix_products.py` times the matrix
+  products of a decode step, and `gpu_run.py` does all that needs a GPU, which has `goals.py`.
 
 The time measured is that of the loop from the prompt's token ids on the host to the new token ids
 on the host, sampling included. Tokenising is not measured; loading and the first call are separate

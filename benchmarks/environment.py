@@ -1,9 +1,18 @@
-"""Record what the figures depend on beside the options: machine, libraries, commit."""
+"""Record what the figures depend on beside the options: machine, libraries, commit.
+
+    python -m benchmarks.environment --device cuda --json out.json
+
+This also measures the bandwidth of the memory.
+"""
 
 from __future__ import annotations
 
+import argparse
+import json
 import platform
 import subprocess
+import sys
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -12,6 +21,10 @@ import torch
 import transformers
 
 import gpt2ref
+
+from .limits import measure_bandwidth
+from .measurement import synchronise_on
+from .memory import free_memory
 
 PROJECT = Path(__file__).parents[1]
 NO_COMMIT = {"commit": None, "dirty": None}
@@ -79,3 +92,25 @@ def _output(*command: str) -> str | None:
         ).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return None
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Write a JSON file: `environment`, the bytes/s of the memory, and its free bytes."""
+    parser = argparse.ArgumentParser(prog=f"python -m {__package__}.environment")
+    parser.add_argument("--device", type=torch.device, default=torch.device("cpu"))
+    parser.add_argument("--json", type=Path, required=True, metavar="FILE")
+    options = parser.parse_args(arguments)
+    bandwidth = measure_bandwidth(options.device, synchronise_on(options.device))
+    measured = {
+        "bandwidth": bandwidth.bytes_per_second,
+        "bandwidth_method": bandwidth.how,
+        "free_bytes": free_memory(options.device),
+    }
+    written = json.dumps(environment(options.device) | measured, indent=2)
+    options.json.write_text(written + "\n", encoding="utf-8")
+    print(written)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -15,7 +15,7 @@ from .sampling import Sampling, TopK
 
 # `tiny` is for trying things out. It has the real vocabulary, so its sampler costs what it costs in
 # GPT-2, and its model costs nearly nothing.
-SIZES = {"tiny": GPT2Config(n_positions=128, n_embd=64, n_layer=2, n_head=2), **PUBLISHED_CONFIGS}
+SIZES = {"tiny": GPT2Config(n_positions=256, n_embd=64, n_layer=2, n_head=2), **PUBLISHED_CONFIGS}
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 SEED = 0  # of the weights

@@ -86,7 +86,7 @@ class Replica:
     def __init__(self, workload: Workload, device: torch.device) -> None:
         config = SIZES[workload.size]
         self.workload = workload
-        tensors = part("checkpoints.tensors").trained_like(config, SEED)
+        tensors = part("checkpoints.tensors").trained_like(config, SEED, device)
         self.model = from_tensors(tensors, config, device=device, dtype=DTYPES[workload.dtype])
         self.synchronise = synchronise_on(device)
         self.generated: list[tuple[int, TokenIds, TokenIds]] = []  # seed, prompts, new ids

@@ -53,6 +53,7 @@ class KVCache:
 
 
 LayerKV = tuple[Tensor, Tensor]  # keys and values [batch, capacity, n_head, head_width]
+Places = tuple[Tensor, Tensor]  # of the tokens fed now: rows [batch, 1], positions [batch, time]
 # Multiplies by each matrix. `gpt2ref/__init__.py` puts `fast.linear` here, which chooses by speed.
 linear: Callable[..., Tensor] = F.linear
 
@@ -69,17 +70,15 @@ class CausalSelfAttention(nn.Module):
         self.c_attn = Linear(config.n_embd, 3 * config.n_embd)
         self.c_proj = Linear(config.n_embd, config.n_embd)
 
-    def forward(self, x: Tensor, positions: Tensor, mask: Tensor, past: LayerKV | None) -> Tensor:
+    def forward(self, x: Tensor, places: Places, mask: Tensor, past: LayerKV | None) -> Tensor:
         batch, time, n_embd = x.shape
         # c_attn's columns are queries | keys | values, and each third is its heads side by side.
         qkv = self.c_attn(x).view(batch, time, 3, self.n_head, n_embd // self.n_head)
         q, k, v = qkv.unbind(2)  # each [batch, time, n_head, head_width]
         if past is not None:
             keys, values = past
-            rows = torch.arange(batch, device=x.device)[:, None]
-            keys[rows, positions], values[rows, positions] = k, v
-            seen = mask.size(-1)
-            k, v = keys[:, :seen], values[:, :seen]
+            keys[places], values[places] = k, v
+            k, v = keys[:, : mask.size(-1)], values[:, : mask.size(-1)]
         # softmax(q k^T / sqrt(head_width)) v; the mask says which keys each query sees
         y = F.scaled_dot_product_attention(
             q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), attn_mask=mask
@@ -105,8 +104,8 @@ class Block(nn.Module):
         self.ln_2 = nn.LayerNorm(config.n_embd, eps=config.layer_norm_epsilon)
         self.mlp = MLP(config)
 
-    def forward(self, x: Tensor, positions: Tensor, mask: Tensor, past: LayerKV | None) -> Tensor:
-        x = x + self.attn(self.ln_1(x), positions, mask, past)
+    def forward(self, x: Tensor, places: Places, mask: Tensor, past: LayerKV | None) -> Tensor:
+        x = x + self.attn(self.ln_1(x), places, mask, past)
         return x + self.mlp(self.ln_2(x))
 
 
@@ -162,10 +161,11 @@ class Transformer(nn.Module):
         # dimensions, as torch's fast attention takes no three, and is added to the scores, as a
         # CUDA graph can't capture a bool mask's in torch 2.4 and 2.5 (pytorch #130712).
         hidden = torch.arange(seen, device=x.device) > positions[:, None, :, None]
-        mask = x.new_zeros(hidden.shape).masked_fill_(hidden, float("-inf"))
+        mask = torch.zeros_like(hidden, dtype=x.dtype).masked_fill_(hidden, float("-inf"))
+        places = torch.arange(len(x), device=x.device)[:, None], positions
         for layer, block in enumerate(self.h):
             past = None if cache is None else (cache.keys[layer], cache.values[layer])
-            x = block(x, positions, mask, past)
+            x = block(x, places, mask, past)
         return self.ln_f(x)
 
 

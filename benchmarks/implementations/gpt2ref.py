@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from gpt2ref import compile_step, load_checkpoint
 from gpt2ref.fast.cpu_steps import choose_by_row
+from gpt2ref.fast.device_sampler import make_sampler
 from gpt2ref.generation import sample_steps
 from gpt2ref.sampling import choose, next_token
 
@@ -31,7 +33,6 @@ class Reference(Implementation):
 
     foretold = True
     mapped = True
-    next_token = staticmethod(choose_as_loop)
 
     def __init__(self, checkpoint: Path, device: torch.device, dtype: torch.dtype) -> None:
         self.model = load_checkpoint(checkpoint, device=device, dtype=dtype)
@@ -55,17 +56,51 @@ class Reference(Implementation):
             on_step()
         return new
 
+    def sampling_step(
+        self, logits: Tensor, uniform: Tensor, sampling: Sampling
+    ) -> Callable[[], object] | None:
+        if logits.device.type == "cuda":
+            return CapturedChoice(logits, uniform, sampling)
+        return partial(
+            choose_by_row,
+            logits,
+            uniform,
+            temperature=sampling.temperature,
+            top_k=sampling.top_k,
+        )
+
+
+class CapturedChoice:
+    """The sampler of the captured step, in a graph by itself."""
+
+    def __init__(self, logits: Tensor, uniform: Tensor, sampling: Sampling) -> None:
+        device, greedy = logits.device, sampling.temperature == 0
+        temperature = torch.full_like(uniform[0], sampling.temperature or 1.0)
+        chosen = torch.zeros(len(logits), dtype=torch.int64, device=device)
+        self.given = logits, uniform, temperature, chosen  # the graph has their addresses
+        batch, vocab_size = logits.shape
+        self.sample = make_sampler(
+            batch, vocab_size, logits.dtype, device, greedy=greedy, top_k=sampling.top_k
+        )
+        self.graph, stream = torch.cuda.CUDAGraph(), torch.cuda.Stream(device)
+        stream.wait_stream(torch.cuda.current_stream(device))
+        with torch.inference_mode(), torch.cuda.stream(stream):
+            self.sample(*self.given)  # what happens at a first call can't be captured
+            self.graph.capture_begin()
+            self.sample(*self.given)
+            self.graph.capture_end()
+        torch.cuda.current_stream(device).wait_stream(stream)
+
+    def __call__(self) -> None:
+        self.graph.replay()
+
 
 class Compiled(Reference):
-    """gpt2ref's own loop with its step compiled."""
+    """gpt2ref's own loop with its step compiled: from C on the CPU, by torch.compile on CUDA."""
 
     def __init__(self, checkpoint: Path, device: torch.device, dtype: torch.dtype) -> None:
         super().__init__(checkpoint, device, dtype)
         compile_step(self.model)
-
-    @classmethod
-    def refusal(cls, device: torch.device, dtype: torch.dtype) -> str | None:  # noqa: ARG003
-        return None if device.type == "cpu" else f"its step in C needs the CPU, not {device}"
 
 
 class Textbook(Reference):
@@ -98,3 +133,10 @@ class Textbook(Reference):
                 row.append(token_id)
             on_step()
         return new
+
+    def sampling_step(
+        self, logits: Tensor, uniform: Tensor, sampling: Sampling
+    ) -> Callable[[], object] | None:
+        return partial(
+            choose, logits, uniform, temperature=sampling.temperature, top_k=sampling.top_k
+        )

@@ -42,10 +42,6 @@ class Implementation(ABC):
     # Whether, on the CPU, its weights are the checkpoint's file mapped into memory, and not a copy.
     mapped: ClassVar[bool] = False
 
-    # The sampling step alone, if it can be run alone: logits [batch, vocab], uniform float64
-    # [batch], temperature and top_k by name -> ids [batch].
-    next_token: ClassVar[Callable[..., Tensor] | None] = None
-
     # The suite's adapter, if it is one (`adapter.py`).
     adapter: ClassVar[Any] = None
 
@@ -74,6 +70,19 @@ class Implementation(ABC):
         Calls `on_step` when the ids of a step are on the host, if `reports_steps`. Raises
         RefusedError if it can't do what is asked.
         """
+
+    def sampling_step(
+        self,
+        logits: Tensor,  # noqa: ARG002
+        uniform: Tensor,  # noqa: ARG002
+        sampling: Sampling,  # noqa: ARG002
+    ) -> Callable[[], object] | None:
+        """Return a function that chooses one token a row, as the loop does. None if there is none.
+
+        It reads what `logits` [batch, vocab] and `uniform`, float64 [batch], contain when it is
+        called. On CUDA it does not wait for the device.
+        """
+        return None
 
     def pipe_seconds(self, prompts: TokenIds, max_new_tokens: int) -> float | None:  # noqa: ARG002
         """Return what a step costs that only carries messages, or a call without `reports_steps`.

@@ -82,19 +82,19 @@ def shapes(config: GPT2Config) -> dict[str, torch.Size]:
         return {name: tensor.shape for name, tensor in blank(config).items()}
 
 
-def trained_like(config: GPT2Config, seed: int) -> Tensors:
+def trained_like(config: GPT2Config, seed: int, device: torch.device | str = "cpu") -> Tensors:
     """Return random weights with the statistics of a trained GPT-2, under which mistakes show.
 
     At the initial standard deviation of 0.02, with zero biases and unit gains, most defects change
     nothing: attention is nearly uniform, GELU nearly linear, a missing bias exactly invisible. Here
     attention scores and GELU inputs have a standard deviation of about one, no bias is zero, no
     gain is one, and every layer differs. Token 0 at position 0 has a variance near LayerNorm's
-    epsilon, which shows elsewhere only in the last digits.
+    epsilon, which shows elsewhere only in the last digits. Each kind of device draws other numbers.
     """
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator(device).manual_seed(seed)
 
     def normal(*shape: int, std: float, mean: float = 0.0) -> Tensor:
-        return torch.empty(*shape).normal_(mean, std, generator=generator)
+        return torch.empty(*shape, device=device).normal_(mean, std, generator=generator)
 
     width, inner = config.n_embd, config.mlp_width
     tensors = {

@@ -14,6 +14,7 @@ import torch
 
 from ..generation import DecodeSteps, draw_uniform
 from ..model import GPT2
+from .compiled_step import wants_compiled_step
 from .step_buffers import Arriving, Captured, StepBuffers, bucket_of
 
 LAG = 8  # steps by which the device may be ahead: longer than a launch and a copy take
@@ -57,6 +58,7 @@ class CapturedDecodeSteps(DecodeSteps):
             greedy=greedy,
             top_k=None if unrestricted else self.top_k,
             vocab_size=self.vocab_size,
+            compiled=wants_compiled_step(model),
             weights=tuple(parameter.data_ptr() for parameter in model.parameters()),
         )
         self.buffers = _take(model, captured)

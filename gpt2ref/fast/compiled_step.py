@@ -30,7 +30,10 @@ _models: WeakSet[GPT2] = WeakSet()  # those that `compile_step` was called for
 
 
 def compile_step(model: GPT2) -> None:
-    """Let this model generate by decode steps in compiled C. Other models are not affected.
+    """Let this model generate by compiled decode steps. Other models are not affected.
+
+    On CUDA torch.compile makes the forward pass of the captured step (`torch_compiled.py`), when a
+    generation first needs it. If it can't, a warning says so. On the CPU the whole step is in C:
 
     Needs Linux and a C compiler with OpenMP ($CC, or cc), and takes a second, once per process and
     dtype. C computes the steps of up to 32 rows in float32 and 8 in bfloat16, on the CPU, with
@@ -38,14 +41,19 @@ def compile_step(model: GPT2) -> None:
     alone: it calls no hooks, and ignores autocast. The logits are the same up to rounding; in
     bfloat16 they are nearer to float32's, as only weights, keys and values are rounded.
 
-    Raises ValueError for a model that is not on the CPU, and RuntimeError, with the command and the
-    compiler's message, if there is no compiler or it fails. The model is unchanged then.
+    Raises ValueError for a model on another device, and RuntimeError, with the command and the
+    compiler's message, if there is no C compiler or it fails. The model is unchanged then.
     """
-    if model.device.type != "cpu":
-        raise ValueError(f"model: on {model.device}, expected the CPU, for which C is compiled")
-    if model.dtype in DEFINITIONS:
+    if model.device.type not in ("cpu", "cuda"):
+        raise ValueError(f"model: on {model.device}, expected the CPU or CUDA")
+    if model.device.type == "cpu" and model.dtype in DEFINITIONS:
         library(model.dtype)
     _models.add(model)
+
+
+def wants_compiled_step(model: GPT2) -> bool:
+    """Return whether `compile_step(model)` was called."""
+    return model in _models
 
 
 class _Arguments(ctypes.Structure):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import NamedTuple
@@ -13,7 +12,9 @@ from torch import Tensor
 
 from ..generation import prefill
 from ..model import GPT2
-from ..sampling import choose
+from .device_sampler import make_sampler
+from .slower import warn_slower
+from .torch_compiled import fastest_next_logits
 
 BUCKET = 128  # positions: a graph reads the cache up to the next multiple of this
 
@@ -30,6 +31,7 @@ class Captured(NamedTuple):
     greedy: bool
     top_k: int | None  # None if it restricts nothing
     vocab_size: int  # ids from here on are never drawn
+    compiled: bool  # whether `compile_step` was called
     weights: tuple[int, ...]  # their addresses
 
 
@@ -49,6 +51,8 @@ class StepBuffers:
         self.positions = torch.zeros(batch, 1, dtype=torch.int64, device=device)
         self.number = torch.zeros(1, dtype=torch.int64, device=device)
         self.chosen = torch.zeros(batch, dtype=torch.int64, device=device)  # -1: none could be
+        shape, top_k = (batch, captured.vocab_size), captured.top_k
+        self.sample = make_sampler(*shape, model.dtype, device, greedy=captured.greedy, top_k=top_k)
         self.n_bytes = sum(each.nbytes for each in (self.cache.keys, self.cache.values))
         self.done: torch.cuda.Event | None = None  # the last step's
         self.graphs: dict[int, torch.cuda.CUDAGraph] = {}
@@ -109,17 +113,16 @@ class StepBuffers:
         return torch.cuda.stream(self.stream) if is_cuda else nullcontext()
 
     def _run(self, model: GPT2, bucket: int) -> None:
-        hidden = model.transformer.run(self.token_ids, self.positions, bucket, self.cache)
+        next_logits = fastest_next_logits(model, self.cache, bucket)
+        logits = next_logits(model, self.token_ids, self.positions, bucket, self.cache)
         self.positions.add_(1)
-        self._choose(model.head(hidden[:, -1]))
+        self._choose(logits)
 
     def _choose(self, logits: Tensor) -> None:
         uniform = self.uniform.index_select(1, self.number)[:, 0]
-        temperature = 0 if self.captured.greedy else self.temperature
-        top_k = self.captured.top_k
         logits = logits[:, : self.captured.vocab_size]
-        self.chosen.copy_(choose(logits, uniform, temperature=temperature, top_k=top_k))
-        self.token_ids.copy_(self.chosen.clamp(min=0)[:, None])
+        self.sample(logits, uniform, self.temperature, self.chosen)
+        torch.clamp(self.chosen, min=0, out=self.token_ids[:, 0])
         self.number.add_(1)
 
     def _try_to_capture(self, model: GPT2, bucket: int) -> None:
@@ -130,7 +133,7 @@ class StepBuffers:
             self.graphs[bucket] = self._capture(model, bucket)
         except Exception as error:  # CUDA and torch have many reasons
             self.fails = True
-            _say_once(f"{type(error).__name__}: {error}".partition("\n")[0])
+            warn_slower("no CUDA graph could be captured", error)
         # The trial's keys and values stay: they are those of the next step, which overwrites them.
         for each, value in zip(state, before, strict=True):
             each.copy_(value)
@@ -168,20 +171,6 @@ def _forget_workspaces() -> None:
     pool: otherwise it is freed with another graph of that stream (pytorch #193402).
     """
     torch._C._cuda_clearCublasWorkspaces()
-
-
-_said = threading.Event()
-
-
-def _say_once(reason: str) -> None:
-    if not _said.is_set():
-        _said.set()
-        warnings.warn(
-            f"no CUDA graph could be captured ({reason}), so generation is slower. "
-            "The tokens are the same.",
-            RuntimeWarning,
-            stacklevel=2,
-        )
 
 
 _without_cudnn = 0  # how many are in `without_cudnn_attention` now

@@ -143,7 +143,7 @@ def check_row(row: dict[str, Any]) -> None:
     [
         (
             ("--bench-new-tokens", "1000"),
-            "--bench-new-tokens=1000: expected at most n_positions=128 together",
+            "--bench-new-tokens=1000: expected at most n_positions=256 together",
         ),
         (
             ("--benchmark-cprofile", "tottime"),

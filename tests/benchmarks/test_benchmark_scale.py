@@ -230,7 +230,7 @@ def test_rank_and_world_size_come_from_the_launcher(monkeypatch: pytest.MonkeyPa
         (["--new-tokens", "1"], "--new-tokens=1: expected at least 2"),
         (["--rounds", "0"], "--rounds=0"),
         (["--timeout", "nan"], "--timeout=nan"),
-        (["--size", "tiny", "--prompt-length", "100", "--new-tokens", "29"], "n_positions=128"),
+        (["--size", "tiny", "--prompt-length", "200", "--new-tokens", "57"], "n_positions=256"),
         (["--temperature", "-1"], "temperature"),
         (["--top-k", "0"], "top_k"),
         (["--json", "no/such/folder/out.json"], "no such folder"),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import gc
-import threading
 import time
 import warnings
 from collections.abc import Iterator
@@ -18,7 +17,7 @@ import torch
 
 from gpt2ref import GPT2, KVCache, from_tensors, generate, load_checkpoint, sample
 from gpt2ref.cli import main
-from gpt2ref.fast import captured_step, step_buffers
+from gpt2ref.fast import captured_step, slower, step_buffers
 from gpt2ref.fast.step_buffers import StepBuffers
 from gpt2ref.generation import sample_steps
 from tests.shared import cuda_emulation, cuda_streams
@@ -32,7 +31,7 @@ PROMPTS = [[1, 2], [3]]
 @pytest.fixture(autouse=True)
 def devices(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(step_buffers, "BUCKET", 4)
-    monkeypatch.setattr(step_buffers, "_said", threading.Event())
+    monkeypatch.setattr(slower, "_said", set())
     with emulated_cuda():
         yield
     captured_step._idle.clear()

@@ -235,3 +235,17 @@ def test_what_cuda_computes_is_computed() -> None:
         assert x.to("cuda:1").device == torch.device("cuda", 1)
         assert torch.ones(2).to(x.device).device == x.device
         assert torch.cuda.memory_allocated() >= 24
+
+
+def test_each_device_has_a_generator_of_its_own() -> None:
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
+    with torch.random.fork_rng(devices=range(2)):
+        first = torch.rand(2, device="cuda:1").tolist()
+        assert torch.ones(9, device="cuda:1").multinomial(9).tolist() != list(range(9))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.rand(2, device="cuda:1").tolist() == first
+    assert torch.rand(2, device="cuda:1").tolist() != first
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(3)
+    assert torch.rand(2, device="cuda:1").tolist() == torch.rand(2).tolist() == first

@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._device import _device_constructors
 
+from gpt2ref.fast import device_sampler
 from tests.shared import cuda_streams
 from tests.shared.cuda_recorder import Recorder, leaves, mapped, poison
 from tests.shared.cuda_streams import CudaError, Memory, local, memories, refuse_in_capture
@@ -46,6 +47,10 @@ KNOWN |= {
     getattr(Tensor, name).__get__
     for name in ("shape", "dtype", "nbytes", "ndim", "requires_grad", "layout", "is_meta")
 }
+# These draw from a device's own generator. That of the CPU is then as it was.
+DRAWS: set[Any] = {torch.rand, torch.randn, torch.randint, torch.multinomial, torch.bernoulli}
+DRAWS |= {Tensor.normal_, Tensor.uniform_, Tensor.random_, Tensor.exponential_, Tensor.multinomial}
+generators = [torch.Generator("cpu") for _ in DEVICES]
 pinned: WeakSet[Tensor] = WeakSet()
 plans: set[Any] = set()  # shapes for which cuDNN attention was planned
 
@@ -136,6 +141,8 @@ def computed(func: Any, args: Any, kwargs: Any, device: torch.device) -> Any:
     """Compute on the CPU, or record it if the device's current stream is being captured."""
     users = [each for each in leaves((args, kwargs)) if isinstance(each, CUDATensor)]
     args, kwargs = mapped(on_cpu, args), mapped(on_cpu, kwargs)
+    if func in DRAWS and kwargs.get("generator") is None:
+        kwargs = kwargs | {"generator": generators[device.index]}
     queue = queue_of(device)
     graph = queue.capturing
     if graph is None:
@@ -243,6 +250,10 @@ def is_of_the_cpu(each: Any) -> bool:
     return isinstance(each, Tensor) and not isinstance(each, CUDATensor)
 
 
+def generator_of(device: Any) -> torch.Generator:
+    return generators[cuda_streams.index_of(device)]
+
+
 def allocated(device: Any = None) -> int:
     index = cuda_streams.index_of(device)
     return sum(each.n_bytes for each in list(memories.values()) if each.device == index)
@@ -267,8 +278,10 @@ NAMES: dict[str, Any] = {
     "empty_cache": lambda: refuse_in_capture("empty_cache"),
     "memory_allocated": allocated,
     "max_memory_allocated": allocated,
-    "get_rng_state": lambda _=None: torch.zeros(16, dtype=torch.uint8, device="cpu"),
-    "set_rng_state": lambda _state, _device=None: None,
+    "get_rng_state": lambda device=None: generator_of(device).get_state(),
+    "set_rng_state": lambda state, device=None: generator_of(device).set_state(state),
+    "manual_seed": lambda seed: generator_of(None).manual_seed(seed),
+    "manual_seed_all": lambda seed: [each.manual_seed(seed) for each in generators],
     "reset_peak_memory_stats": lambda _=None: None,
     "mem_get_info": lambda device=None: (TOTAL_BYTES - allocated(device), TOTAL_BYTES),
     "get_device_properties": lambda _=None: SimpleNamespace(total_memory=TOTAL_BYTES),
@@ -277,8 +290,11 @@ NAMES: dict[str, Any] = {
 
 
 @contextmanager
-def emulated_cuda() -> Iterator[None]:
-    """Give torch two CUDA devices, in this thread and in those that start meanwhile."""
+def emulated_cuda(*, kernels: bool = False) -> Iterator[None]:
+    """Give torch two CUDA devices, in this thread and in those that start meanwhile.
+
+    With `kernels` the loop uses Triton's too, which `cuda_kernels` interprets: they take long.
+    """
     run = threading.Thread.run
 
     def run_with_it(thread: threading.Thread) -> None:
@@ -296,6 +312,9 @@ def emulated_cuda() -> Iterator[None]:
             stack.enter_context(
                 mock.patch.object(torch._C, "_cuda_clearCublasWorkspaces", clear, create=True)
             )
+            if not kernels:
+                without = mock.patch.object(device_sampler, "triton_sampler", return_value=None)
+                stack.enter_context(without)
             stack.enter_context(Functions())
             yield
     finally:

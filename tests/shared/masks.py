@@ -15,8 +15,8 @@ def remasked(args: tuple[Any, ...], change: Callable[[Tensor], Tensor]) -> tuple
     `change` gets what is seen, bool [batch, 1, query, key], and returns that or what is added to
     the scores.
     """
-    x, positions, mask, past = args
+    x, places, mask, past = args
     changed = change(mask == 0)
     if changed.dtype == torch.bool:
         changed = torch.zeros(changed.shape, dtype=x.dtype).masked_fill(~changed, float("-inf"))
-    return x, positions, changed, past
+    return x, places, changed, past
