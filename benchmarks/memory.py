@@ -9,7 +9,6 @@ from typing import Any, TypeVar
 
 import torch
 
-from .implementations import implementation_class
 from .limits import parameters
 from .plan import DTYPES, Cell, Plan
 
@@ -39,14 +38,10 @@ def process_peak() -> int | None:
 def needed_memory(plan: Plan, cell: Cell) -> int:
     """Return the bytes of all copies of the weights and of a full cache. Everything else is small.
 
-    One copy belongs to the judge of the tokens. On the CPU it is the checkpoint's file, mapped into
-    memory, and implementations that map that file share it.
+    One copy belongs to the judge of the tokens.
     """
     config, itemsize = cell.config, DTYPES[cell.dtype].itemsize
-    on_cpu = plan.device.type == "cpu"
-    copies = 1 + sum(
-        not (on_cpu and implementation_class(name).mapped) for name in plan.implementations
-    )
+    copies = 1 + len(plan.implementations)
     cache = 2 * config.n_layer * config.n_embd * (cell.prompt_length + plan.new_tokens) * cell.batch
     return itemsize * (copies * parameters(config) + cache)
 

@@ -32,7 +32,6 @@ class Reference(Implementation):
     """gpt2ref's own loop."""
 
     foretold = True
-    mapped = True
 
     def __init__(self, checkpoint: Path, device: torch.device, dtype: torch.dtype) -> None:
         self.model = load_checkpoint(checkpoint, device=device, dtype=dtype)

@@ -39,9 +39,6 @@ class Implementation(ABC):
     # Whether it is asked for top_k=1 where it refuses temperature 0.
     greedy_by_top_k: bool = False
 
-    # Whether, on the CPU, its weights are the checkpoint's file mapped into memory, and not a copy.
-    mapped: ClassVar[bool] = False
-
     # The suite's adapter, if it is one (`adapter.py`).
     adapter: ClassVar[Any] = None
 

@@ -44,7 +44,8 @@ class Judgement:
     `options` are the words of the command line that a result depends on. `incomplete` are the
     requirements of which some tests were not chosen. `together` are the failed requirements that
     no cause explains by itself, and that a GPT-2 with all the causes fails too. `likely` are causes
-    that were not read (see `likely`). `undiagnosed` says why there is no diagnosis of an
+    that were not read (see `likely`). `crashed` are the tests in which a process of pytest-xdist
+    ended. `undiagnosed` says why there is no diagnosis of an
     implementation that fails. `has_name`: whether a command line
     can name the adapter. `quick`: whether little was asked, as the user wanted.
     """
@@ -57,6 +58,7 @@ class Judgement:
     diagnosis: Diagnosis | None = None
     together: frozenset[str] = frozenset()
     likely: list[Cause] = field(default_factory=list)
+    crashed: list[str] = field(default_factory=list)
     undiagnosed: str = ""
     has_name: bool = True
     quick: bool = False
@@ -117,7 +119,7 @@ class Judgement:
         counts = self.counts
         if counts[FAILED]:
             return "deviates"
-        if counts[ERRORED]:
+        if counts[ERRORED] or self.crashed:
             return "not judged in full"
         if self.stale:
             return "stale known deviations"

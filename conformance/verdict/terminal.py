@@ -82,6 +82,8 @@ class _Text:
             lines += self._also_failed(judgement.unexplained)
         for names in self._alike():
             lines += ["", *self._paragraph(names, judgement.results[names[0]].decisive)]
+        for test in judgement.crashed:
+            lines += ["", *wrapped(f"{test}: the process ended in this test", self.columns)]
         for name in judgement.stale:
             lines += [
                 "",
