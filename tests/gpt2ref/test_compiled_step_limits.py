@@ -6,7 +6,7 @@ import shutil
 import pytest
 import torch
 
-from gpt2ref import GPT2, compile_step, from_tensors, sample
+from gpt2ref import GPT2, from_tensors, sample
 from gpt2ref.fast import compiled_step as compiled
 from gpt2ref.fast.compiled_step import compiled_step
 from tests.shared.blocks import block
