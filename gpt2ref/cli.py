@@ -56,7 +56,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--seed", type=int, help="the same seed gives the same text (default: a fresh one)")
     add("--device", help="default: cuda if there is one, else mps (a Mac's), else cpu")
     add("--dtype", choices=_DTYPES, help="default: the checkpoint's own")
-    compiled = "compile the decode step: by cc on the CPU, in float32 or bfloat16; by torch on CUDA"
+    compiled = "compile the decode step: by a C compiler on the CPU, by torch on CUDA"
     add("--compile", action="store_true", help=compiled)
     return parser
 

@@ -66,7 +66,7 @@ class Stepwise(Reference):
 def load_compiled(
     checkpoint: str, *, device: str = "cpu", dtype: torch.dtype = torch.float32
 ) -> Stepwise:
-    """Load with the step compiled: needs a C compiler, the CPU, and float32 or bfloat16."""
+    """Load with the step compiled: needs a C compiler, the CPU, and no float64."""
     model = gpt2ref.load_checkpoint(checkpoint, device=device, dtype=dtype)
     gpt2ref.compile_step(model)
     return Stepwise(model)

@@ -18,11 +18,8 @@ from ..conversion import PREFIX, shapes
 from ..model import GPT2, KVCache
 from .library import DEFINITIONS, library
 
-LARGEST_BATCH = {
-    torch.float32: 32,
-    torch.bfloat16: 32,
-    torch.float16: 32,
-}  # rows, up to which C is the faster one
+# The rows up to which C is the faster one. torch has matrix instructions for bfloat16 on some CPUs.
+LARGEST_BATCH = {torch.float32: 32, torch.float16: 32, torch.bfloat16: 16}
 
 _MATRICES = ("c_attn.weight", "c_proj.weight", "c_fc.weight")  # those of the blocks
 
@@ -35,14 +32,17 @@ def compile_step(model: GPT2) -> None:
     On CUDA torch.compile makes the forward pass of the captured step (`torch_compiled.py`), when a
     generation first needs it. If it can't, a warning says so. On the CPU the whole step is in C:
 
-    Needs Linux and a C compiler with OpenMP ($CC, or cc), and takes a second, once per process and
-    dtype. C computes the steps of up to 32 rows in float32 and 8 in bfloat16, on the CPU, with
-    weights stored as in Hugging Face's checkpoints; torch computes all others. C uses the weights
-    alone: it calls no hooks, and ignores autocast. The logits are the same up to rounding; in
-    bfloat16 they are nearer to float32's, as only weights, keys and values are rounded.
+    Needs a C compiler ($CC, or cc: gcc or clang), which takes seconds for each dtype, once: the
+    library is kept in `$XDG_CACHE_HOME/gpt2ref` (by default `~/.cache/gpt2ref`, on a Mac
+    `~/Library/Caches/gpt2ref`) for later processes. C computes the steps of up to 32 rows in
+    float32 and float16, and 16 in bfloat16, if the blocks' matrices are all stored [in, out] or all
+    [out, in]; torch computes all others. C uses the weights alone: it calls no hooks, and ignores
+    autocast. The logits are the same up to rounding; in low precision they are nearer to float32's,
+    as only weights, keys and values are rounded.
 
-    Raises ValueError for a model on another device, and RuntimeError, with the command and the
-    compiler's message, if there is no C compiler or it fails. The model is unchanged then.
+    Warns if the compiler has no OpenMP, as Apple's: the steps use one thread then. Raises
+    ValueError for a model on another device, and RuntimeError, with the command and the compiler's
+    message, if there is no C compiler or it fails. The model is unchanged then.
     """
     if model.device.type not in ("cpu", "cuda"):
         raise ValueError(f"model: on {model.device}, expected the CPU or CUDA")

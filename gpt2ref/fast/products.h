@@ -8,8 +8,8 @@
 #include "numbers.h"
 
 enum { WIDE = 3, ROWS = REGISTERS / 4 };
-enum { PLACES = 4, DEPTH = 16 };             /* rows of w at once: for one row of x, for several */
-enum { AHEAD = 2048 / sizeof(number) };      /* a place is fetched so long before it is read */
+enum { PLACES = 4, DEPTH = 16 };        /* rows of w read together: for one row of x, for several */
+enum { AHEAD = 2048 / sizeof(number) }; /* each place is fetched so far ahead of reading it */
 
 /* Calls `tile` for all rows of the batch. It gets constants, so that sums stay in registers. */
 #define FOR_ROWS(batch, tile)                                            \
@@ -22,7 +22,7 @@ enum { AHEAD = 2048 / sizeof(number) };      /* a place is fetched so long befor
     } while (0)
 
 /* y += x w, for `wide` vectors of y. The rows of w are `stride` numbers apart, the columns of x
-   `apart`, and what is read soon is `ahead` of w. x [rows, .. n_in], y [rows, .. n_out] */
+   `apart`; what lies `ahead` of w is fetched. x [rows, .. n_in], y [rows, .. n_out] */
 INLINE void add_tile(const number *w, int64_t stride, int64_t ahead, const float *x, int64_t apart,
                      int64_t n_in, int64_t depth, float *y, int64_t n_out, const int wide,
                      const int rows) {
@@ -45,7 +45,8 @@ INLINE void add_tile(const number *w, int64_t stride, int64_t ahead, const float
 #pragma GCC unroll 8
     for (int r = 0; r < rows; r++)
 #pragma GCC unroll 3
-        for (int c = 0; c < wide; c++) memcpy(y + r * n_out + c * VECTOR, &sum[r][c], sizeof(vector));
+        for (int c = 0; c < wide; c++)
+            memcpy(y + r * n_out + c * VECTOR, &sum[r][c], sizeof(vector));
 }
 
 /* y += x w, for `depth` rows of w and `width` outputs. Distances are those of `add_tile`. */

@@ -73,13 +73,14 @@ static void layer_norm(const float *x, const number *weight, const number *bias,
         y[i] = (x[i] - mean) * scale * load(weight[i]) + load(bias[i]);
 }
 
-/* e^x, of which compilers make vectors, as they can't of every library's expf. x = n ln 2 + r, with
-   r at most half of ln 2; e^r is a polynomial, fitted to within 0.03 units in the last place. */
+/* e^x, which compilers turn into vectors, as they can't every library's expf. x = n ln 2 + r, with r
+   at most half of ln 2; the polynomial is fitted to e^r within 0.03 units in the last place. */
 INLINE float exponential(float x) {
     x = x > 88 ? 88 : x < -87 ? -87 : x; /* NaN stays; the others can be represented */
     float shifted = x * 1.44269504f + 0x1.8p23f, n = shifted - 0x1.8p23f; /* rounds to an integer */
     float r = x - n * 0.693145752f - n * 1.42860682e-6f;                  /* ln 2 in two parts */
-    float p = 0.5f + r * (0.166665211f + r * (0.041668389f + r * (8.36874545e-3f + r * 1.38145394e-3f)));
+    float p = 8.36874545e-3f + r * 1.38145394e-3f;
+    p = 0.5f + r * (0.166665211f + r * (0.041668389f + r * p));
     return (1 + (r + r * r * p)) * (bits){.w = ((bits){.value = shifted}.w + 127) << 23}.value;
 }
 

@@ -6,7 +6,7 @@ import shutil
 import pytest
 import torch
 
-from gpt2ref import GPT2, compile_step, from_tensors, sample
+from gpt2ref import GPT2, from_tensors, sample
 from gpt2ref.fast import compiled_step as compiled
 from gpt2ref.fast.compiled_step import compiled_step
 from tests.shared.blocks import block
@@ -31,7 +31,7 @@ def test_a_model_made_directly_is_compiled():
 
 
 @pytest.mark.parametrize(
-    ("dtype", "batch"), [(torch.float64, 1), (torch.float32, 33), (torch.bfloat16, 33)], ids=str
+    ("dtype", "batch"), [(torch.float64, 1), (torch.float32, 33), (torch.float16, 33), (torch.bfloat16, 17)], ids=str
 )
 def test_other_dtypes_and_batches_are_left_to_torch(dtype, batch):
     model = with_step(from_tensors(TENSORS, CONFIG, dtype=dtype))
