@@ -134,10 +134,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"--device={options.device}: torch finds no CUDA device here")
     folder = options.output.absolute()
     folder.mkdir(parents=True, exist_ok=True)
-    for left in folder.glob("*.json"):  # of an earlier run, whose figures would count
-        left.unlink()
+    made = parts(options.device, folder, tiny=options.tiny)
+    for part in made:  # the figures of an earlier run would count
+        (folder / f"{part.name}.json").unlink(missing_ok=True)
     endings: list[Ending] = []
-    for part in parts(options.device, folder, tiny=options.tiny):
+    for part in made:
         print(f"{part.name}: at most {part.limit:.0f} s", flush=True)
         endings.append(run(part, folder))
         _write(folder / "run.json", {"parts": [asdict(each) for each in endings]})

@@ -34,7 +34,8 @@ def test_tiny_parts_run_and_one_that_fails_leaves_the_others_alone(
         ]
 
     monkeypatch.setattr(gpu_run, "parts", some)
-    (tmp_path / "peers.json").write_text("of an earlier run")
+    for name in ("broken", "another"):
+        (tmp_path / f"{name}.json").write_text("of an earlier run")
     assert main(["--device", "cpu", "--tiny", "--output", str(tmp_path)]) == 2
     written = json.loads((tmp_path / "run.json").read_text())
     endings = {each["name"]: each["status"] for each in written["parts"]}
@@ -48,7 +49,7 @@ def test_tiny_parts_run_and_one_that_fails_leaves_the_others_alone(
     assert all(words in output for words in figures)
     assert output.count("no figure") == 4
     files = sorted(path.name for path in tmp_path.glob("*.json"))
-    assert files == ["environment.json", "run.json", "xl.json"]
+    assert files == ["another.json", "environment.json", "run.json", "xl.json"]
 
 
 @pytest.mark.parametrize("tiny", [False, True])
