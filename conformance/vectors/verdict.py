@@ -87,9 +87,7 @@ def judge_answers(
 
 def _compared(vectors: Vectors, given: GivenAnswers, name: str) -> Compared:
     try:
-        return compare(
-            vectors.cases[name], given.answers[name], given.said[name], given.precision
-        )
+        return compare(vectors.cases[name], given.answers[name], given.said[name], given.precision)
     except (ArithmeticError, RuntimeError, *UNEXPECTED) as error:
         raise VectorsError(f"{vectors.folder}: case {name}: not a case: {error!r}") from error
 
