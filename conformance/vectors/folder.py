@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -59,7 +60,8 @@ def read_vectors(folder: Path) -> Vectors:
 
 
 def _is_within(file: Path, folder: Path) -> bool:
-    return file.resolve().is_relative_to(folder.resolve())
+    # Unlike resolve(), it takes links that go round in a circle.
+    return Path(os.path.realpath(file)).is_relative_to(os.path.realpath(folder))
 
 
 def _check(file: Path, size: int, digest: str) -> None:
