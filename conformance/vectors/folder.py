@@ -47,7 +47,9 @@ def read_vectors(folder: Path) -> Vectors:
         _check(folder / name, size, digest)
     cases: dict[str, dict[str, Any]] = {}
     for case, name in listed:
-        if not isinstance(case, str) or not isinstance(name, str) or name not in files:
+        if not isinstance(case, str):
+            raise VectorsError(f"{file}: case {case!r}: expected a text as its id")
+        if not isinstance(name, str) or name not in files:
             raise VectorsError(f"{file}: case {case!r}: {name!r} is not among its files")
         if case in cases:
             raise VectorsError(f"{file}: case {case!r} is listed twice")

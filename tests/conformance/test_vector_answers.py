@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import jsonschema
 import pytest
@@ -188,7 +189,7 @@ def answer(value):
 
 
 def deep(content):
-    nested = []
+    nested: list[Any] = []
     for _ in range(500):
         nested = [nested]
     answer([nested])(content)

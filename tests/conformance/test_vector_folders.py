@@ -80,6 +80,9 @@ BAD = {
     "index.json: case 'head' is listed twice": changed(
         "index.json", in_place(lambda each: each["cases"].append(each["cases"][0]))
     ),
+    "index.json: case [1]: expected a text": changed(
+        "index.json", in_place(lambda each: each["cases"][0].update(id=[1]))
+    ),
     "index.json: case 'head': [] is not among its files": changed(
         "index.json", in_place(lambda each: each["cases"][0].update(file=[]))
     ),
