@@ -10,6 +10,10 @@ logits are those of forward_batch, for all positions.
 Not applicable: float64, and half precision on most CPUs, which CTranslate2 does not compute in;
 prefill and step, since its cache is private; state_dict. It refuses a top_k above the vocabulary,
 and ends at n_positions.
+
+Known to be wrong in 4.8: transformers, which reads the file, fills missing tensors with random
+numbers and drops others; the converter ignores layer_norm_epsilon and both options of the scale of
+attention; and a NaN among the logits is drawn from without an error.
 """
 
 # mypy: disable-error-code="import-not-found, import-untyped"

@@ -16,6 +16,7 @@ from ..adapters.refusal import mentions
 from ..diagnosis.comparison import Load
 from ..diagnosis.question import CRASHED, REFUSED
 from ..outcomes import NotApplicable
+from ..pages.reading import UNEXPECTED
 from .errors import VectorsError
 from .folder import Vectors, check_format, read_object
 from .performing import draws_of, frequencies_of, perform
@@ -23,6 +24,8 @@ from .write import FORMAT
 
 OF_LOGITS = ("logits", "prefill", "step")
 _OF_TOKENS = ("generate", "generate_ragged")
+_NOT_FINITE = ("nan", "inf", "-inf", "infinity", "-infinity")
+_LONGEST_NAME = 100
 
 
 @dataclass(frozen=True)
@@ -49,21 +52,25 @@ def read_answers(file: Path, vectors: Vectors) -> GivenAnswers:
     name, given = content.get("name"), content.get("answers")
     if not isinstance(name, str) or not isinstance(given, dict):
         raise VectorsError(f"{file}: expected a text `name` and an object `answers`")
+    if not name.isprintable() or not 0 < len(name) <= _LONGEST_NAME:
+        raise VectorsError(f"{file}: name: expected a line of 1 to {_LONGEST_NAME} characters")
     precision = content.get("precision", "float32")
-    if precision not in PRECISIONS or precision == "float64":
+    if not isinstance(precision, str) or precision not in {*PRECISIONS} - {"float64"}:
         allowed = "float32, bfloat16, float16 or int8"
         raise VectorsError(f"{file}: precision: {precision!r}, expected {allowed}")
     if content.get("index_sha256", vectors.index_sha256) != vectors.index_sha256:
         raise VectorsError(f"{file}: index_sha256: the answers are to other vectors")
     unknown = [each for each in given if each not in vectors.cases]
     if unknown:
-        raise VectorsError(f"{file}: case {unknown[0]}: there is no such case")
+        raise VectorsError(f"{file}: case {_line(unknown[0])}: there is no such case")
     answers, said = dict[str, Any](), dict[str, str]()
     for case, each in vectors.cases.items():
         try:
             answers[case], said[case] = _answer(each, given.get(case))
-        except (ValueError, TypeError, OverflowError) as error:
+        except (ValueError, OverflowError) as error:
             raise VectorsError(f"{file}: case {case}: {error}") from error
+        except UNEXPECTED as error:
+            raise VectorsError(f"{vectors.folder}: case {case}: not a case: {error!r}") from error
     return GivenAnswers(name, precision, answers, said)
 
 
@@ -72,18 +79,23 @@ def _answer(case: Mapping[str, Any], given: Any) -> tuple[Any, str]:
         return None, "no answer"
     if isinstance(given, dict):
         [(kind, message)] = given.items() if len(given) == 1 else [("", "")]
+        if kind not in ("error", "not_applicable") or not isinstance(message, str):
+            raise ValueError("expected an object with a text `error` or `not_applicable`")
+        words = case["refusal_words"]
         if kind == "not_applicable":
-            return None, str(message)
-        if kind == "error":
-            words = case["refusal_words"]
-            about = not words or mentions(RuntimeError(message), words)
-            return (REFUSED if about else CRASHED), str(message)
-        raise ValueError(f"expected an object with error or not_applicable, found {sorted(given)}")
+            return None, _line(message)
+        about = not words or mentions(RuntimeError(message), words)
+        return (REFUSED if about else CRASHED), _line(message)
     calls = case["calls"]
     if not isinstance(given, list) or len(given) != len(calls):
         raise ValueError(f"expected a list of {len(calls)} answers, one for each call")
     pairs = enumerate(zip(calls, given, strict=True))
     return [_of_call(case, call, each, f"answer {n}") for n, (call, each) in pairs], ""
+
+
+def _line(text: str) -> str:
+    """Return a text as a line that a terminal can show."""
+    return "".join(each if each.isprintable() else " " for each in text)
 
 
 def _of_call(case: Mapping[str, Any], call: Mapping[str, Any], given: Any, where: str) -> Any:
@@ -107,7 +119,7 @@ def _of_call(case: Mapping[str, Any], call: Mapping[str, Any], given: Any, where
 
 def _logits(call: Mapping[str, Any], given: Any, tokens: list[int] | None, where: str) -> Tensor:
     """Return [row, position, token]. Of all positions or tokens, those compared are taken."""
-    found = torch.tensor(_numbers(given, where), dtype=torch.float64)
+    found = torch.tensor(_numbers(given, where, 3), dtype=torch.float64)
     rows, time = len(call["token_ids"]), len(call["token_ids"][0])
     positions = call["positions"]
     least = [rows, len(positions or range(time)), len(tokens or ())]
@@ -125,21 +137,22 @@ def _logits(call: Mapping[str, Any], given: Any, tokens: list[int] | None, where
     )
 
 
-def _numbers(given: Any, where: str) -> Any:
+def _numbers(given: Any, where: str, depth: int) -> Any:
     """Return nested lists of floats. JSON has no NaN: it is null, or a word."""
-    if isinstance(given, list):
-        rows = [_numbers(each, where) for each in given]
-        if len({len(row) if isinstance(row, list) else -1 for row in rows}) > 1:
+    if depth:
+        if not isinstance(given, list):
+            raise ValueError(f"{where}: expected logits [row][position][token]")
+        rows = [_numbers(each, where, depth - 1) for each in given]
+        if depth > 1 and len({len(row) for row in rows}) > 1:
             raise ValueError(f"{where}: rows of different lengths")
         return rows
     if given is None:
         return math.nan
-    if isinstance(given, bool) or not isinstance(given, (int, float, str)):
-        raise ValueError(f"{where}: expected numbers, found {_kind(given)}")
-    try:
+    if isinstance(given, str) and given.lower() in _NOT_FINITE:
         return float(given)
-    except ValueError:
-        raise ValueError(f"{where}: expected numbers, found {str(given)[:20]!r}") from None
+    if isinstance(given, bool) or not isinstance(given, (int, float)):
+        raise ValueError(f"{where}: expected numbers, found {_kind(given)}")
+    return float(given)
 
 
 def _ids(given: Any, where: str) -> list[int]:

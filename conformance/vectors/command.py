@@ -13,17 +13,20 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+import pytest
 import torch
 
 from gpt2ref import GPT2Config
 
-from ..verdict.report import report_of, write_report
+from ..verdict.report import check_writable, report_of, write_report
 from ..verdict.terminal import verdict_lines
 from .answers import read_answers
 from .errors import VectorsError
 from .folder import read_vectors
 from .verdict import judge_answers
 from .write import write_archive, write_text_at_once, write_vectors
+
+_WRITTEN = ("page", "conformance_report")  # with a verdict
 
 
 def parser() -> argparse.ArgumentParser:
@@ -54,7 +57,10 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(words: Sequence[str]) -> int:
-    """Do what the words ask. Return 0, or 1 for a wrong GPT-2, or 4 with one sentence."""
+    """Do what the words ask.
+
+    Return 0, or 1 for a wrong GPT-2, 4 with one sentence, or 5 if nothing could be judged.
+    """
     made = parser()
     made.add_argument("--conformance-report", type=Path, metavar="JSON")
     try:
@@ -63,12 +69,30 @@ def main(words: Sequence[str]) -> int:
         return 4
     torch.set_num_threads(1)  # the models are small
     try:
-        if options.write_vectors is not None:
-            return _write(options)
-        return _judge(options)
+        _check(options)
+        return _judge(options) if options.write_vectors is None else _write(options)
     except VectorsError as error:
         print(f"ERROR: {error}", file=sys.stderr)
         return 4
+
+
+def _check(options: argparse.Namespace) -> None:
+    """Raise VectorsError before any work, if options don't go together or name no place."""
+    folder, archive = options.write_vectors, options.archive
+    one = "read_answers" if folder is None else "write_vectors"
+    for name in ("full", "archive") if folder is None else ("read_answers", "vectors", *_WRITTEN):
+        if getattr(options, name):
+            words = f"--{name} and --{one} don't go together".replace("_", "-")
+            raise VectorsError(words)
+    if archive and archive.resolve().is_relative_to(folder.resolve()):
+        raise VectorsError(f"--archive {archive}: it would be a file of its own content")
+    try:
+        for name in ("archive", *_WRITTEN):
+            if getattr(options, name):
+                option = f"--{name.replace('_', '-')}"
+                check_writable(option, str(getattr(options, name)))
+    except pytest.UsageError as error:
+        raise VectorsError(str(error)) from error
 
 
 def _write(options: argparse.Namespace) -> int:
@@ -83,9 +107,6 @@ def _write(options: argparse.Namespace) -> int:
 
 
 def _judge(options: argparse.Namespace) -> int:
-    for file in filter(None, (options.conformance_report, options.page)):
-        if file.is_dir() or not file.parent.is_dir():
-            raise VectorsError(f"{file}: can't be written")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         if options.vectors is None:
@@ -95,11 +116,14 @@ def _judge(options: argparse.Namespace) -> int:
         judgement = judge_answers(given, vectors, folder)
     print("\n".join(verdict_lines(judgement)))
     precision = str(given.dtype).removeprefix("torch.")
-    if options.conformance_report:
-        write_report(str(options.conformance_report), [judgement], "cpu", precision, finished=True)
+    if file := options.conformance_report:
+        try:
+            write_report(str(file), [judgement], "cpu", precision, finished=True)
+        except OSError as error:
+            raise VectorsError(f"{file}: can't be written: {error}") from error
     if options.page:
         from ..pages.report_page import page
 
         text = page([report_of([judgement], "cpu", precision, finished=True)])
         write_text_at_once(options.page, text)
-    return 0 if judgement.state == "no deviation found" else 1
+    return {"no deviation found": 0, "nothing judged": 5}.get(judgement.state, 1)

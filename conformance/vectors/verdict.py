@@ -13,10 +13,12 @@ from ..diagnosis.comparison import Answers, Comparison
 from ..diagnosis.diagnose import Diagnosis, diagnosed
 from ..diagnosis.question import Question
 from ..outcomes import NotApplicable
+from ..pages.reading import UNEXPECTED
 from ..verdict.findings import FAILED, NOT_APPLICABLE, PASSED, Finding, Result
 from ..verdict.judgement import Judgement
 from .answers import OF_LOGITS, GivenAnswers
 from .comparing import Compared, allowed_in, compare
+from .errors import VectorsError
 from .folder import Vectors
 from .full import RULE
 from .performing import question_of
@@ -65,10 +67,7 @@ def judge_answers(
 
     `comparison`: one in the precision of the answers, which several ports may share.
     """
-    compared = {
-        name: compare(case, given.answers[name], given.said[name], given.precision)
-        for name, case in vectors.cases.items()
-    }
+    compared = {name: _compared(vectors, given, name) for name in vectors.cases}
     for name in _too_close(vectors, given):
         compared[name] = Compared(NOT_APPLICABLE, f"too close to call in {given.precision}")
     judgement = AnswersJudgement(given.name, has_name=False)
@@ -84,6 +83,13 @@ def judge_answers(
             result = judgement.results.setdefault(requirement, Result())
             result.add(_finding(name, requirement, compared[name], failing))
     return judgement
+
+
+def _compared(vectors: Vectors, given: GivenAnswers, name: str) -> Compared:
+    try:
+        return compare(vectors.cases[name], given.answers[name], given.said[name], given.precision)
+    except (ArithmeticError, RuntimeError, *UNEXPECTED) as error:
+        raise VectorsError(f"{vectors.folder}: case {name}: not a case: {error!r}") from error
 
 
 def _coarser(vectors: Vectors, given: GivenAnswers, compared: Mapping[str, Compared]) -> str | None:

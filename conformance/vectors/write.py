@@ -35,9 +35,9 @@ def write_vectors(folder: Path, shape: GPT2Config | None = None) -> dict[str, An
     `shape`: that of the full set's cases, which are left out without it. The folder is written
     beside itself first, so there is never half of it. Raises VectorsError if it can't be written.
     """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise VectorsError(f"{folder}: there is such a file or folder, and it is not overwritten")
     try:
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise VectorsError(f"{folder}: it is there already, and is not overwritten")
         temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     except OSError as error:
         raise VectorsError(f"{folder}: can't be written: {error}") from error

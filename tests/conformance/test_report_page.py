@@ -87,7 +87,7 @@ def test_several_causes_are_shown_stage_by_stage(report: dict[str, Any]) -> None
 def test_a_finding_is_shown_once_with_its_command(report: dict[str, Any]) -> None:
     text = words(page([report]))
     assert text.count("reads activation: erf-GELU; GPT-2 has activation: tanh-GELU") == 1
-    assert text.count("Run it again: pytest conformance/test_probes.py::test_fact --imp") == 3
+    assert text.count("Again: pytest conformance/test_probes.py::test_fact --imp") == 3
 
 
 def test_constants_are_beside_those_of_gpt2(report: dict[str, Any]) -> None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
 import subprocess
 import sys
 import tarfile
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,10 @@ from typing import Any
 import jsonschema
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file
 
-from conformance.defects import CompleteGPT2
+from conformance.defects import DEFECTS, EQUIVALENT, VARIANTS, CompleteGPT2
 from conformance.diagnosis.comparison import loading
 from conformance.judging.oracle import expected
 from conformance.probes.gpt2 import PlainGPT2
@@ -26,15 +27,17 @@ from conformance.requirements import REQUIREMENTS
 from conformance.vectors import generator
 from conformance.vectors.cases import cases
 from conformance.vectors.checkpoints import CHECKPOINTS, SMALL, WHOLE_VOCABULARY
-from conformance.vectors.errors import VectorsError
 from conformance.vectors.expecting import with_answers
-from conformance.vectors.folder import read_vectors
 from conformance.vectors.full import full_files
 from conformance.vectors.in_order import InOrder
 from conformance.vectors.left_out import LEFT_OUT
 from conformance.vectors.performing import perform
-from conformance.vectors.write import HERE, write_archive, write_checkpoint, write_vectors
-from tests.shared.vectors import written
+from conformance.vectors.shows import shows
+from conformance.vectors.write import HERE, write_archive, write_checkpoint
+from tests.shared.vectors import HASHES, hashes, written
+
+ROOT = Path(__file__).parents[2]
+PAGE = " ".join((ROOT / "docs/vectors.md").read_text(encoding="utf-8").split())
 
 
 def schema(name):
@@ -47,6 +50,27 @@ def index():
 
 def test_the_default_set_has_at_most_five_megabytes():
     assert sum(file.stat().st_size for file in written().folder.rglob("*")) < 5e6
+
+
+def test_the_counts_of_the_page_are_those_of_the_files():
+    cases = written().cases.values()
+    sizes = {name: each["bytes"] for name, each in index()["files"].items()}
+    size = sum(sizes.values()) / 1e6
+    twice = size + sum(sizes[name] for name in sizes if name.endswith(".safetensors")) / 1e6
+    assert f"The folder has {len(cases)} cases in {size:.1f} MB" in PAGE
+    assert f"it would make {twice:.1f} MB of {size:.1f}" in PAGE
+    of_logits = [case for case in cases if {call["do"] for call in case["calls"]} == {"logits"}]
+    assert f"Logits alone make {len(of_logits)} cases" in PAGE
+    unseen = Counter(str(DEFECTS[name].requirement) for name in shows() if not shows()[name])
+    caught, harmless = len(shows()) - unseen.total(), len(EQUIVALENT) + len(VARIANTS)
+    assert f"They catch {caught} of {len(shows())} defects" in PAGE
+    assert f"flag none of {harmless} harmless changes and variants" in PAGE
+    of_chance = unseen["sampling.seed"] + unseen["sampling.independent-draws"]
+    others = unseen["keys.published-sizes"], unseen["keys.round-trip"]
+    of_precision = unseen.total() - of_chance - sum(others)
+    assert others == (1, 1)
+    assert f"The other {unseen.total()} can't be seen in files" in PAGE
+    assert f"({of_chance}), float64 and half precision ({of_precision})" in PAGE
 
 
 def test_the_files_are_as_their_schemas_say():
@@ -144,20 +168,21 @@ for case in cases():
 """
 
 
-def pythons():
-    """Return this Python, and those of tox, which have other versions of torch."""
-    root = Path(__file__).parents[2]
-    return [sys.executable, *map(str, sorted(root.glob(".tox/*/bin/python")))]
+def test_each_torch_writes_the_same_bytes():
+    """tox runs this with its oldest and its newest torch."""
+    right = HASHES.read_text(encoding="utf-8").splitlines()
+    others = [line.split()[1] for line in hashes() if line not in right]
+    assert not others, "after a change of these cases: python -m tests.shared.vectors"
+    assert len(hashes()) == len(right)
 
 
-@pytest.mark.parametrize("python", pythons())
-def test_another_kernel_and_another_torch_write_the_same_bytes(python, tmp_path):
+def test_another_kernel_writes_the_same_bytes(tmp_path):
     names = ("head", "faint-ln_2", "mlp", "greedy", "draws-1-none", "unscaled")
     environment = os.environ | {"ATEN_CPU_CAPABILITY": "default", "OMP_NUM_THREADS": "2"}
     subprocess.run(
-        [python, "-c", _AGAIN, str(tmp_path), *names],
+        [sys.executable, "-c", _AGAIN, str(tmp_path), *names],
         check=True,
-        env=environment | {"PYTHONPATH": str(Path(__file__).parents[2])},
+        env=environment | {"PYTHONPATH": str(ROOT)},
     )
     files = [file for file in tmp_path.rglob("*") if file.is_file()]
     assert len(files) >= len(names) + 3
@@ -189,6 +214,16 @@ def test_an_archive_has_the_same_bytes_whenever_it_is_written(tmp_path):
     assert "gpt2-vectors/index.json" in names
 
 
+def test_a_release_has_the_archive_that_anybody_can_write_again():
+    workflow = yaml.safe_load((ROOT / ".github/workflows/release.yml").read_text(encoding="utf-8"))
+    steps = [step.get("run", "") for step in workflow["jobs"]["vectors"]["steps"]]
+    (command,) = [each for each in steps if "--write-vectors" in each]
+    assert command in (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    archive = command.split()[-1]
+    assert archive in PAGE
+    assert f"{archive} {archive}.sha256" in steps[-1]
+
+
 # The published shape, in small.
 
 
@@ -215,71 +250,6 @@ def test_the_full_set_has_rules_in_the_place_of_weights():
         torch.tensor(case["calls"][0]["token_ids"])
     )
     assert (other[..., case["tokens"]] - right).abs().max() > 100 * allowed
-
-
-# What can't be written or read.
-
-
-def copied(tmp_path):
-    return Path(shutil.copytree(written().folder, tmp_path / "copy"))
-
-
-def edit(name, change):
-    def edited(folder):
-        file = folder / name
-        file.write_bytes(change(file.read_bytes()))
-
-    return edited
-
-
-def as_json(change):
-    return lambda raw: json.dumps(change(json.loads(raw))).encode()
-
-
-BAD = {
-    "cases/mlp.json: its sha256 is not": edit("cases/mlp.json", lambda raw: raw[:-2] + b" \n"),
-    "cases/mlp.json: has": edit("cases/mlp.json", lambda raw: raw[:100]),
-    "config.json: can't be read": lambda folder: (folder / "checkpoints/die/config.json").unlink(),
-    "index.json: not JSON": edit("index.json", lambda raw: raw[:100]),
-    "index.json: format 7 is from a later version": edit(
-        "index.json", as_json(lambda each: each | {"format": 7})
-    ),
-    "index.json: format: None": edit("index.json", as_json(lambda each: each | {"format": None})),
-    "index.json: not an index": edit("index.json", as_json(lambda each: each | {"cases": 3})),
-    "index.json: a list": edit("index.json", lambda _: b"[]"),
-    "not a file of this folder": edit(
-        "index.json",
-        as_json(lambda each: each | {"files": {"../index.json": {"bytes": 1, "sha256": "0" * 64}}}),
-    ),
-}
-
-
-@pytest.mark.parametrize("words", BAD)
-def test_a_folder_that_is_not_whole_is_refused_in_one_sentence(words, tmp_path):
-    folder = copied(tmp_path)
-    BAD[words](folder)
-    with pytest.raises(VectorsError) as raised:
-        read_vectors(folder)
-    assert words in str(raised.value)
-    assert "\n" not in str(raised.value)
-
-
-def test_nothing_is_overwritten_and_nothing_half_written(tmp_path, monkeypatch):
-    (tmp_path / "taken").mkdir()
-    (tmp_path / "taken" / "file").write_text("mine", encoding="utf-8")
-    with pytest.raises(VectorsError, match="not overwritten"):
-        write_vectors(tmp_path / "taken")
-    with pytest.raises(VectorsError, match="can't be written"):
-        write_vectors(tmp_path / "missing" / "folder")
-
-    def fail(*_):
-        raise OSError("the disk is full")
-
-    monkeypatch.setattr("conformance.vectors.write.write_case", fail)
-    monkeypatch.setattr("conformance.vectors.write.write_checkpoint", lambda *_: None)
-    with pytest.raises(VectorsError, match="the disk is full"):
-        write_vectors(tmp_path / "new")
-    assert [each.name for each in tmp_path.iterdir()] == ["taken"]
 
 
 def test_a_case_that_a_right_gpt2_does_not_do_is_not_written(tmp_path):

@@ -1,7 +1,14 @@
-"""Vectors that several test files read. They are written once, as that takes seconds."""
+"""Vectors that several test files read. They are written once, as that takes seconds.
+
+After a change of checkpoints or of expected answers, this writes the hashes that every version of
+torch must give:
+
+    python -m tests.shared.vectors
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import tempfile
 from collections.abc import Callable
@@ -18,6 +25,7 @@ from conformance.vectors.folder import Vectors, read_vectors
 from conformance.vectors.verdict import VectorComparison
 from conformance.vectors.write import write_vectors
 
+HASHES = Path(__file__).parents[1] / "conformance/vectors.sha256"
 _KEPT = tempfile.TemporaryDirectory()  # until the process ends
 
 
@@ -26,6 +34,17 @@ def written() -> Vectors:
     folder = Path(_KEPT.name) / "vectors"
     write_vectors(folder)
     return read_vectors(folder)
+
+
+def hashes() -> list[str]:
+    """Return a line for each case: the hash of its checkpoint and expected answers, and its id."""
+    found = []
+    for name, case in written().cases.items():
+        content = hashlib.sha256(json.dumps(case["expected"]).encode())
+        for file in sorted((written().folder / case["checkpoint"]).iterdir()):
+            content.update(file.read_bytes())
+        found.append(f"{content.hexdigest()}  {name}")
+    return found
 
 
 @cache
@@ -40,6 +59,7 @@ def answers_file(
     name: str = "a port",
     change: Callable[[Any], None] | None = None,
     only: str = "",
+    precision: str = "float32",
 ) -> Path:
     """Write the answers of an implementation in Python, with a change.
 
@@ -48,7 +68,7 @@ def answers_file(
     vectors = written()
     starts = tuple(only.split()) or ("",)
     asked = {id: each for id, each in vectors.cases.items() if _starts(each, starts)}
-    content = answers_of(replace(vectors, cases=asked), load, name)
+    content = answers_of(replace(vectors, cases=asked), load, name, precision)
     if change:
         change(content)
     path.write_text(json.dumps(content), encoding="utf-8")
@@ -57,3 +77,7 @@ def answers_file(
 
 def _starts(case: dict[str, Any], starts: tuple[str, ...]) -> bool:
     return any(name.startswith(starts) for name in case["requirements"])
+
+
+if __name__ == "__main__":
+    HASHES.write_text("\n".join(hashes()) + "\n", encoding="utf-8")
