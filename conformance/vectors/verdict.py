@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from ..adapters.protocol import Judged
 from ..diagnosis.comparison import Answers, Comparison
@@ -74,6 +75,8 @@ def judge_answers(
     wrong = [name for name, each in compared.items() if each.outcome == FAILED]
     if wrong and (coarse := _coarser(vectors, given, compared)):
         judgement.undiagnosed = f"the answers have {coarse}'s rounding: give it as `precision`"
+    elif wrong and _without_numbers(given):
+        judgement.undiagnosed = "no logit is a finite number"  # and all mistakes look alike
     elif wrong:
         comparison = comparison or VectorComparison(vectors, folder, given.dtype)
         judgement.diagnosis = diagnosed(comparison, _subject(given, compared, comparison))
@@ -90,6 +93,13 @@ def _compared(vectors: Vectors, given: GivenAnswers, name: str) -> Compared:
         return compare(vectors.cases[name], given.answers[name], given.said[name], given.precision)
     except (ArithmeticError, RuntimeError, *UNEXPECTED) as error:
         raise VectorsError(f"{vectors.folder}: case {name}: not a case: {error!r}") from error
+
+
+def _without_numbers(given: GivenAnswers) -> bool:
+    """Return whether there are logits, and none of them is a finite number."""
+    lists = (each for each in given.answers.values() if isinstance(each, list))
+    logits = [each for answers in lists for each in answers if isinstance(each, Tensor)]
+    return bool(logits) and not any(bool(each.isfinite().any()) for each in logits)
 
 
 def _coarser(vectors: Vectors, given: GivenAnswers, compared: Mapping[str, Compared]) -> str | None:

@@ -144,6 +144,18 @@ def test_nan_is_a_wrong_answer_and_named_with_its_case(tmp_path):
     assert "case head, answer 0: token 18 at row 1, position 2 has logit nan" in finding.read
 
 
+def test_where_all_logits_are_nan_no_mistake_is_looked_for(tmp_path):
+    def change(content):
+        for answers in content["answers"].values():
+            for each in answers:
+                each[:] = [[[None] * len(row[0])] * len(row) for row in each]
+
+    judgement = judged(defective(), tmp_path, change, only="head embedding")
+    assert judgement.state == "deviates"
+    assert judgement.undiagnosed == "no logit is a finite number"
+    assert judgement.diagnosis is None
+
+
 def test_the_study_says_what_the_files_catch(tmp_path, capsys):
     """A sample of what it judges: the whole catalogue takes minutes."""
     names = ["scale-by-layer", "eos-any-row", "seed-from-clock"]
