@@ -31,7 +31,9 @@ def test_a_model_made_directly_is_compiled():
 
 
 @pytest.mark.parametrize(
-    ("dtype", "batch"), [(torch.float64, 1), (torch.float32, 33), (torch.float16, 33), (torch.bfloat16, 17)], ids=str
+    ("dtype", "batch"),
+    [(torch.float64, 1), (torch.float32, 33), (torch.float16, 33), (torch.bfloat16, 17)],
+    ids=str,
 )
 def test_other_dtypes_and_batches_are_left_to_torch(dtype, batch):
     model = with_step(from_tensors(TENSORS, CONFIG, dtype=dtype))
