@@ -134,7 +134,9 @@ class VerdictPlugin:
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         properties = cast("list[tuple[str, Any]]", report.user_properties)
         readings = [value for name, value in properties if name == READING]
-        if report.when == "???":  # so pytest-xdist reports that a process has ended in a test
+        if (
+            cast("str", report.when) == "???"
+        ):  # so pytest-xdist reports that a process has ended in a test
             named = [each for each in self.judgements if f"[{each}" in report.nodeid]
             for adapter in named or self.judgements:
                 self.judgements[adapter].crashed.append(report.nodeid)

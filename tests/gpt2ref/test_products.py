@@ -77,10 +77,15 @@ def test_a_large_weight_is_converted_part_by_part(dtype, monkeypatch):
     x, weight, bias = (numbers(*shape, dtype=dtype) for shape in ((2, 3, 256), (523, 256), (523,)))
     whole = products.in_float32(x, weight, bias)
     assert whole.shape == (2, 3, 523)
-    sizes = []
+    sizes: list[int] = []
+    linear = F.linear
+
+    def noted(x: torch.Tensor, weight: torch.Tensor, *bias: torch.Tensor) -> torch.Tensor:
+        sizes.append(len(weight))
+        return linear(x, weight, *bias)
+
     monkeypatch.setattr(products, "CONVERTED", 100 * 256)
-    monkeypatch.setattr(F, "linear", lambda *args: sizes.append(len(args[1])) or linear(*args))
-    linear = torch._C._nn.linear
+    monkeypatch.setattr(F, "linear", noted)
     assert torch.equal(products.in_float32(x, weight, bias), whole)
     assert sizes == [100] * 5 + [23]
 
@@ -133,13 +138,19 @@ def test_a_way_that_is_wrong_is_not_taken_however_fast_it_is(clock, monkeypatch,
 @pytest.mark.parametrize("way", ["torch", "float32"])
 @pytest.mark.parametrize("dtype", HALF)
 def test_the_way_that_is_used_computes_the_products_of_a_model(dtype, way, monkeypatch):
-    model, called = model_in(dtype), []
-    for name, multiply in products.WAYS.items():
-        monkeypatch.setitem(
-            products.WAYS,
-            name,
-            lambda *args, _name=name, _multiply=multiply: called.append(_name) or _multiply(*args),
-        )
+    model, called = model_in(dtype), list[str]()
+
+    def noted(name: str) -> products.Product:
+        multiply = products.WAYS[name]
+
+        def note(*args: Any) -> torch.Tensor:
+            called.append(name)
+            return multiply(*args)
+
+        return note
+
+    for name in list(products.WAYS):
+        monkeypatch.setitem(products.WAYS, name, noted(name))
     products.use(way)
     model(torch.arange(5)[None])
     assert called == [way] * 5  # four matrices and the head
