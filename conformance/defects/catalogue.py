@@ -10,9 +10,11 @@ from typing import TypeVar
 from ..requirements import REQUIREMENTS
 from .complete import CompleteGPT2
 from .constants import Measured, measured
-from .curve import NAME as CURVE
-from .curve import ReadCurve, read_from
+from .curve import ReadCurve
 from .numbered import NUMBERED
+from .read import Read
+from .read_attention import ReadAttention
+from .read_positions import ReadPositions
 
 KNOWLEDGE = "from knowledge: no report was looked up"
 Class = TypeVar("Class", bound=type[CompleteGPT2])
@@ -54,7 +56,8 @@ class Entry:
         return frozenset(name for name in names if hasattr(CompleteGPT2, name))
 
 
-Mistake = Entry | Measured | ReadCurve  # what a GPT-2 may be given
+Mistake = Entry | Measured | Read  # what a GPT-2 may be given
+_READ = {kind.name: kind for kind in (ReadCurve, ReadPositions, ReadAttention)}
 
 DEFECTS: dict[str, Entry] = {}  # must be caught, by the requirement that is named
 EQUIVALENT: dict[str, Entry] = {}  # look like mistakes and change nothing: must not be flagged
@@ -104,8 +107,8 @@ def combined(*names: str) -> type[CompleteGPT2]:
 def _mistake(name: str) -> Mistake:
     if name.partition("=")[0] in NUMBERED:
         return with_number(name)
-    if name.startswith(f"{CURVE}="):
-        return read_from(name)
+    if read := _READ.get(name.partition("=")[0]):
+        return read.of(name)
     return measured(name) if "=" in name else (DEFECTS | EQUIVALENT | VARIANTS)[name]
 
 

@@ -1,18 +1,16 @@
-"""An activation that no entry has, as a curve through the points that were read of it."""
+"""A function that no entry has, as a curve through the points that were read of it."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from .complete import CompleteGPT2
+from .read import Read
 
-NAME = "activation-curve"
 POINTS = 6  # of a polynomial
 _SAID = (-3.0, -1.0, -0.5, 0.5, 1.0, 3.0)  # the points that a verdict shows
 
@@ -49,27 +47,23 @@ class Curve:
         high = self.y[-1] + (x - self.x[-1]) * slopes[-1]
         return torch.where(x < self.x[0], low, torch.where(x > self.x[-1], high, inside))
 
+    def in_words(self) -> str:
+        """For example: -0.16 at -1, 0.84 at 1."""
+        said = torch.tensor(_SAID, dtype=torch.float64)
+        pairs = zip(_SAID, self(said).tolist(), strict=True)
+        return ", ".join(f"{y:.5g} at {x:g}" for x, y in pairs)
 
-@dataclass(frozen=True)
-class ReadCurve:
-    """An activation that was read out of the logits. The fields are those of an `Entry`.
 
-    `file`: JSON with the points, `{"x": [...], "y": [...]}`. `like`: the entry that fails the same
-    requirements.
+class ReadCurve(Read):
+    """An activation that was read.
+
+    `file`: JSON with the points, `{"x": [...], "y": [...]}`.
     """
 
-    file: Path
-    id: str = NAME
-    like: str = "relu"
-    requirement: None = None
-    family: str = "activation"
-    source: str = "read out of the logits"
-    steps: frozenset[str] = frozenset({"activation"})
-
-    @property
-    def specification(self) -> str:
-        """The name that `combined` takes."""
-        return f"{NAME}={self.file}"
+    name = "activation-curve"
+    like = "relu"
+    family = "activation"
+    steps = frozenset({"activation"})
 
     @cached_property
     def curve(self) -> Curve:
@@ -79,13 +73,7 @@ class ReadCurve:
 
     @property
     def what(self) -> str:
-        values = ", ".join(
-            f"{float(y):.5g} at {x:g}"
-            for x, y in zip(
-                _SAID, self.curve(torch.tensor(_SAID, dtype=torch.float64)), strict=True
-            )
-        )
-        return f"The activation is none of those that are known. It is {values}."
+        return f"The activation is none of those that are known. It is {self.curve.in_words()}."
 
     @cached_property
     def kind(self) -> type[CompleteGPT2]:
@@ -96,11 +84,3 @@ class ReadCurve:
                 return curve(x.double()).to(x.dtype)
 
         return Activation
-
-
-def read_from(specification: str) -> ReadCurve:
-    """Read activation-curve=FILE. Raises KeyError if there is no such file."""
-    file = Path(specification.partition("=")[2])
-    if not file.is_file():
-        raise KeyError(specification)
-    return ReadCurve(file)

@@ -17,6 +17,7 @@ SMALLEST = replace(SMALL, n_layer=2, n_positions=13)
 LONG = replace(SMALLEST, n_embd=24, n_layer=1, n_positions=1024)
 ROWS = random_token_ids(SMALLEST, batch=17, time=5, seed=6)
 IDS = random_token_ids(SMALLEST, batch=3, time=7, seed=5)
+LONG_IDS = random_token_ids(LONG, batch=1, time=LONG.n_positions)
 # The tokens whose logits are compared, as all logits would be too many.
 SHOWN = torch.cat([torch.arange(0, EOS, 523), torch.tensor([EOS])])
 
@@ -40,13 +41,11 @@ def pieces(sizes: tuple[int, ...], judged: Judged, token_ids: Tensor = IDS) -> l
     return answers
 
 
-def long_pieces(judged: Judged) -> list[Tensor]:
-    """Return the logits of a long prompt, and those of steps over the ends of blocks."""
-    token_ids = random_token_ids(LONG, 1, LONG.n_positions)
-    answers = [shown(judged.prefill(token_ids)[0][:, -1:])]
-    sizes = [63, 1, 1, 62, 1, 1, 382, 1, 1, LONG.n_positions - 515, 1, 1]
-    first, *rest = token_ids.split(sizes, dim=1)
-    _, cache = judged.prefill(first)
+def last_of_pieces(sizes: tuple[int, ...], judged: Judged) -> list[Tensor]:
+    """Return the logits of the last token of each piece of a long text."""
+    first, *rest = LONG_IDS[:, : sum(sizes)].split(list(sizes), dim=1)
+    logits, cache = judged.prefill(first)
+    answers = [shown(logits[:, -1:])]
     for piece in rest:
         logits, cache = judged.step(piece, cache)
         answers.append(shown(logits[:, -1:]))

@@ -15,6 +15,7 @@ from gpt2ref import EOS
 from ..adapters.protocol import Judged
 from ..outcomes import NotApplicable
 from .asking import IDS
+from .question import SEVERAL
 
 FED = 5  # the prompt of a die, whose logits are the same after any token
 ENDED = -1  # in the place of a token after a row's end
@@ -35,22 +36,41 @@ def greedy(prompts: Tensor, n: int, judged: Judged, **options: Any) -> Any:
     return _whatever_the_seed(lambda seed: new(prompts, n, judged, seed=seed, **options))
 
 
-def in_turn(prompts: Sequence[Tensor], judged: Judged) -> Any:
+def in_turn(prompts: Sequence[Tensor], judged: Judged, **options: Any) -> Any:
     """Return two new tokens of each prompt. They are given one after the other."""
     return _whatever_the_seed(
-        lambda seed: [row for each in prompts for row in new(each, 2, judged, seed=seed)]
+        lambda seed: [row for each in prompts for row in new(each, 2, judged, seed=seed, **options)]
     )
 
 
-def ragged(prompts: list[list[int]], judged: Judged) -> Any:
-    options = {"max_new_tokens": 4, "temperature": 0.0}
+def ragged(prompts: list[list[int]], judged: Judged, **options: Any) -> Any:
+    options = {"max_new_tokens": 4, "temperature": 0.0} | options
     return _whatever_the_seed(lambda seed: judged.generate_ragged(prompts, seed=seed, **options))
 
 
 def _whatever_the_seed(generate: Callable[[int], list[list[int]]]) -> Any:
-    """Return the tokens, or "several" if chance decides, as another generator has others."""
+    """Return the tokens, or SEVERAL if chance decides, as another generator has others."""
     rows = generate(7)
-    return rows if generate(8) == rows else "several"
+    return rows if generate(8) == rows else SEVERAL
+
+
+def own_largest(prompts: Tensor, judged: Judged, **options: Any) -> Any:
+    """Return whether the token after each prompt is the one with its own largest logit."""
+    rows = greedy(prompts, 1, judged, **options)
+    largest = judged.logits(prompts)[:, -1].argmax(-1, keepdim=True)
+    return rows if rows == SEVERAL else rows == largest.tolist()
+
+
+def all_tokens(n: int, judged: Judged, **options: Any) -> Any:
+    """Return whether there are as many new tokens as were asked for."""
+    rows = greedy(torch.tensor([[FED]]), n, judged, **options)
+    return rows if rows == SEVERAL else [len(row) for row in rows] == [n]
+
+
+def far_back(prompts: Tensor, judged: Judged, **options: Any) -> Any:
+    """Return whether the token after prompts that differ in their first tokens alone differs."""
+    rows = greedy(prompts, 1, judged, **options)
+    return rows if rows == SEVERAL else any(row != rows[0] for row in rows)
 
 
 def trace(judged: Judged) -> list[bool]:
@@ -89,11 +109,15 @@ def drawn(judged: Judged, rows: int = 16, steps: int = 32, **options: Any) -> Fr
     return frequencies
 
 
-def spread(judged: Judged) -> list[Frequencies]:
-    """Return how many tokens are of each half of the vocabulary, and how many came before."""
-    tokens = _thrown(judged, rows=16, steps=64)
+def spread(judged: Judged) -> list[Any]:
+    """Return how many tokens are of each half of the vocabulary, and how many came before.
+
+    And whether any are of the last hundredth: by chance, none are once in 10^8.
+    """
+    tokens = _thrown(judged, rows=32, steps=64)
     halves = Frequencies(token < EOS // 2 for token in tokens)
-    return [halves, Frequencies({True: len(set(tokens)), False: len(tokens) - len(set(tokens))})]
+    again = Frequencies({True: len(set(tokens)), False: len(tokens) - len(set(tokens))})
+    return [halves, again, any(token > 0.9905 * EOS for token in tokens)]
 
 
 def all_alike_after_top_k(judged: Judged) -> bool:
@@ -111,13 +135,13 @@ def _thrown(judged: Judged, rows: int, steps: int, **options: Any) -> list[int]:
 def largest(judged: Judged, *prompts: int) -> list[Any]:
     """Return the token that each prompt of one token is followed by, with top_k=1.
 
-    It is "several" where chance decides: where two tokens are left, or all logits are equal. Other
+    It is SEVERAL where chance decides: where two tokens are left, or all logits are equal. Other
     random numbers then give other tokens.
     """
     rows = torch.tensor(prompts).repeat_interleave(12)[:, None]
     new = judged.generate(rows, max_new_tokens=1, temperature=5.0, top_k=1)
     groups = (new[start : start + 12] for start in range(0, len(new), 12))
-    return [each[0] if all(row == each[0] for row in each) else "several" for each in groups]
+    return [each[0] if all(row == each[0] for row in each) else SEVERAL for each in groups]
 
 
 def larger_of_two(larger: int, smaller: int, judged: Judged) -> list[Any]:

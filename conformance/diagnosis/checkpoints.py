@@ -11,7 +11,7 @@ import torch
 
 from gpt2ref import EOS, GPT2Config
 
-from ..checkpoints.scripts import NEVER
+from ..checkpoints.scripts import NEVER, dice
 from ..checkpoints.tensors import (
     DICE,
     Tensors,
@@ -20,10 +20,9 @@ from ..checkpoints.tensors import (
     write_checkpoint,
     write_sparse_checkpoint,
 )
-from ..defects import CompleteGPT2
 from ..probes.designs import PROBE, Design
 from ..probes.experiment import Experiment
-from .asking import IDS, SMALLEST
+from .asking import SMALLEST
 
 
 def designed(design: Design, folder: Path) -> Path:
@@ -53,16 +52,27 @@ def script(tensors: Tensors, config: GPT2Config, folder: Path) -> Path:
 
 
 def ending(folder: Path) -> Path:
-    """Write a checkpoint whose first row of IDS ends after one token, before the other rows do.
+    """Write a checkpoint in which EOS often has the largest logit.
 
-    EOS and the second token that would follow that row have changed places in the vocabulary.
+    Its embedding is so long that its logit is far above or below all others. Under most mistakes,
+    too, some rows end before others.
     """
     tensors = trained_like(SMALLEST, seed=4)
-    right = CompleteGPT2(tensors, SMALLEST, dtype=torch.float32)
-    second = right.generate(IDS[:1], max_new_tokens=2, temperature=0.0)[0][1]
-    wte = tensors["wte.weight"]
-    wte[[EOS, second]] = wte[[second, EOS]]
+    tensors["wte.weight"][EOS] *= 6.0
     return write_checkpoint(folder, SMALLEST, tensors)
+
+
+def loud_positions(folder: Path) -> Path:
+    """Write a checkpoint in which a position matters, even beside tokens that are scaled."""
+    return changed(lambda t: t | {"wpe.weight": 8 * t["wpe.weight"]}, folder)
+
+
+def unending(folder: Path) -> Path:
+    """Write a checkpoint of 256 positions in which EOS never has the largest logit."""
+    shape = replace(DICE, n_positions=256)
+    tensors = dice({17: 1.0, 300: 0.0})
+    wpe = torch.zeros(shape.n_positions, shape.n_embd)
+    return write_checkpoint(folder, shape, tensors | {"wpe.weight": wpe})
 
 
 def even_die(folder: Path) -> Path:

@@ -1,36 +1,30 @@
 """Reads an unknown activation out of an implementation, whatever else is known to be wrong in it.
 
 Each token gives every hidden unit another input, and each unit's output goes to a channel of its
-own, where a reader token's logit shows it. A GPT-2 with the mistakes that are granted says what
-those logits are for given outputs of the activation. Newton's method finds the outputs with which
-it gives the implementation's logits. Two loud channels make the final LayerNorm nearly linear.
+own, which a reader shows (see `solving`). Two loud channels make the final LayerNorm nearly linear.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from gpt2ref import GPT2Config
 
-from ..adapters.protocol import Judged
-from ..checkpoints.tensors import Tensors, blank, write_checkpoint
-from ..defects.catalogue import Mistake
+from ..checkpoints.tensors import Tensors, blank
 from ..defects.complete import CompleteGPT2
 from ..defects.curve import ReadCurve
+from .solving import FIRST_READER, Reading, Subject, solved
 
 UNITS, TOKENS = 32, 48  # inputs read at once: of each token, one by each hidden unit
 REACH = 14.0  # the curve is read between this and its negative
 SHAPE = GPT2Config(n_positions=TOKENS, n_embd=4 + 2 * UNITS, n_layer=1, n_head=2)
 LOUD = 300.0
-FIRST_TOKEN, FIRST_READER = 5, 1000
+FIRST_TOKEN = 5
 IDS = torch.arange(FIRST_TOKEN, FIRST_TOKEN + TOKENS)[None]
 READERS = torch.arange(FIRST_READER, FIRST_READER + UNITS)
-STEP, ITERATIONS = 1e-5, 40  # of Newton's method
 
 
 def tensors() -> Tensors:
@@ -51,45 +45,32 @@ def tensors() -> Tensors:
     return made
 
 
-def read_curve(
-    load: Callable[..., Judged], granted: tuple[Mistake, ...], folder: Path
-) -> ReadCurve | None:
+def read_curve(subject: Subject) -> ReadCurve | None:
     """Return the activation's curve, or None if it can't be read."""
-    write_checkpoint(folder, SHAPE, tensors())
-    try:
-        found = load(folder, dtype=torch.float64).logits(IDS).double()
-    except Exception:  # another mistake may be in the way
+    reading = Reading(subject, SHAPE, tensors(), READERS)
+    found = reading.found(IDS)
+    if found is None:
         return None
-    found = found[0][:, READERS] - found[0][:, :1]  # logits may be centred
+    outputs, inputs = torch.empty(0), torch.empty(0)
 
-    def logits_of(outputs: Tensor) -> tuple[Tensor, Tensor]:
-        """Return logits [row, token, unit], and the activation's inputs, for its given outputs."""
-        inputs: list[Tensor] = []
+    class Given(CompleteGPT2):
+        def activation(self, x: Tensor) -> Tensor:
+            nonlocal inputs
+            inputs = x[0, :, :UNITS]
+            return torch.cat([outputs, torch.zeros_like(x[..., UNITS:])], dim=-1)
 
-        class Given(CompleteGPT2):
-            def activation(self, x: Tensor) -> Tensor:
-                inputs.append(x[0, :, :UNITS])
-                return torch.cat([outputs, torch.zeros_like(x[..., UNITS:])], dim=-1)
+    logits = reading.model(Given)
 
-        kind: type[CompleteGPT2] = type("Given", (Given, *(each.kind for each in granted)), {})
-        logits = kind.load(str(folder), dtype=torch.float64).logits(IDS.expand(len(outputs), -1))
-        return logits[..., READERS] - logits[..., :1], inputs[0]
+    def logits_of(numbers: Tensor) -> Tensor:
+        nonlocal outputs
+        outputs = numbers
+        return logits(IDS.expand(len(numbers), -1))
 
-    outputs = torch.zeros_like(found)
-    moves = torch.cat([torch.zeros(1, UNITS), STEP * torch.eye(UNITS)]).double()[:, None]
-    for _ in range(ITERATIONS):
-        (now, *moved), inputs = logits_of(outputs + moves)
-        slopes = torch.stack([(logits - now) / STEP for logits in moved], dim=-1)
-        if not slopes.isfinite().all() or (torch.linalg.det(slopes) == 0).any():
-            return None
-        change = torch.linalg.solve(slopes, found - now)
-        outputs = outputs + change
-        if change.abs().max() < 1e-11:
-            break
-    if not outputs.isfinite().all():
+    read = solved(found[0], logits_of, UNITS)
+    if read is None:
         return None
     order = inputs.flatten().argsort()
-    x, y = inputs.flatten()[order], outputs.flatten()[order]
-    file = folder / "curve.json"
+    x, y = inputs.flatten()[order], read.flatten()[order]
+    file = reading.folder / "curve.json"
     file.write_text(json.dumps({"x": x.tolist(), "y": y.tolist()}), encoding="utf-8")
     return ReadCurve(file)

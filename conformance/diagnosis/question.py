@@ -20,6 +20,8 @@ EMBEDDINGS = NORM | {"embedding"}
 WITH_ATTENTION, WITH_MLP = EMBEDDINGS | {"attention"}, EMBEDDINGS | {"mlp"}
 BLOCKS = WITH_ATTENTION | WITH_MLP
 REFUSED, CRASHED = "refused", "crashed"
+SEVERAL = "several"  # the answer where chance decides
+FAILED = (REFUSED, CRASHED, SEVERAL)
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,8 @@ class Question:
     `about`: words of which an error must have one to count as a refusal and not as a crash; empty
     where any error is a refusal. `kind`: what the answer is made of. `slow`: it is asked last, as
     an answer takes a fiftieth of a second or more. `parts`: the parts of a GPT-2 that the answer
-    depends on.
+    depends on. `otherwise`: the same asked in other ways, one after the other as long as there is
+    an error or chance decides. So a mistake of one row or of temperature 0 hides no other.
     """
 
     name: str
@@ -40,15 +43,25 @@ class Question:
     kind: AnswerKind = "logits"
     slow: bool = False
     parts: frozenset[str] = BLOCKS
+    otherwise: tuple[Callable[[Judged], Any], ...] = ()
 
 
 def answer(
     question: Question, load: Callable[..., Judged], folder: Path, dtype: torch.dtype
 ) -> Any:
-    """Return logits, tokens or text; REFUSED or CRASHED for an error; None if not applicable."""
-    try:
-        return question.ask(load(folder, dtype=question.dtype or dtype))
-    except NotApplicable:
-        return None
-    except Exception as error:
-        return REFUSED if not question.about or mentions(error, question.about) else CRASHED
+    """Return logits, tokens or text; REFUSED or CRASHED for an error; None if not applicable.
+
+    If it was asked in several ways, return a list of what each way gave.
+    """
+    given = []
+    for ask in (question.ask, *question.otherwise):
+        try:
+            given.append(ask(load(folder, dtype=question.dtype or dtype)))
+        except NotApplicable:
+            return None
+        except Exception as error:
+            refused = not question.about or mentions(error, question.about)
+            given.append(REFUSED if refused else CRASHED)
+        if not (isinstance(given[-1], str) and given[-1] in FAILED):
+            break
+    return given if len(given) > 1 else given[0]

@@ -6,8 +6,10 @@ import math
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from gpt2ref import EOS
 
@@ -16,8 +18,16 @@ from ..checkpoints.scripts import FACES, SCRIPT, by_position, chain, dice
 from ..checkpoints.tensors import DICE, random_token_ids
 from . import asking
 from . import asking_tokens as ask
-from .asking import IDS, ROWS, SMALLEST
-from .checkpoints import ending, even_die, plain, script, with_fields
+from .asking import IDS, LONG, LONG_IDS, ROWS, SMALLEST
+from .checkpoints import (
+    ending,
+    even_die,
+    loud_positions,
+    plain,
+    script,
+    unending,
+    with_fields,
+)
 from .question import Question
 
 A, B, C = 11, 262, 1135
@@ -33,40 +43,68 @@ IN_TURN = [
     torch.cat([_OTHER[:, :5], _FIRST[:, 5:]], 1),
     torch.cat([_FIRST[:, :4], _OTHER[:, 4:]], 1),
 ]
+DRAWN: tuple[dict[str, Any], ...] = (
+    {"temperature": 0.5, "top_k": 40},
+    {"temperature": 2.0, "top_k": 2},
+    {"temperature": 5.0, "top_k": 4},  # the third and the fourth face are tied
+)
+COLD: tuple[dict[str, Any], ...] = ({"temperature": 0.0}, {"temperature": 0.0, "top_k": 3})
+# Without the rarest face, 0.956 of the probability is left. It has 0.049 of the likeliest one's.
+RARE = {17: math.log(0.9), 300: math.log(0.056), 31000: math.log(0.044)}
+Asking = dict[str, Any]  # the fields `ask` and `otherwise` of a question
 # A prompt of a die that says one token once, and one that says it twelve times.
 ONCE, OFTEN = [9] * 11 + [17], [17] * 12
+BY_TOP_K = {"temperature": 1.0, "top_k": 1}  # greedy, if temperature 0 fails
+
+
+def _greedy(prompts: Tensor, n: int) -> Asking:
+    """Return the ways to ask for greedy tokens: of all rows, or of the first alone."""
+    rows = (prompts, prompts[:1]) if len(prompts) > 1 else (prompts,)
+    return _and_by_top_k(*(partial(ask.greedy, each, n) for each in rows))
+
+
+def _and_by_top_k(*asking: partial[Any]) -> Asking:
+    """Return the ways to ask, each by temperature 0 and then by top_k=1."""
+    ways = [way for each in asking for way in (each, partial(each, **BY_TOP_K))]
+    return {"ask": ways[0], "otherwise": tuple(ways[1:])}
 
 
 def of_generation() -> Iterator[Question]:
-    yield Question("greedy", plain, partial(ask.greedy, IDS, 5))
+    yield Question("greedy", plain, **_greedy(IDS, 5))
     # The largest logit after the first prompt is below thousands of those after the second.
     yield Question("top_k=1 of each row", plain, lambda judged: ask.largest(judged, 292, 349))
-    yield Question("the context filled", plain, partial(ask.greedy, IDS[:, :6], 7))
-    yield Question("past the context", plain, partial(ask.greedy, IDS[:2], 9), about=CONTEXT)
+    yield Question("the context filled", plain, **_greedy(IDS[:, :6], 7))
+    yield Question("past the context", plain, **_greedy(IDS[:2], 9), about=CONTEXT)
     yield Question(
         "a prompt past the context",
         plain,
-        partial(ask.greedy, random_token_ids(SMALLEST, 2, 15), 2),
+        **_greedy(random_token_ids(SMALLEST, 2, 15), 2),
         about=CONTEXT,
     )
-    yield Question("no prompt", plain, partial(ask.greedy, torch.zeros(1, 0, dtype=torch.int64), 3))
-    yield Question("seventeen rows", plain, partial(ask.greedy, ROWS[:, :3], 3))
-    yield Question("a prompt after another", plain, partial(ask.in_turn, IN_TURN))
-    yield Question(
-        "a ragged batch", plain, partial(ask.ragged, [[7, 300, 41], IDS[0].tolist(), [9]])
-    )
-    yield Question(
-        "a ragged batch with EOS",
-        plain,
-        partial(ask.ragged, [[7, EOS, 41], IDS[0].tolist(), [9]]),
-    )
+    yield Question("no prompt", plain, **_greedy(torch.zeros(1, 0, dtype=torch.int64), 3))
+    yield Question("seventeen rows", plain, **_greedy(ROWS[:, :3], 3))
+    in_turn = _and_by_top_k(partial(ask.in_turn, IN_TURN))
+    yield Question("a prompt after another", plain, **in_turn)
+    for name, row in (("a ragged batch", [7, 300, 41]), ("a ragged batch with EOS", [7, EOS, 41])):
+        ragged = partial(ask.ragged, [row, IDS[0].tolist(), [9]])
+        yield Question(name, loud_positions, **_and_by_top_k(ragged))
     for field in DROPOUTS:
         dropping = partial(with_fields, {field: 0.5})
-        yield Question(f"greedy with {field}", dropping, partial(ask.greedy, IDS, 5))
+        yield Question(f"greedy with {field}", dropping, **_greedy(IDS, 5))
+    dropping = partial(with_fields, dict.fromkeys(DROPOUTS, 0.5))
+    yield Question("a token with dropout", dropping, **_greedy(IDS, 1))
     yield Question("a trace", plain, ask.trace)
     yield Question("a trace of a ragged batch", plain, ask.trace_of_ragged)
-    dropping = partial(with_fields, dict.fromkeys(DROPOUTS, 0.5))
     yield Question("a trace with dropout", dropping, ask.trace, slow=True)
+    long = partial(plain, config=LONG)
+    far_back = _and_by_top_k(partial(ask.far_back, _far_back()))
+    yield Question("tokens far back", long, **far_back, slow=True)
+
+
+def _far_back() -> Tensor:
+    """Return prompts that begin with 64 times a token of their own, and end with 258 others."""
+    first = torch.tensor([[7], [3000], [20000]]).expand(-1, 64)
+    return torch.cat([first, LONG_IDS[:, :258].expand(3, -1)], dim=1)
 
 
 def of_stopping() -> Iterator[Question]:
@@ -86,7 +124,7 @@ def of_stopping() -> Iterator[Question]:
         partial(ask.new, torch.tensor([[C, A], [A, B], [B, C]]), 4),
     )
     yield Question("EOS in the prompt", followed, partial(ask.new, torch.tensor([[EOS, B]]), 4))
-    yield Question("a row that ends first", ending, partial(ask.greedy, IDS, 5))
+    yield Question("rows that end by chance", ending, **_greedy(ROWS[:, :3], 5))
 
 
 def _die(folder: Path) -> Path:
@@ -98,16 +136,15 @@ DIE = Question("a die's logits", _die, partial(asking.logits, torch.tensor([[5],
 
 
 def of_sampling() -> Iterator[Question]:
-    for options in (
-        {"temperature": 0.5, "top_k": 40},
-        {"temperature": 2.0, "top_k": 2},
-        {"temperature": 5.0, "top_k": 4},  # the third and the fourth face are tied
-        {"temperature": 1.0, "top_k": None},
-    ):
+    for options in DRAWN:
         dice_with = partial(ask.drawn, **options)
         yield Question(f"dice with {options}", _die, dice_with, slow=True)
+    drawn = partial(ask.drawn, rows=32, temperature=1.0)
+    yield Question("a die with rare faces", partial(script, dice(RARE), DICE), drawn, slow=True)
+    largest = partial(ask.own_largest, torch.arange(0, 50000, 400)[:, None])
+    yield Question("its own largest logits", plain, **_and_by_top_k(largest), slow=True)
     short = partial(ask.greedy, torch.tensor([[5], [5]]), 4, greedy_by_top_k=False)
-    for options in ({"temperature": 0.0}, {"temperature": 0.0, "top_k": 3}):
+    for options in COLD:
         yield Question(f"dice with {options}", _die, partial(short, **options), about=TEMPERATURE)
     coldest = partial(ask.new, torch.tensor([[5], [5]]), 2, temperature=1e-6)
     yield Question("dice with temperature=1e-6", _die, coldest)
@@ -140,6 +177,8 @@ def of_sampling() -> Iterator[Question]:
         partial(script, dice({17: 3.0, 300: 2.9, EOS: 1.0}), DICE),
         partial(ask.greedy, torch.tensor([ONCE, OFTEN]), 1),
     )
+    many = _and_by_top_k(partial(ask.all_tokens, 200))
+    yield Question("two hundred tokens", unending, **many, slow=True)
     yield Question("an even die", even_die, ask.spread, slow=True)
     yield Question("an even die after top_k=1", even_die, ask.all_alike_after_top_k)
     yield Question("seeds", even_die, ask.seeds, slow=True)

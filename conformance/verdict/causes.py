@@ -16,8 +16,8 @@ from .. import defects
 from ..defects import DEFECTS
 from ..defects.catalogue import Mistake, with_number
 from ..defects.constants import Measured
-from ..defects.curve import ReadCurve
 from ..defects.numbered import NUMBERED
+from ..defects.read import Read
 from ..defects.steps import PLACES
 from ..diagnosis.diagnose import Diagnosis
 from .findings import Finding, Result
@@ -76,9 +76,9 @@ def _of_diagnosis(failed: Mapping[str, Result], diagnosis: Diagnosis) -> Iterato
 
 def _explains(mistake: Mistake, same: set[str], name: str, result: Result) -> bool:
     named = result.mistakes(own=True) | result.mistakes(own=False)
-    alone = _known(mistake.like if isinstance(mistake, ReadCurve) else mistake.id)
+    alone = _known(mistake.like if isinstance(mistake, Read) else mistake.id)
     if name.startswith("parity."):  # whole logits, which a mistake in any of them changes
-        return isinstance(mistake, (Measured, ReadCurve)) or any(
+        return isinstance(mistake, (Measured, Read)) or any(
             each.startswith("parity.") for each in alone
         )
     return bool(same & named) or name in alone

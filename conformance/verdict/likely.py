@@ -1,8 +1,8 @@
 """Finds likely causes of failures that nothing else explains.
 
-The diagnosis has no question for some mistakes of sampling, of long texts and of what stays between
-calls, as each would take seconds. If it leaves nothing else open, one of these is likely: one whose
-own requirement fails, and that is known to fail most of what failed and least of what passed.
+The diagnosis has no question for some mistakes, as each would take seconds: one is about one
+token of all. If it leaves nothing else open, one of these is likely: one whose own requirement
+fails, and that is known to fail most of what failed and least of what passed.
 """
 
 from __future__ import annotations

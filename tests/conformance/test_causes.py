@@ -155,25 +155,25 @@ def test_mistakes_with_a_number_are_entries_with_that_number() -> None:
 
 def test_a_defect_that_the_diagnosis_does_not_see_is_likely() -> None:
     """It fails the same requirements, and its own is among them."""
-    tail = failures()["top-p-of-99-percent-unasked"]
-    assert "sampling.rare-tokens" in tail
+    alone = failures()["token-biased"]
+    assert "eos.no-other" in alone
     judgement = judgement_of(
         ERF,
         activation_curve=failure("gelu-erf", own=True),
-        **{name.replace(".", "_").replace("-", "_"): failure() for name in tail},
+        **{name.replace(".", "_").replace("-", "_"): failure() for name in alone},
     )
     judgement.likely = likely_causes(judgement)
     _, likely = judgement.causes
     assert likely.likely
-    assert "top-p-of-99-percent-unasked" in {likely.id, *likely.alternatives}
-    assert set(likely.explains) == set(tail)
+    assert "token-biased" in {likely.id, *likely.alternatives}
+    assert set(likely.explains) == set(alone)
     assert not judgement.unexplained
     assert ". 2 causes, 1 of them likely, nothing unexplained. " in judgement.sentence
-    assert any(line.strip().startswith("likely: top-p-of-") for line in verdict_lines(judgement))
+    assert any(line.strip().startswith("likely: token-biased") for line in verdict_lines(judgement))
 
 
 def test_nothing_is_likely_where_the_diagnosis_left_something_open() -> None:
-    judgement = judgement_of(sampling_rare_tokens=failure())
+    judgement = judgement_of(eos_no_other=failure())
     assert likely_causes(judgement)
     judgement.diagnosis = Diagnosis((), left=("a plain file",))
     assert not likely_causes(judgement)

@@ -20,7 +20,8 @@ from conformance.diagnosis.comparison import Comparison, defective, loading
 from conformance.diagnosis.departure import first_departure
 from conformance.diagnosis.diagnose import diagnosed
 from conformance.diagnosis.known_to_show import FILE, shows, write_shows
-from conformance.studies.diagnosis import questions_that_show
+from conformance.diagnosis.questions import LONG_PIECES, questions
+from conformance.studies.diagnosis import in_order, questions_that_show
 
 # One of each family. All of them, and pairs by chance: python -m conformance.studies.diagnosis
 SINGLE = (
@@ -38,6 +39,7 @@ TOGETHER = (
     ("attention-scale=0.2", "gelu-erf", "head-of-its-own"),
     ("no-scale", "relu", "partial-load-accepted", "cache-aliased-branches", "eos-kept"),
 )
+PARTS_ALONE = {"attention alone", "MLP alone"}
 HARMLESS = (
     "head-of-its-own", "centred-unembed",
     "topk-exactly-k", "context-end-refused", "config-scale-followed", "config-activation-followed",
@@ -89,6 +91,49 @@ def test_the_questions_are_those_that_are_known(comparison: Comparison, tmp_path
     names = [question.name for question in comparison.questions]
     write_shows(tmp_path / "shows.json", names, shows())
     assert (tmp_path / "shows.json").read_text(encoding="utf-8") == FILE.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("names", "question"),
+    [
+        # Temperature 0 fails, a batch fails, or each cached step does.
+        (("right-pad-last-column", "temperature-zero-crash"), "a ragged batch"),
+        (("slide-past-block-size", "eos-item-on-batch"), "a prompt past the context"),
+        (("dropout-in-generate", "empty-cache-nan"), "a token with dropout"),
+        # The temperature, the head, the layers or the size of the tokens are others.
+        (("top-p-unasked", "temperature-multiplied"), "a die with rare faces"),
+        (("argmax-in-bfloat16", "lm-head-stale-copy"), "its own largest logits"),
+        (("last-row-moved-alone", "last-layer-shared"), "rows that end by chance"),
+        (("left-pad-positions", "embedding-scaled"), "a ragged batch"),
+        # Both are about long texts.
+        (("block-of-512-lost", "cache-of-512"), "steps up to 512 keys"),
+        (("cache-of-512", "block-of-512-lost"), "steps after 512 keys"),
+    ],
+)
+def test_a_mistake_shows_beside_another(
+    comparison: Comparison, names: tuple[str, str], question: str
+) -> None:
+    first, second = (DEFECTS[name] for name in names)
+    (asked,) = (each for each in comparison.questions if each.name == question)
+    assert not comparison.alike(comparison.of(first, second), comparison.of(second), asked)
+
+
+def test_two_that_always_show_together_are_named(tmp_path: Path) -> None:
+    names = ("block-of-128-lost", "empty-block-seen")
+    asked = [each for each in questions() if each.name in {*LONG_PIECES, *PARTS_ALONE}]
+    comparison = Comparison(tmp_path, torch.float32, asked)
+    diagnosis = diagnosed(comparison, comparison.answers(defective(*names)))
+    assert diagnosis
+    assert not diagnosis.left
+    assert {grant.id for grant in diagnosis.granted} == set(names)
+
+
+def test_no_step_of_a_drawn_combination_takes_the_place_of_another() -> None:
+    assert in_order(["threshold-no-keepdim", "top-k-of-50-unasked"]) == (
+        "top-k-of-50-unasked",
+        "threshold-no-keepdim",
+    )
+    assert in_order(["gelu-erf", "n-head-wrong"]) == ("gelu-erf", "n-head-wrong")
 
 
 @pytest.mark.parametrize("name", HARMLESS)

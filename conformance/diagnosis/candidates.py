@@ -1,0 +1,184 @@
+"""What may explain the answer of a wrong GPT-2: the mistakes that a search proposes.
+
+They are variants; defects, the likely ones first; constants; two defects at once; a step that
+nobody knows.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+
+import torch
+
+from ..defects import DEFECTS, VARIANTS
+from ..defects.catalogue import Entry, Mistake
+from ..defects.constants import CONSTANTS, Constant, Measured
+from ..defects.steps import can_change, changes_alone
+from .comparison import Answers, Comparison, relative_difference
+from .question import BLOCKS, WITH_ATTENTION, WITH_MLP, Question
+from .solving import Subject
+from .unknown_steps import read_step
+
+Grants = tuple[Mistake, ...]
+Search = Callable[[Grants, Question], Iterator[Grants]]  # what explains the answer to a question
+MOST_KNOWN = 8  # of which pairs are tried where an answer takes long
+# Asked before other questions about tokens.
+QUICK = frozenset({"pieces of (2, 1, 3)", "rows that end", "dice with top_k=1", "greedy"})
+
+
+class Candidates:
+    """The searches for a mistake of one implementation, the subject.
+
+    Each takes what is granted and a question that is answered otherwise.
+    """
+
+    def __init__(self, comparison: Comparison, subject: Answers) -> None:
+        self.comparison, self.subject = comparison, subject
+
+    def wrong(self, granted: Grants) -> list[Question]:
+        """Return the questions that the implementation answers otherwise, those of few parts first.
+
+        A GPT-2 that has what was `granted` is compared.
+        """
+        return [each for each in self.comparison.questions if not self.like(granted, each)]
+
+    def like(self, granted: Grants, question: Question) -> bool:
+        try:
+            return self.comparison.alike(self.subject, self.comparison.of(*granted), question)
+        except TypeError:  # no class can have all of these
+            return False
+
+    def variants(self, granted: Grants, question: Question) -> Iterator[Grants]:
+        """Yield variants of which every effect is seen."""
+        for (entry,) in self.entries(VARIANTS.values(), granted, question):
+            if all(
+                self.like((entry, *granted), each) or not self.shows(entry, granted, each)
+                for each in self.wrong(granted)
+            ):
+                yield (entry,)
+
+    def known(self, granted: Grants, question: Question) -> Iterator[Grants]:
+        return self.entries(self.known_to_show(granted, question), granted, question)
+
+    def known_to_show(self, granted: Grants, question: Question) -> list[Entry]:
+        """Return defects that are known to show in this question, and in none answered rightly."""
+        right = {
+            each.name
+            for each in self.comparison.questions
+            if self.subject[each] is not None and self.like(granted, each)
+        }
+        return [
+            DEFECTS[name]
+            for name, shown in self.comparison.known_to_show().items()
+            if question.name in shown and not shown & right
+        ]
+
+    def defects(self, granted: Grants, question: Question) -> Iterator[Grants]:
+        return self.entries(DEFECTS.values(), granted, question)
+
+    def entries(
+        self, entries: Iterable[Entry], granted: Grants, question: Question
+    ) -> Iterator[Grants]:
+        first = self.first_asked(granted, question)
+        for entry in entries:
+            if (
+                can_change(entry.steps, question.kind)
+                and changes_alone(entry.steps, question.kind)
+                and entry not in granted
+                and all(self.like((entry, *granted), each) for each in first)
+            ):
+                yield (entry,)
+
+    def first_asked(self, granted: Grants, question: Question) -> list[Question]:
+        """Return a question after quicker ones, which most entries break."""
+        if question.parts < BLOCKS:
+            return [question]
+        quick = {each.parts: each for each in reversed(self.comparison.questions)}
+        asked = [quick[WITH_ATTENTION], quick[WITH_MLP]]
+        if question.kind == "tokens":
+            asked += [each for each in self.comparison.questions if each.name in QUICK]
+        return [*(each for each in asked if self.like(granted, each)), question]
+
+    def constants(self, granted: Grants, question: Question) -> Iterator[Grants]:
+        if not question.parts < BLOCKS:
+            return
+        for constant in CONSTANTS.values():
+            if self.shows(Measured(constant, 2 * constant.value), granted, question):
+                measured = self.measured(constant, granted, question)
+                # A value is read if one that is a hundredth larger would show.
+                larger = Measured(constant, 1.01 * measured.value)
+                if self.like((measured, *granted), question) and not self.like(
+                    (larger, *granted), question
+                ):
+                    yield (measured,)
+
+    def shows(self, added: Mistake, granted: Grants, question: Question) -> bool:
+        """Return whether the answer depends on a mistake at all."""
+        try:
+            other = self.comparison.of(added, *granted)
+        except TypeError:  # no class can have all of these
+            return False
+        return not self.comparison.alike(self.comparison.of(*granted), other, question)
+
+    def measured(self, constant: Constant, granted: Grants, question: Question) -> Measured:
+        """Return the constant with the value that explains the answer best.
+
+        Its last digits are read in float64, which not every implementation computes in.
+        """
+        exact = replace(question, name=f"{question.name} in float64", dtype=torch.float64)
+        value = constant.search(self.distance(constant, granted, question))
+        if self.subject[exact] is None:
+            return Measured(constant, value)
+        return Measured(constant, constant.refine(value, self.distance(constant, granted, exact)))
+
+    def distance(
+        self, constant: Constant, granted: Grants, question: Question
+    ) -> Callable[[float], float]:
+        """Return by how much an answer differs, as a function of the constant's value."""
+        found = self.subject[question]
+
+        def difference(value: float) -> float:
+            answers = self.comparison.new(Measured(constant, value), *granted)
+            return relative_difference(found, answers[question])
+
+        return difference
+
+    def pairs(self, granted: Grants, question: Question) -> Iterator[Grants]:
+        """Yield two that explain the answer together. Each shows in it, and breaks no right one."""
+        if question.parts < BLOCKS or question.kind == "text":
+            showing = self.showing(granted, question)
+        else:
+            showing = self.known_to_show(granted, question)
+            if len(showing) > MOST_KNOWN:
+                return
+        for first, second in itertools.combinations(showing, 2):
+            if self.like((first, second, *granted), question):
+                yield first, second
+            # The first has a step that both override.
+            elif first.steps & second.steps and self.like((second, first, *granted), question):
+                yield second, first
+
+    def showing(self, granted: Grants, question: Question) -> list[Entry]:
+        """Return defects that show in this question, and break no quick one answered rightly."""
+        quick = [
+            each
+            for each in self.comparison.questions
+            if each.kind == question.kind and (each.parts < BLOCKS or each.kind == "text")
+        ]
+        right = [each for each in quick if self.like(granted, each)]
+        return [
+            entry
+            for entry in DEFECTS.values()
+            if entry not in granted
+            and self.shows(entry, granted, question)
+            and all(self.like((entry, *granted), each) for each in right)
+        ]
+
+    def unknown(self, granted: Grants, question: Question) -> Iterator[Grants]:
+        """Yield a step that nobody knows as it is read, if it explains the answer."""
+        subject = Subject(self.subject.load, granted, self.comparison.new_folder)
+        read = read_step(subject, question)
+        if read is not None and self.like((read, *granted), question):
+            yield (read,)

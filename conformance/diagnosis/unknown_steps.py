@@ -1,0 +1,26 @@
+"""Reads a step that nobody knows, so that it can be granted as it is."""
+
+from __future__ import annotations
+
+from ..defects.catalogue import Mistake
+from .attention_reading import read_attention
+from .curve_reading import read_curve
+from .position_reading import read_positions
+from .question import EMBEDDINGS, WITH_ATTENTION, WITH_MLP, Question
+from .solving import Subject
+
+# The steps that must be right, or else there is another mistake in what is read.
+_ALONE = {
+    EMBEDDINGS: frozenset({"positions", "embed_positions"}),
+    WITH_ATTENTION: frozenset({"attention_weights", "mask"}),
+    WITH_MLP: frozenset({"activation"}),
+}
+_READ = {EMBEDDINGS: read_positions, WITH_ATTENTION: read_attention, WITH_MLP: read_curve}
+
+
+def read_step(subject: Subject, question: Question) -> Mistake | None:
+    """Return the step that the question is about as it was read, or None if it can't be."""
+    steps = _ALONE.get(question.parts)
+    if steps is None or any(steps & each.steps for each in subject.granted):
+        return None
+    return _READ[question.parts](subject)
