@@ -57,6 +57,8 @@ def pytest_cmdline_main(config: pytest.Config) -> int | None:
         option.numprocesses, option.dist = os.cpu_count(), "loadgroup"
     elif processes and option.dist == "no":
         option.dist = "loadfile"  # the tests of a file share what takes long to make
+    if processes and option.maxworkerrestart is None:
+        option.maxworkerrestart = "0"  # pytest-xdist hangs after it has replaced a process
     if option.write_adapter or option.new_adapter:
         return _write_adapters(option)
     if not option.list_requirements:

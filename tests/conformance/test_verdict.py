@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import re
 import shlex
+import subprocess
+import sys
+from importlib.util import find_spec
 
 import pytest
 
@@ -110,6 +113,19 @@ def test_an_exception_is_the_adapters_error_and_no_wrong_answer() -> None:
     assert run.returncode == 1
     assert re.search(r"^eos +8 errored$", verdict, re.M)
     assert "found: RuntimeError: out of luck" in verdict
+    assert f"{adapter}: NOT judged in full." in verdict
+
+
+@pytest.mark.skipif(not find_spec("xdist"), reason="pytest-xdist is not installed")
+def test_a_process_that_ends_is_no_clean_verdict() -> None:
+    """pytest-xdist would start another one, and wait for it for ever."""
+    adapter = f"{ADAPTERS}:ends_in_a_call"
+    words = ["conformance/test_probes.py", "-k", "test_constant", "-n", "2"]
+    command = [sys.executable, "-m", "pytest", *words, "--implementation", adapter]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    verdict = section(run.stdout, adapter)
+    assert run.returncode == 1
+    assert re.search(r"test_probes\.py::\S+: the process ended in this test$", verdict, re.M)
     assert f"{adapter}: NOT judged in full." in verdict
 
 

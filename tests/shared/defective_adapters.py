@@ -5,6 +5,8 @@ Adapters of wrong GPT-2s are in the catalogue: `conformance.defects:gelu-erf`.
 
 from __future__ import annotations
 
+import itertools
+import os
 from typing import Any
 
 import torch
@@ -38,6 +40,23 @@ def last_logits_only(checkpoint: str, **options: Any) -> LogitsOnly:
     right = LogitsOnly(load_reference(checkpoint, **options))
     all_logits = right.logits
     right.logits = lambda token_ids: all_logits(token_ids)[:, -1:]
+    return right
+
+
+_calls = itertools.count(1)
+
+
+def ends_in_a_call(checkpoint: str, **options: Any) -> LogitsOnly:
+    """Load a GPT-2 whose process ends in its third call, as after a fault in C."""
+    right = LogitsOnly(load_reference(checkpoint, **options))
+    all_logits = right.logits
+
+    def logits(token_ids: torch.Tensor) -> torch.Tensor:
+        if next(_calls) == 3:
+            os._exit(139)
+        return all_logits(token_ids)
+
+    right.logits = logits
     return right
 
 
