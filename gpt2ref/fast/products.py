@@ -31,9 +31,11 @@ Product = Callable[[Tensor, Tensor, "Tensor | None"], Tensor]  # x, weight [out,
 
 SMALL = 2**16  # numbers of a matrix, below which no choice matters
 CONVERTED = 2**22  # numbers of a weight that are converted at once: fewer than a layer of 124M has
-# Numbers of a weight that are multiplied to time a way, fewer for many rows. In float32 the ways
-# differ by less, and only where no cache has the weight.
-TIMED = {torch.float32: 2**23, torch.bfloat16: 2**20, torch.float16: 2**20}
+TIMED = 2**23  # numbers of a weight, which no cache has, that are multiplied to time a way
+FEW = 8  # rows
+LACKING = (
+    4  # a product in half precision takes so many times as long where instructions are lacking
+)
 MOST_ROWS = 64  # from here on, the ways take times that grow alike
 GAIN = 0.8  # another way is taken if it takes less than this part of the time of torch's own
 HOPELESS = (
@@ -156,15 +158,40 @@ def choice(n_rows: int, weight: Tensor) -> Choice:
 def _choose(case: Case, weight: Tensor) -> Choice:
     with _lock, torch.inference_mode():
         if case not in _choices:  # another thread may have been first
-            part = TIMED[case.dtype] // -(-case.rows // 8) // case.n_in
-            weight = weight.detach()[: max(64, part)]
-            x = torch.linspace(-1, 1, case.rows * case.n_in, dtype=torch.float32, device="cpu")
-            x = x.view(case.rows, case.n_in).to(case.dtype)
-            seconds = _time(possible(case.dtype, case.order, case.rows), x, weight)
-            fastest = min(seconds, key=lambda way: seconds[way])
-            gains = seconds[fastest] < GAIN * seconds["torch"] and agrees(fastest, -x, weight)
-            _choices[case] = Choice(fastest if gains else "torch", seconds)
+            timed = case.dtype == torch.float32
+            _choices[case] = _fastest(case, weight.detach()) if timed else _in_half(case)
     return _choices[case]
+
+
+def _in_half(case: Case) -> Choice:
+    """Choose for half precision, whose rounding decides about tokens: noise must not choose.
+
+    Without instructions for its numbers, float32 is the faster way, except that few rows by a
+    weight [out, in] take no more than to read it.
+    """
+    seconds = half_seconds(case.dtype)
+    slow = seconds["torch"] > LACKING * seconds["float32"]
+    few = case.rows <= FEW and case.order == "out_in"
+    return Choice("float32" if slow and not few else "torch", seconds)
+
+
+@cache
+def half_seconds(dtype: torch.dtype) -> Mapping[str, float]:
+    """Time a product that takes 50 times as long as in float32 where instructions are lacking."""
+    weight = torch.ones(512, 512, dtype=dtype, device="cpu").t()
+    return _time(
+        ("torch", "float32"), torch.ones(MOST_ROWS, 512, dtype=dtype, device="cpu"), weight
+    )
+
+
+def _fastest(case: Case, weight: Tensor) -> Choice:
+    weight = weight[: max(64, TIMED // -(-case.rows // 8) // case.n_in)]
+    x = torch.linspace(-1, 1, case.rows * case.n_in, dtype=torch.float32, device="cpu")
+    x = x.view(case.rows, case.n_in)
+    seconds = _time(possible(case.dtype, case.order, case.rows), x, weight)
+    fastest = min(seconds, key=lambda way: seconds[way])
+    gains = seconds[fastest] < GAIN * seconds["torch"] and agrees(fastest, -x, weight)
+    return Choice(fastest if gains else "torch", seconds)
 
 
 def _time(ways: Sequence[str], x: Tensor, weight: Tensor) -> dict[str, float]:
@@ -196,15 +223,16 @@ def agrees(way: str, x: Tensor, weight: Tensor) -> bool:
 def arrange(model: GPT2) -> None:
     """Store the matrices of the blocks [out, in] if products are faster so on this machine.
 
-    Checkpoints store them [in, out], and a loaded model has views of them. Both orders are timed,
-    once for each dtype and width. Where [out, in] is faster, each matrix is copied, one after the
-    other. Expects a model on the CPU whose weights nobody else uses.
+    Checkpoints store them [in, out], and a loaded model has views of them. In float32 both orders
+    are timed, once for each width. In half precision [out, in] is the faster one everywhere. Each
+    matrix is copied, one after the other. Expects a model on the CPU whose weights nobody else
+    uses.
     """
     blocks = cast("list[Block]", list(model.transformer.h))
     widest = blocks[0].mlp.c_fc.weight
     if widest.numel() < SMALL or widest.dtype == torch.float64 or order_of(widest) == "out_in":
         return
-    if _cost(widest.contiguous()) > ORDER_GAIN * _cost(widest):
+    if widest.dtype == torch.float32 and _cost(widest.contiguous()) > ORDER_GAIN * _cost(widest):
         return
     for block in blocks:
         for layer in (block.attn.c_attn, block.attn.c_proj, block.mlp.c_fc, block.mlp.c_proj):
