@@ -192,8 +192,8 @@ def test_the_expectations_have_each_shape_once() -> None:
         new_tokens="32",
         implementation=["gpt2ref"],
     )
-    head, columns, wide, narrow = expectations(asked, Bandwidth(25e9, "sum"), 400_000_000)
-    assert head == "read bandwidth of cpu: 25.0 GB/s (sum); 400.0 MB of memory free"
+    head, columns, wide, narrow = expectations(asked, Bandwidth(25e9, "sum"), 600_000_000)
+    assert head == "read bandwidth of cpu: 25.0 GB/s (sum); 600.0 MB of memory free"
     shown = [
         "gpt2",
         "float32",
@@ -206,13 +206,13 @@ def test_the_expectations_have_each_shape_once() -> None:
         "498.2",
         "MB",
         "50.2",
-        "502.5",
-        "MB",
+        "1.00",
+        "GB",
         "no:",
         "skipped",
     ]
     assert wide.split() == shown
-    assert narrow.split()[-6:] == ["249.1", "MB", "100.4", "251.2", "MB", "yes"]
+    assert narrow.split()[-6:] == ["249.1", "MB", "100.4", "500.1", "MB", "yes"]
     assert columns.split()[0] == "size"
     assert expectations(asked, Bandwidth(25e9, "sum"), None)[-1].endswith("unknown")
 
