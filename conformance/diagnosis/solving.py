@@ -7,6 +7,7 @@ the numbers that have the implementation's.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,20 +76,27 @@ def solved(
     """Return the numbers [point, unknown] with which the logits [point, observed] are found.
 
     `logits_of`: takes numbers [row, point, unknown], and returns logits [row, point, observed].
-    They must be nearly linear, as the slopes are those at zero. `alike`: whether all points have
-    the same. What has no effect stays 0. Returns None if there are no such numbers.
+    `alike`: whether all points have the same slopes, those at zero. Otherwise the slopes are taken
+    anew where steps along them do not shrink. What has no effect stays 0. Returns None if there are
+    no such numbers.
     """
+    moves = torch.cat([torch.zeros(1, unknown), STEP * torch.eye(unknown)]).double()[:, None]
+
+    def inverse_slopes(numbers: Tensor) -> Tensor | None:
+        here, *moved = logits_of(numbers[: 1 if alike else None] + moves)
+        slopes = torch.stack([(logits - here) / STEP for logits in moved], dim=-1)
+        return torch.linalg.pinv(slopes, rtol=1e-4) if slopes.isfinite().all() else None
+
     numbers = torch.zeros(len(found), unknown, dtype=torch.float64)
-    moves = torch.cat([torch.zeros(1, unknown), STEP * torch.eye(unknown)]).double()
-    moves = moves[:, None].expand(-1, 1 if alike else len(found), -1)
-    zero, *moved = logits_of(moves)
-    slopes = torch.stack([(logits - zero) / STEP for logits in moved], dim=-1)
-    if not slopes.isfinite().all():
-        return None
-    inverse = torch.linalg.pinv(slopes, rtol=1e-4)
+    inverse, before = inverse_slopes(numbers), math.inf
     for _ in range(ITERATIONS):
+        if inverse is None:
+            return None
         change = (inverse @ (found - logits_of(numbers[None])[0])[..., None])[..., 0]
-        numbers = numbers + change
-        if change.abs().max() < PRECISE:
+        numbers, size = numbers + change, float(change.abs().max())
+        if size < PRECISE:
             return numbers
+        if size > before / 4 and not alike:
+            inverse = inverse_slopes(numbers)
+        before = size
     return None
