@@ -48,10 +48,9 @@ def load_checkpoint(
 
     On the CPU, in the file's own dtype (the default), the weights are the memory-mapped file: no
     copy is made and a page is read when it is first used, so the file must not change while the
-    model lives. The matrices of the blocks are copied where this machine multiplies faster with
-    another order of their numbers (`fast.products.arrange`), as most do in half precision. On
-    another device the weights are contiguous copies. Nothing looks for NaN and infinity among them:
-    the sampler refuses their logits.
+    model lives. In half precision the matrices of the blocks are copied into an order that is
+    multiplied faster (`fast.products.arrange`). On another device the weights are contiguous
+    copies. Nothing looks for NaN and infinity among them: the sampler refuses their logits.
 
     Raises FileNotFoundError if there is no such checkpoint, CheckpointError, with the file's name,
     if it is not a GPT-2's, and ValueError for a device or dtype that cannot be used.

@@ -29,6 +29,7 @@ from ..model import GPT2, Block
 
 Product = Callable[[Tensor, Tensor, "Tensor | None"], Tensor]  # x, weight [out, in], bias [out]
 
+HALF = (torch.bfloat16, torch.float16)
 SMALL = 2**16  # numbers of a matrix, below which no choice matters
 CONVERTED = 2**22  # numbers of a weight that are converted at once: fewer than a layer of 124M has
 TIMED = 2**23  # numbers of a weight, which no cache has, that are multiplied to time a way
@@ -41,7 +42,6 @@ GAIN = 0.8  # another way is taken if it takes less than this part of the time o
 HOPELESS = (
     8  # a way that takes so many times as long at first, libraries loaded, gets no other turn
 )
-ORDER_GAIN = 0.9  # and another order if products take less than this part of the time
 
 
 def in_float32(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -136,7 +136,7 @@ def _is_plain(x: Tensor, weight: Tensor) -> bool:
 @cache
 def possible(dtype: torch.dtype, order: str, n_rows: int) -> tuple[str, ...]:
     """Return the names of the ways for such a weight and so many rows, torch's own first."""
-    if dtype in (torch.bfloat16, torch.float16):
+    if dtype in HALF:
         return "torch", "float32"
     has_onednn = torch.backends.mkldnn.is_available() and hasattr(
         torch.ops.mkldnn, "_linear_pointwise"
@@ -221,18 +221,15 @@ def agrees(way: str, x: Tensor, weight: Tensor) -> bool:
 
 
 def arrange(model: GPT2) -> None:
-    """Store the matrices of the blocks [out, in] if products are faster so on this machine.
+    """Store the matrices of the blocks [out, in] in half precision, where that is the faster order.
 
-    Checkpoints store them [in, out], and a loaded model has views of them. In float32 both orders
-    are timed, once for each width. In half precision [out, in] is the faster one everywhere. Each
-    matrix is copied, one after the other. Expects a model on the CPU whose weights nobody else
-    uses.
+    Checkpoints store them [in, out], and a loaded model has views of them. Each matrix is copied,
+    one after the other. In float32 the orders differ by less than a copy is worth, and the weights
+    stay the memory-mapped file. Expects a model on the CPU whose weights nobody else uses.
     """
     blocks = cast("list[Block]", list(model.transformer.h))
     widest = blocks[0].mlp.c_fc.weight
-    if widest.numel() < SMALL or widest.dtype == torch.float64 or order_of(widest) == "out_in":
-        return
-    if widest.dtype == torch.float32 and _cost(widest.contiguous()) > ORDER_GAIN * _cost(widest):
+    if widest.numel() < SMALL or widest.dtype not in HALF or order_of(widest) == "out_in":
         return
     for block in blocks:
         for layer in (block.attn.c_attn, block.attn.c_proj, block.mlp.c_fc, block.mlp.c_proj):
@@ -241,9 +238,3 @@ def arrange(model: GPT2) -> None:
 
 def order_of(weight: Tensor) -> str:
     return "in_out" if weight.stride(0) == 1 else "out_in"
-
-
-def _cost(weight: Tensor) -> float:
-    """Return the geometric mean of the seconds for one row, for a few rows and for a prompt."""
-    chosen = [choice(rows, weight) for rows in (1, 8, MOST_ROWS)]
-    return math.prod(each.seconds[each.way] for each in chosen) ** (1 / len(chosen))
