@@ -34,7 +34,7 @@ class ReadPositions(Read):
 
     @cached_property
     def added(self) -> dict[int, Tensor]:
-        """What is added for each width, float64 [position, width]."""
+        """The vectors that are added for each width, float64 [position, width]."""
         return self._tensors("added")
 
     def _tensors(self, name: str) -> dict[int, Tensor]:

@@ -1,4 +1,4 @@
-"""What may explain the answer of a wrong GPT-2: the mistakes that a search proposes.
+"""Proposes mistakes that may explain the answer of a wrong GPT-2.
 
 They are variants; defects, the likely ones first; constants; two defects at once; a step that
 nobody knows.

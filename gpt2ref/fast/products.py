@@ -65,7 +65,7 @@ WAYS: dict[str, Product] = {"torch": F.linear, "onednn": by_onednn, "float32": i
 
 @dataclass(frozen=True)
 class Case:
-    """What a choice depends on. `rows` is rounded up to a power of two, and at most 64."""
+    """A kind of product. `rows` is rounded up to a power of two, and at most 64."""
 
     dtype: torch.dtype
     n_in: int
