@@ -1,10 +1,10 @@
 """Products with weights on the CPU, each in the way that is fastest on the machine at hand.
 
-Which library multiplies faster depends on the processor, the dtype, the number of rows and the
-order in which a weight is stored. Without instructions for its numbers, a product in half precision
-takes up to a hundred times as long as one in float32. So the ways are timed, on a part of the first
-weight that they are needed for, and the choice is kept for the process. That takes a few
-milliseconds for each shape of a weight. The ways differ in rounding alone.
+Which library multiplies float32 faster depends on the processor, the shape, the number of rows and
+the order in which a weight is stored. So the ways are timed on the first weight that they are
+needed for, and the choice is kept for the process. Without instructions for its numbers, a product
+in half precision takes up to a hundred times as long as one in float32, and is computed in float32
+then. The ways differ in rounding alone.
 
 `choices` returns what was chosen and why. `use` overrides it.
 """
