@@ -57,11 +57,11 @@ def read_bandwidth(buffer: Tensor) -> float:
     return buffer.nbytes / (time.perf_counter() - start) / 1e9
 
 
-def rates(name: str, dtype: torch.dtype, order: str, n_rows: int, matrices: list[Tensor]) -> str:
+def rates(name: str, dtype: torch.dtype, n_rows: int, matrices: list[Tensor]) -> str:
     """Return the GB/s of each way, the chosen one with a star."""
     fan_in, fan_out = MATRICES[name]
     x, bias = torch.randn(n_rows, fan_in).to(dtype), torch.randn(fan_out).to(dtype)
-    ways = possible(dtype, order, n_rows)
+    ways = possible(dtype)
     rounds = [
         [gigabytes_per_second(WAYS[way], x, bias, matrices) for way in ways] for _ in range(6)
     ]
@@ -86,7 +86,7 @@ def main() -> None:
         for order in ("out_in",) if name == "head" else ("in_out", "out_in"):
             matrices = weights(name, dtype, order)
             for n_rows in (1, 8, 64):
-                found = rates(name, dtype, order, n_rows, matrices)
+                found = rates(name, dtype, n_rows, matrices)
                 print(f"{name:12} {order:6} {n_rows:3} rows, GB/s: {found}", flush=True)
 
 

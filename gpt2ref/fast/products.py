@@ -32,16 +32,12 @@ Product = Callable[[Tensor, Tensor, "Tensor | None"], Tensor]  # x, weight [out,
 HALF = (torch.bfloat16, torch.float16)
 SMALL = 2**16  # numbers of a matrix, below which no choice matters
 CONVERTED = 2**22  # numbers of a weight that are converted at once: fewer than a layer of 124M has
-TIMED = 2**23  # numbers of a weight, which no cache has, that are multiplied to time a way
+TIMED = 2**23  # numbers that few rows are multiplied by to time a way: most caches have fewer
 FEW = 8  # rows
-LACKING = (
-    4  # a product in half precision takes so many times as long where instructions are lacking
-)
+LACKING = 4  # where instructions are lacking, half precision takes more than so many times as long
 MOST_ROWS = 64  # from here on, the ways take times that grow alike
-GAIN = 0.8  # another way is taken if it takes less than this part of the time of torch's own
-HOPELESS = (
-    8  # a way that takes so many times as long at first, libraries loaded, gets no other turn
-)
+GAIN = 0.9  # another way is taken if it takes less than this part of the time of torch's own
+HOPELESS = 8  # a way that takes so many times as long in its first turn gets no other
 
 
 def in_float32(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -110,7 +106,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     if weight.numel() < SMALL or not _is_plain(x, weight):
         return F.linear(x, weight, bias)
     n_rows = x.numel() // x.size(-1)
-    ways = possible(weight.dtype, order_of(weight), n_rows)
+    ways = possible(weight.dtype)
     way = "torch"
     if len(ways) > 1:
         way = choice(n_rows, weight).way if _used is None else _used
@@ -118,7 +114,10 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 def _is_plain(x: Tensor, weight: Tensor) -> bool:
-    """Return whether these are numbers on the CPU that nobody differentiates, traces or casts."""
+    """Return whether these are numbers on the CPU that nobody differentiates, traces or casts.
+
+    The weight is stored without gaps. With them, oneDNN takes a thousand times as long.
+    """
     return (
         x.is_cpu
         and x.dtype == weight.dtype
@@ -126,6 +125,7 @@ def _is_plain(x: Tensor, weight: Tensor) -> bool:
         and x.dtype != torch.float64
         and type(x) is Tensor
         and type(weight) in (Tensor, nn.Parameter)
+        and weight.stride() in ((weight.size(1), 1), (1, weight.size(0)))
         and not (torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad))
         and not torch.is_autocast_enabled("cpu")
         and not torch.compiler.is_compiling()
@@ -134,16 +134,14 @@ def _is_plain(x: Tensor, weight: Tensor) -> bool:
 
 
 @cache
-def possible(dtype: torch.dtype, order: str, n_rows: int) -> tuple[str, ...]:
-    """Return the names of the ways for such a weight and so many rows, torch's own first."""
+def possible(dtype: torch.dtype) -> tuple[str, ...]:
+    """Return the names of the ways for weights of such numbers, torch's own first."""
     if dtype in HALF:
         return "torch", "float32"
     has_onednn = torch.backends.mkldnn.is_available() and hasattr(
         torch.ops.mkldnn, "_linear_pointwise"
     )
-    # For several rows, oneDNN reorders a weight that is stored [in, out] each time.
-    suits = dtype == torch.float32 and (order == "out_in" or n_rows == 1)
-    return ("torch", "onednn") if suits and has_onednn else ("torch",)
+    return ("torch", "onednn") if dtype == torch.float32 and has_onednn else ("torch",)
 
 
 def choice(n_rows: int, weight: Tensor) -> Choice:
@@ -180,31 +178,47 @@ def half_seconds(dtype: torch.dtype) -> Mapping[str, float]:
     """Time a product that takes 50 times as long as in float32 where instructions are lacking."""
     weight = torch.ones(512, 512, dtype=dtype, device="cpu").t()
     return _time(
-        ("torch", "float32"), torch.ones(MOST_ROWS, 512, dtype=dtype, device="cpu"), weight
+        ("torch", "float32"), torch.ones(MOST_ROWS, 512, dtype=dtype, device="cpu"), [weight]
     )
 
 
 def _fastest(case: Case, weight: Tensor) -> Choice:
-    weight = weight[: max(64, TIMED // -(-case.rows // 8) // case.n_in)]
-    x = torch.linspace(-1, 1, case.rows * case.n_in, dtype=torch.float32, device="cpu")
-    x = x.view(case.rows, case.n_in)
-    seconds = _time(possible(case.dtype, case.order, case.rows), x, weight)
+    weights = _timed_weights(weight, TIMED // -(-case.rows // 8))
+    x = torch.linspace(-1, 1, case.rows * weights[0].size(1), dtype=torch.float32, device="cpu")
+    x = x.view(case.rows, -1)
+    seconds = _time(possible(case.dtype), x, weights)
     fastest = min(seconds, key=lambda way: seconds[way])
-    gains = seconds[fastest] < GAIN * seconds["torch"] and agrees(fastest, -x, weight)
+    gains = seconds[fastest] < GAIN * seconds["torch"] and agrees(fastest, -x, weights[0])
     return Choice(fastest if gains else "torch", seconds)
 
 
-def _time(ways: Sequence[str], x: Tensor, weight: Tensor) -> dict[str, float]:
-    """Return the seconds that each way takes: the shortest of three turns."""
+def _timed_weights(weight: Tensor, n: int) -> list[Tensor]:
+    """Return a part of a weight with `n` numbers, or so many copies, stored as the weight is.
+
+    A model multiplies by other weights in between, so that a cache does not have this one.
+    """
+    stored = weight.t() if order_of(weight) == "in_out" else weight
+    stored = stored[: max(64, n // stored.size(1))]
+    weights = [stored, *(stored.clone() for _ in range(n // stored.numel() - 1))]
+    return [each.t() if order_of(weight) == "in_out" else each for each in weights]
+
+
+def _time(ways: Sequence[str], x: Tensor, weights: Sequence[Tensor]) -> dict[str, float]:
+    """Return the seconds that each way takes: the shorter of two turns, after a first call.
+
+    In its first call a library is loaded, and makes the code for a shape.
+    """
     seconds = dict.fromkeys(ways, math.inf)
     for turn in range(3):
         for way in ways:
-            if turn and seconds[way] > HOPELESS * min(seconds.values()):
+            if turn > 1 and seconds[way] > HOPELESS * min(seconds.values()):
                 continue
-            start = perf_counter()
             with suppress(RuntimeError):  # this build of torch may have no such operator
-                WAYS[way](x, weight, None)
-                seconds[way] = min(seconds[way], perf_counter() - start)
+                start = perf_counter()
+                for weight in weights if turn else weights[:1]:
+                    WAYS[way](x, weight, None)
+                if turn:
+                    seconds[way] = min(seconds[way], perf_counter() - start)
     return seconds
 
 
