@@ -81,7 +81,7 @@ def of_generation() -> Iterator[Question]:
         **_greedy(random_token_ids(SMALLEST, 2, 15), 2),
         about=CONTEXT,
     )
-    yield Question("no prompt", plain, **_greedy(torch.zeros(1, 0, dtype=torch.int64), 3))
+    yield Question("no prompt", plain, **_greedy(torch.zeros(1, 0, dtype=torch.int64), 9))
     yield Question("seventeen rows", plain, **_greedy(ROWS[:, :3], 3))
     in_turn = _and_by_top_k(partial(ask.in_turn, IN_TURN))
     yield Question("a prompt after another", plain, **in_turn)
