@@ -72,9 +72,8 @@ def sample_steps(
 
     Expects checked arguments and no empty prompt. Raises ValueError if logits choose no token.
     """
-    if not prompts:
+    if not (rows := [list(prompt) for prompt in prompts]):
         return
-    rows = [list(prompt) for prompt in prompts]
     running = list(range(len(rows)))  # the rows that go on
     first = secrets.randbits(63) if seed is None else seed
     seeds = [first + r for r in running]
@@ -104,9 +103,7 @@ class DecodeSteps:
     ) -> None:
         self.model = model
         self.generators = [random.Random(seed) for seed in seeds]  # one for each row
-        self.n_steps = n_steps
-        self.temperature = temperature
-        self.top_k = top_k
+        self.n_steps, self.temperature, self.top_k = n_steps, temperature, top_k
         self.vocab_size = vocab_size or model.config.vocab_size
         self.cache: KVCache | None = None
 
@@ -121,7 +118,7 @@ class DecodeSteps:
             capacity = min(n_positions, max(map(len, rows)) + self.n_steps)
             self.cache = self.model.make_cache(len(rows), capacity)
         if max(self.cache.lengths) == 0 or overflows:
-            logits = prefill(self.model, [row[-n_positions:] for row in rows], self.cache)
+            logits = self.prefill([row[-n_positions:] for row in rows], self.cache)
         else:
             # A row that has ended is fed its last token again, in the same place.
             self.cache.lengths = [min(len(row), n_positions) - 1 for row in rows]
@@ -129,6 +126,9 @@ class DecodeSteps:
         # The CPU chooses, since not every device has float64.
         logits, uniform = logits.cpu()[:, : self.vocab_size], draw_uniform(self.generators, 1)
         return self.choose(logits, uniform[:, 0]).tolist()
+
+    def prefill(self, rows: list[list[int]], cache: KVCache) -> Tensor:
+        return prefill(self.model, rows, cache)
 
     def feed(self, token_ids: list[int], cache: KVCache) -> Tensor:
         """Feed each row one more token, [batch]: logits of its next one [batch, vocab]."""

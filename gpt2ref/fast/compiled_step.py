@@ -8,6 +8,7 @@ tests/gpt2ref/test_compiled_step.py and the conformance suite compare it with th
 from __future__ import annotations
 
 import ctypes
+import itertools
 from weakref import WeakSet
 
 import torch
@@ -16,11 +17,12 @@ from torch import Tensor
 from ..config import GPT2Config
 from ..conversion import PREFIX, shapes
 from ..model import GPT2, KVCache
+from . import products
 from .library import DEFINITIONS, library
+from .products import GAIN, MOST_ROWS, Case, Choice
 
-# The rows up to which C is the faster one. torch has matrix instructions for bfloat16 on some CPUs.
-LARGEST_BATCH = {torch.float32: 32, torch.float16: 32, torch.bfloat16: 16}
-
+FEW = 8  # tokens that C feeds at once without being timed: it saves the time between products too
+_OF_BLOCK, _FC = 12, 10  # tensors of a block, and the place of the first c_fc in all weights
 _MATRICES = ("c_attn.weight", "c_proj.weight", "c_fc.weight")  # those of the blocks
 
 _models: WeakSet[GPT2] = WeakSet()  # those that `compile_step` was called for
@@ -34,11 +36,12 @@ def compile_step(model: GPT2) -> None:
 
     Needs a C compiler ($CC, or cc: gcc or clang), which takes seconds for each dtype, once: the
     library is kept in `$XDG_CACHE_HOME/gpt2ref` (by default `~/.cache/gpt2ref`, on a Mac
-    `~/Library/Caches/gpt2ref`) for later processes. C computes the steps of up to 32 rows in
-    float32 and float16, and 16 in bfloat16, if the blocks' matrices are all stored [in, out] or all
-    [out, in]; torch computes all others. C uses the weights alone: it calls no hooks, and ignores
-    autocast. The logits are the same up to rounding; in low precision they are nearer to float32's,
-    as only weights, keys and values are rounded.
+    `~/Library/Caches/gpt2ref`) for later processes. C feeds up to 8 tokens at once, and up to 64
+    where its products are the faster ones: the steps of a batch, and short prompts. The blocks'
+    matrices must all be stored [in, out] or all [out, in]; torch computes all other steps. C uses
+    the weights alone: it calls no hooks, and ignores autocast. The logits are the same up to
+    rounding; in low precision they are nearer to float32's, as only weights, keys and values are
+    rounded.
 
     Warns if the compiler has no OpenMP, as Apple's: the steps use one thread then. Raises
     ValueError for a model on another device, and RuntimeError, with the command and the compiler's
@@ -63,15 +66,28 @@ class _Arguments(ctypes.Structure):
         ("weights", ctypes.POINTER(ctypes.c_void_p)),
         ("in_out", ctypes.c_int64),
         *((name, ctypes.c_int64) for name in ("n_layer", "n_head", "n_embd", "n_inner")),
-        *((name, ctypes.c_int64) for name in ("vocab_size", "batch", "capacity", "n_threads")),
+        *((name, ctypes.c_int64) for name in ("vocab_size", "n_rows", "capacity", "n_threads")),
         ("epsilon", ctypes.c_float),
-        *((name, ctypes.c_void_p) for name in ("keys", "values", "sums")),
-        *((name, ctypes.c_void_p) for name in ("attended", "activated", "own")),
+        *((name, ctypes.c_void_p) for name in ("keys", "values")),
+        *((name, ctypes.c_void_p) for name in ("sums", "attended", "activated", "own")),
+        ("n_tokens", ctypes.c_int64),
+        *((name, ctypes.c_void_p) for name in ("token_ids", "rows", "positions", "last")),
     )
 
 
+_choices: dict[Case, Choice] = {}
+
+
+def choices() -> dict[Case, Choice]:
+    """Return where C feeds more than 8 tokens at once ("c"), or torch does, and why.
+
+    The seconds are those of two products with the first matrix of an MLP.
+    """
+    return dict(_choices)
+
+
 class CompiledStep:
-    """A decode step in C: feeds each row of a cache one token.
+    """A step in C: feeds each row of a cache one token, or a few.
 
     It computes with the model's weights as they are, and calls none of the model's modules.
     """
@@ -79,54 +95,116 @@ class CompiledStep:
     def __init__(
         self, weights: list[Tensor], in_out: bool, config: GPT2Config, cache: KVCache
     ) -> None:
-        batch, n_threads = len(cache.lengths), torch.get_num_threads()
-        widest = max(3 * config.n_embd, config.mlp_width)
-        own = batch * (2 * config.n_embd + widest) + config.n_head * cache.capacity
-        shared = batch * config.n_embd, batch * config.mlp_width
-        sizes = 2 * n_threads * batch * widest, *shared, n_threads * own
-        buffers = [_float32(size) for size in sizes]
-        self.step = library(cache.keys.dtype).step
-        self.step.argtypes = [ctypes.POINTER(_Arguments), *[ctypes.c_void_p] * 3]
-        self.step.restype = None
-        self.cache = cache
-        self.batch, self.vocab_size = batch, config.vocab_size
-        self.ids = ctypes.c_int64 * batch
-        self.kept = weights, buffers, cache.keys, cache.values  # as long as C has their addresses
+        self.config, self.cache = config, cache
+        self.library = library(cache.keys.dtype)
+        self.weights = weights
+        self.kept = cache.keys, cache.values  # as long as C has their addresses
         self.arguments = _Arguments(
             (ctypes.c_void_p * len(weights))(*(weight.data_ptr() for weight in weights)),
             in_out,
             *(config.n_layer, config.n_head, config.n_embd, config.mlp_width, config.vocab_size),
-            *(batch, cache.capacity, n_threads, config.layer_norm_epsilon),
-            *(tensor.data_ptr() for tensor in (cache.keys, cache.values, *buffers)),
+            *(len(cache.lengths), cache.capacity, torch.get_num_threads()),
+            config.layer_norm_epsilon,
+            *(cache.keys.data_ptr(), cache.values.data_ptr()),
         )
+        self.buffers: list[Tensor] = []
 
     def __call__(self, token_ids: list[int]) -> Tensor:
         """Feed each row a token, [batch]: logits of the next ones, float32 [batch, vocab_size]."""
-        lengths = self.cache.lengths
+        return self.feed([[token_id] for token_id in token_ids])
+
+    def feed(self, rows: list[list[int]]) -> Tensor:
+        """Feed each row at least one token: the logits after the last, float32 [batch, vocab]."""
+        lengths, capacity = self.cache.lengths, self.arguments.capacity
         # C checks nothing.
-        self._check("token_ids", token_ids, self.vocab_size)
-        self._check("cache.lengths", lengths, self.arguments.capacity)
-        logits = _float32(self.batch, self.vocab_size)
-        ids, positions = self.ids(*token_ids), self.ids(*lengths)
-        self.step(self.arguments, ids, positions, logits.data_ptr())
-        self.cache.lengths = [length + 1 for length in lengths]
-        self.cache.forget_beyond(self.cache.lengths)
+        n_rows, ids = self.arguments.n_rows, [token_id for row in rows for token_id in row]
+        self._check("token_ids", ids, self.config.vocab_size, n_rows == len(rows) and all(rows))
+        self._check("cache.lengths", lengths, capacity, n_rows == len(lengths))
+        ends = [length + len(row) for length, row in zip(lengths, rows, strict=True)]
+        self._check("cache.lengths", [end - 1 for end in ends], capacity)
+        numbers = [row for row, each in enumerate(rows) for _ in each]
+        positions = [lengths[row] + i for row, each in enumerate(rows) for i in range(len(each))]
+        last = [end - 1 for end in itertools.accumulate(map(len, rows))]
+        self._make_room(len(ids))
+        logits, arguments = _float32(n_rows, self.config.vocab_size), self.arguments
+        fed = [_int64(each) for each in (ids, numbers, positions, last)]
+        arguments.token_ids, arguments.rows, arguments.positions, arguments.last = map(
+            ctypes.addressof, fed
+        )
+        self.library.step(ctypes.byref(arguments), ctypes.c_void_p(logits.data_ptr()))
+        self.cache.lengths = ends
+        self.cache.forget_beyond(ends)
         return logits
 
-    def _check(self, name: str, values: list[int], limit: int) -> None:
-        if len(values) != self.batch or not 0 <= min(values) <= max(values) < limit:
+    def _check(self, name: str, values: list[int], limit: int, of_each: bool = True) -> None:
+        if not of_each or not 0 <= min(values) <= max(values) < limit:
             raise ValueError(
-                f"{name}: {values}, expected 0 to {limit - 1} for each of {self.batch} rows"
+                f"{name}: {values}, expected 0 to {limit - 1} for each of "
+                f"{self.arguments.n_rows} rows"
             )
+
+    def _make_room(self, n_tokens: int) -> None:
+        """Give C its memory for so many tokens at once."""
+        config, arguments = self.config, self.arguments
+        if arguments.n_tokens == n_tokens:
+            return
+        widest = max(3 * config.n_embd, config.mlp_width)
+        own = n_tokens * (2 * config.n_embd + widest) + config.n_head * arguments.capacity
+        shared = n_tokens * config.n_embd, n_tokens * config.mlp_width
+        sizes = 2 * arguments.n_threads * n_tokens * widest, *shared, arguments.n_threads * own
+        self.buffers = [_float32(size) for size in sizes]
+        arguments.n_tokens = n_tokens
+        arguments.sums, arguments.attended, arguments.activated, arguments.own = (
+            each.data_ptr() for each in self.buffers
+        )
+
+    def is_faster(self, n_tokens: int) -> bool:
+        """Return whether C feeds so many tokens at once faster than torch.
+
+        More than 8 are timed when they are first fed, and more than 64 are torch's.
+        """
+        if n_tokens <= FEW or n_tokens > MOST_ROWS:
+            return n_tokens <= FEW
+        rows = 1 << (n_tokens - 1).bit_length()
+        order = "in_out" if self.arguments.in_out else "out_in"
+        n_in, n_out = self.config.n_embd, self.config.mlp_width
+        case = Case(self.cache.keys.dtype, n_in, n_out, order, rows, self.arguments.n_threads)
+        if case not in _choices:
+            seconds = self._seconds(rows, order)
+            _choices[case] = Choice(
+                "torch" if seconds["torch"] < GAIN * seconds["c"] else "c", seconds
+            )
+        return _choices[case].way == "c"
+
+    @torch.inference_mode()
+    def _seconds(self, rows: int, order: str) -> dict[str, float]:
+        """Return the seconds that `rows` rows times c_fc take C and torch, in up to two layers."""
+        n_in, n_out = self.config.n_embd, self.config.mlp_width
+        matrices = [self.weights[_FC + layer * _OF_BLOCK] for layer in range(self.config.n_layer)]
+        x = torch.linspace(-1, 1, rows * n_in, dtype=torch.float32, device="cpu").view(rows, n_in)
+        x_stored = x.to(matrices[0].dtype)
+        self._make_room(rows)
+
+        def in_c(matrix: Tensor) -> None:
+            self.library.product_alone(
+                ctypes.byref(self.arguments),
+                *(ctypes.c_void_p(each.data_ptr()) for each in (matrix, x)),
+                *(ctypes.c_int64(size) for size in (n_in, n_out)),
+            )
+
+        def in_torch(matrix: Tensor) -> None:
+            products.linear(x_stored, matrix.t() if order == "in_out" else matrix)
+
+        return products.seconds_of({"c": in_c, "torch": in_torch}, matrices[:2])
 
 
 def compiled_step(model: GPT2, cache: KVCache) -> CompiledStep | None:
-    """Make the step that feeds each row of the cache one token in C.
+    """Make the step that feeds the rows of the cache in C.
 
-    Returns None if `compile_step(model)` was not called, or C can't compute the step or is slower.
+    Returns None if `compile_step(model)` was not called, or C can't compute with this model.
     """
     config, dtype = model.config, model.dtype
-    if model not in _models or len(cache.lengths) > LARGEST_BATCH.get(dtype, 0):
+    if model not in _models or dtype not in DEFINITIONS:
         return None
     tensors = {key.removeprefix(PREFIX): tensor for key, tensor in model.state_dict().items()}
     if any(
@@ -144,6 +222,10 @@ def compiled_step(model: GPT2, cache: KVCache) -> CompiledStep | None:
         if all(weight.is_contiguous() for weight in weights):
             return CompiledStep(weights, stored is in_out, config, cache)
     return None  # C reads matrices that are all stored alike, and nothing is copied
+
+
+def _int64(numbers: list[int]) -> ctypes.Array[ctypes.c_int64]:
+    return (ctypes.c_int64 * len(numbers))(*numbers)
 
 
 def _float32(*shape: int) -> Tensor:

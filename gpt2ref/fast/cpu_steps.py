@@ -22,8 +22,16 @@ class CPUDecodeSteps(DecodeSteps):
     def compiled(self) -> CompiledStep | None:
         return None if self.cache is None else compiled_step(self.model, self.cache)
 
+    def prefill(self, rows: list[list[int]], cache: KVCache) -> Tensor:
+        if self.compiled and self.compiled.is_faster(sum(map(len, rows))):
+            cache.lengths = [0] * len(rows)
+            return self.compiled.feed(rows)
+        return super().prefill(rows, cache)
+
     def feed(self, token_ids: list[int], cache: KVCache) -> Tensor:
-        return self.compiled(token_ids) if self.compiled else super().feed(token_ids, cache)
+        if self.compiled and self.compiled.is_faster(len(token_ids)):
+            return self.compiled(token_ids)
+        return super().feed(token_ids, cache)
 
     def choose(self, logits: Tensor, uniform: Tensor) -> Tensor:
         return choose_by_row(logits, uniform, temperature=self.temperature, top_k=self.top_k)

@@ -9,6 +9,8 @@
 
 enum { WIDE = 3, ROWS = REGISTERS / 4 };
 enum { PLACES = 4, DEPTH = 16 };        /* rows of w read together: for one row of x, for several */
+enum { MANY = 16 };                     /* rows of x, from which on parts of w are copied */
+enum { DEEP = 64, PANEL = 4 * WIDE * VECTOR }; /* rows of w, and numbers of each, for more of x */
 enum { AHEAD = 2048 / sizeof(number) }; /* each place is fetched so far ahead of reading it */
 
 /* Calls `tile` for all rows of the batch. It gets constants, so that sums stay in registers. */
@@ -70,6 +72,15 @@ static void add(const number *w, int64_t stride, int64_t ahead, const float *x, 
     }
 }
 
+/* Copies `width` numbers of `depth` rows of w, and fetches those after them. */
+static void pack(number *packed, const number *w, int64_t n_out, int64_t depth, int64_t width) {
+    for (int64_t i = 0; i < depth; i++, w += n_out, packed += width) {
+        for (int64_t o = 0; o < width; o += 64 / sizeof(number)) __builtin_prefetch(w + width + o);
+#pragma omp simd
+        for (int64_t o = 0; o < width; o++) packed[o] = w[o];
+    }
+}
+
 /* y = x w, the sum over rows `begin` to `end` of w only.
    x [batch, n_in], w [n_in, n_out], y [batch, n_out] */
 static void product(const number *w, const float *x, float *y, int64_t begin, int64_t end,
@@ -81,6 +92,17 @@ static void product(const number *w, const float *x, float *y, int64_t begin, in
             add(w + i * n_out, apart * n_out, AHEAD, x + i, apart, n_in, PLACES, y, n_out, n_out,
                 1);
         i = begin + apart * PLACES;
+    }
+    if (batch >= MANY) { /* a cache can't hold many rows that lie a multiple of 4096 bytes apart */
+        number packed[DEEP * PANEL];
+        for (int64_t depth; i < end; i += depth) {
+            depth = end - i < DEEP ? end - i : DEEP;
+            for (int64_t o = 0, width; o < n_out; o += width) {
+                width = n_out - o < PANEL ? n_out - o : PANEL;
+                pack(packed, w + i * n_out + o, n_out, depth, width);
+                add(packed, width, 0, x + i, 1, n_in, depth, y + o, n_out, width, batch);
+            }
+        }
     }
     for (int64_t depth; i < end; i += depth) { /* the next rows are fetched while these are read */
         depth = end - i < DEPTH ? end - i : DEPTH;

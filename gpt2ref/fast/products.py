@@ -16,7 +16,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from time import perf_counter
 from typing import cast
 
@@ -31,29 +31,39 @@ Product = Callable[[Tensor, Tensor, "Tensor | None"], Tensor]  # x, weight [out,
 
 HALF = (torch.bfloat16, torch.float16)
 SMALL = 2**16  # numbers of a matrix, below which no choice matters
-CONVERTED = 2**22  # numbers of a weight that are converted at once: fewer than a layer of 124M has
+CONVERTED = 2**20  # numbers of a weight that are converted at once: caches have them in float32
 TIMED = 2**23  # numbers that few rows are multiplied by to time a way: most caches have fewer
-FEW = 8  # rows
+FEW = 4  # rows, by which a weight [out, in] in half precision is multiplied as fast as it is read
 LACKING = 4  # where instructions are lacking, half precision takes more than so many times as long
 MOST_ROWS = 64  # from here on, the ways take times that grow alike
 GAIN = 0.9  # another way is taken if it takes less than this part of the time of torch's own
 HOPELESS = 8  # a way that takes so many times as long in its first turn gets no other
 
 
+def by_onednn(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Multiply in float32 by oneDNN, where torch itself takes the BLAS that it was built with."""
+    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+
+
 def in_float32(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Multiply numbers of half precision as float32, with parts of the weight one by one."""
+    """Multiply numbers of half precision as float32, with parts of the weight one by one.
+
+    oneDNN multiplies, if torch has it. It is not timed against the BLAS, since tokens would differ.
+    """
+    multiply = by_onednn if has_onednn() else F.linear
     x32, n = x.float(), max(1, CONVERTED // x.size(-1))
     parts = []
     for start in range(0, len(weight), n):
         part = weight[start : start + n].float()
         part_bias = None if bias is None else bias[start : start + n].float()
-        parts.append(F.linear(x32, part, part_bias).to(x.dtype))
+        parts.append(multiply(x32, part, part_bias).to(x.dtype))
     return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
 
 
-def by_onednn(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Multiply in float32 by oneDNN, where torch itself takes the BLAS that it was built with."""
-    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+@cache
+def has_onednn() -> bool:
+    operators = torch.ops.mkldnn
+    return torch.backends.mkldnn.is_available() and hasattr(operators, "_linear_pointwise")
 
 
 WAYS: dict[str, Product] = {"torch": F.linear, "onednn": by_onednn, "float32": in_float32}
@@ -133,15 +143,11 @@ def _is_plain(x: Tensor, weight: Tensor) -> bool:
     )
 
 
-@cache
 def possible(dtype: torch.dtype) -> tuple[str, ...]:
     """Return the names of the ways for weights of such numbers, torch's own first."""
     if dtype in HALF:
         return "torch", "float32"
-    has_onednn = torch.backends.mkldnn.is_available() and hasattr(
-        torch.ops.mkldnn, "_linear_pointwise"
-    )
-    return ("torch", "onednn") if dtype == torch.float32 and has_onednn else ("torch",)
+    return ("torch", "onednn") if dtype == torch.float32 and has_onednn() else ("torch",)
 
 
 def choice(n_rows: int, weight: Tensor) -> Choice:
@@ -157,11 +163,12 @@ def _choose(case: Case, weight: Tensor) -> Choice:
     with _lock, torch.inference_mode():
         if case not in _choices:  # another thread may have been first
             timed = case.dtype == torch.float32
-            _choices[case] = _fastest(case, weight.detach()) if timed else _in_half(case)
+            choose = _fastest if timed else _in_half
+            _choices[case] = choose(case, weight.detach())
     return _choices[case]
 
 
-def _in_half(case: Case) -> Choice:
+def _in_half(case: Case, weight: Tensor) -> Choice:
     """Choose for half precision, whose rounding decides about tokens: noise must not choose.
 
     Without instructions for its numbers, float32 is the faster way, except that few rows by a
@@ -170,7 +177,9 @@ def _in_half(case: Case) -> Choice:
     seconds = half_seconds(case.dtype)
     slow = seconds["torch"] > LACKING * seconds["float32"]
     few = case.rows <= FEW and case.order == "out_in"
-    return Choice("float32" if slow and not few else "torch", seconds)
+    part = weight[:64]
+    gains = slow and not few and agrees("float32", _numbers(case, part), part)
+    return Choice("float32" if gains else "torch", seconds)
 
 
 @cache
@@ -184,12 +193,18 @@ def half_seconds(dtype: torch.dtype) -> Mapping[str, float]:
 
 def _fastest(case: Case, weight: Tensor) -> Choice:
     weights = _timed_weights(weight, TIMED // -(-case.rows // 8))
-    x = torch.linspace(-1, 1, case.rows * weights[0].size(1), dtype=torch.float32, device="cpu")
-    x = x.view(case.rows, -1)
+    x = _numbers(case, weights[0])
     seconds = _time(possible(case.dtype), x, weights)
     fastest = min(seconds, key=lambda way: seconds[way])
     gains = seconds[fastest] < GAIN * seconds["torch"] and agrees(fastest, -x, weights[0])
     return Choice(fastest if gains else "torch", seconds)
+
+
+def _numbers(case: Case, weight: Tensor) -> Tensor:
+    """Return rows to multiply by a weight."""
+    n_in = weight.size(1)
+    x = torch.linspace(-1, 1, case.rows * n_in, dtype=torch.float32, device="cpu")
+    return x.view(case.rows, n_in).to(case.dtype)
 
 
 def _timed_weights(weight: Tensor, n: int) -> list[Tensor]:
@@ -204,34 +219,48 @@ def _timed_weights(weight: Tensor, n: int) -> list[Tensor]:
 
 
 def _time(ways: Sequence[str], x: Tensor, weights: Sequence[Tensor]) -> dict[str, float]:
-    """Return the seconds that each way takes: the shorter of two turns, after a first call.
+    return seconds_of({way: partial(_multiply, way, x) for way in ways}, weights)
 
-    In its first call a library is loaded, and makes the code for a shape.
+
+def _multiply(way: str, x: Tensor, weight: Tensor) -> Tensor:
+    return WAYS[way](x, weight, None)
+
+
+def seconds_of(
+    ways: Mapping[str, Callable[[Tensor], object]], weights: Sequence[Tensor]
+) -> dict[str, float]:
+    """Return the seconds that each way takes for all weights: the shorter of two turns.
+
+    A first call is not timed: it may load a library, which makes the code for a shape.
     """
     seconds = dict.fromkeys(ways, math.inf)
     for turn in range(3):
-        for way in ways:
-            if turn > 1 and seconds[way] > HOPELESS * min(seconds.values()):
+        for name, multiply in ways.items():
+            if turn > 1 and seconds[name] > HOPELESS * min(seconds.values()):
                 continue
             with suppress(RuntimeError):  # this build of torch may have no such operator
                 start = perf_counter()
                 for weight in weights if turn else weights[:1]:
-                    WAYS[way](x, weight, None)
+                    multiply(weight)
                 if turn:
-                    seconds[way] = min(seconds[way], perf_counter() - start)
+                    seconds[name] = min(seconds[name], perf_counter() - start)
     return seconds
 
 
 def agrees(way: str, x: Tensor, weight: Tensor) -> bool:
-    """Return whether a product differs from torch's own by no more than both may be rounded.
+    """Return whether a product differs from torch's in float32 by no more than rounding.
 
     oneDNN's was wrong in torch 2.13.0 where OpenMP granted fewer threads than torch asked for: it
     left memory as it was. So `x` must be another one than those that were multiplied before.
     """
-    apart = (WAYS[way](x, weight, None).float() - F.linear(x, weight).float()).abs()
-    # Each is off by at most n/2 eps |x| |w| (Higham, Accuracy and Stability, section 3.1).
-    sizes = x.float().norm(dim=-1)[:, None] * weight.float().norm(dim=-1)
-    return bool((apart <= weight.size(1) * torch.finfo(x.dtype).eps * sizes).all())
+    x32, weight32 = x.float(), weight.float()
+    expected = F.linear(x32, weight32)
+    apart = (WAYS[way](x, weight, None).float() - expected).abs()
+    # Each is off by at most n/2 eps |x| |w| (Higham, Accuracy and Stability, section 3.1), and the
+    # result is rounded to its dtype.
+    sizes = x32.norm(dim=-1)[:, None] * weight32.norm(dim=-1)
+    allowed = weight.size(1) * torch.finfo(torch.float32).eps * sizes
+    return bool((apart <= allowed + torch.finfo(x.dtype).eps * expected.abs()).all())
 
 
 def arrange(model: GPT2) -> None:

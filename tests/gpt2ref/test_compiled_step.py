@@ -14,7 +14,8 @@ from conformance.checkpoints.tensors import trained_like
 from conformance.judging import textbook
 from gpt2ref import GPT2Config, from_tensors, sample
 from gpt2ref.conversion import Layout
-from gpt2ref.fast.compiled_step import LARGEST_BATCH, CompiledStep
+from gpt2ref.fast.compiled_step import CompiledStep
+from gpt2ref.generation import prefill
 from tests.shared.calls import recorded
 from tests.shared.compiled import (
     allowed_errors,
@@ -59,7 +60,12 @@ LARGE = (
 
 MANY = (
     GPT2Config(vocab_size=7, n_positions=2, n_embd=57, n_layer=2, n_head=19, n_inner=55),
-    [[row % 7, row % 5] for row in range(LARGEST_BATCH[torch.float32])],
+    [[row % 7, row % 5] for row in range(33)],
+)
+# Parts of the matrices are copied for so many rows, in full panels and in narrower ones.
+PACKED = (
+    GPT2Config(vocab_size=7, n_positions=2, n_embd=200, n_layer=1, n_head=8, n_inner=210),
+    [[row % 7, row % 5] for row in range(17)],
 )
 threads, orders = st.integers(1, 5), st.sampled_from(get_args(Layout))
 
@@ -69,6 +75,7 @@ threads, orders = st.integers(1, 5), st.sampled_from(get_args(Layout))
 @example(LARGE, 3, "out_in")
 @example(MANY, 3, "in_out")
 @example(MANY, 2, "out_in")
+@example(PACKED, 2, "in_out")
 def test_logits_and_cache_are_those_of_the_model(case, n_threads, order):
     config, rows = case
     torch.set_num_threads(n_threads)
@@ -85,17 +92,43 @@ def test_logits_and_cache_are_those_of_the_model(case, n_threads, order):
     assert cache.written == exact_cache.written
 
 
+@given(shapes_and_rows(), threads, orders, st.integers(0, 19))
+@example(PACKED, 2, "in_out", 0)
+def test_whole_prompts_at_once_or_in_two_pieces(case, n_threads, order, first):
+    config, rows = case
+    torch.set_num_threads(n_threads)
+    tensors = trained_like(config, seed=0)
+    model, exact = from_tensors(tensors, config), from_tensors(tensors, config, dtype=torch.float64)
+    exact_cache = exact.make_cache(len(rows), max(map(len, rows)))
+    truths = [prefill(exact, rows, exact_cache), exact_cache.keys, exact_cache.values]
+    cache = model.make_cache(len(rows), exact_cache.capacity)
+    cache.keys.fill_(torch.nan)  # forgotten tokens
+    cache.written = [cache.capacity] * len(rows)
+    step = step_of(with_step(stored(model, order)), cache)
+    pieces = [(row[:first], row[first:]) for row in rows]
+    if all(begin and end for begin, end in pieces):
+        step.feed([begin for begin, _ in pieces])
+        logits = step.feed([end for _, end in pieces])
+    else:
+        logits = step.feed(rows)
+    found = [logits, cache.keys, cache.values]
+    for ours, truth, largest in zip(found, truths, allowed_errors(model, exact), strict=True):
+        assert furthest(ours, truth) <= largest
+    assert cache.lengths == exact_cache.lengths
+    assert cache.written == exact_cache.written
+
+
 @given(shapes_and_rows(), threads, orders, st.sampled_from([torch.bfloat16, torch.float16]))
 @example(LARGE, 2, "in_out", torch.bfloat16)
 @example(LARGE, 3, "out_in", torch.float16)
 @example(MANY, 2, "out_in", torch.bfloat16)
 @example(MANY, 3, "in_out", torch.float16)
+@example(PACKED, 2, "in_out", torch.bfloat16)
 def test_in_low_precision_errors_are_no_larger_than_torchs(case, n_threads, order, dtype):
     config, rows = case
     torch.set_num_threads(n_threads)
     tensors = {key: tensor.to(dtype) for key, tensor in trained_like(config, seed=0).items()}
     model, exact = from_tensors(tensors, config), from_tensors(tensors, config, dtype=torch.float64)
-    rows = rows[: LARGEST_BATCH[dtype]]
     cache, exact_cache = filled(model, rows), filled(exact, rows)
     step = step_of(with_step(stored(model, order)), cache)
     logits, truth = step(last(rows)), logits_of(exact, rows, exact_cache)

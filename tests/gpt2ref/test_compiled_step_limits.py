@@ -1,7 +1,9 @@
 """Which models and calls the compiled step takes, what it refuses, and what it leaves behind."""
 
 import copy
+import math
 import shutil
+from typing import Any
 
 import pytest
 import torch
@@ -30,15 +32,61 @@ def test_a_model_made_directly_is_compiled():
     assert compiled_step(model, model.make_cache(1))
 
 
-@pytest.mark.parametrize(
-    ("dtype", "batch"),
-    [(torch.float64, 1), (torch.float32, 33), (torch.float16, 33), (torch.bfloat16, 17)],
-    ids=str,
-)
-def test_other_dtypes_and_batches_are_left_to_torch(dtype, batch):
+def test_another_dtype_is_left_to_torch():
+    model = with_step(from_tensors(TENSORS, CONFIG, dtype=torch.float64))
+    assert compiled_step(model, model.make_cache(1)) is None
+    assert sample(model, [[1]], max_new_tokens=2, seed=0)
+
+
+@pytest.mark.parametrize(("seconds", "way"), [(0.89, "torch"), (0.91, "c"), (3.0, "c")])
+def test_more_than_eight_tokens_are_fed_by_the_faster_one(monkeypatch, seconds, way):
+    monkeypatch.setattr(compiled, "_choices", {})
+    asked: list[int] = []
+
+    def timed(_self: object, rows: int, _order: str) -> dict[str, float]:
+        asked.append(rows)
+        return {"c": 1.0, "torch": seconds}
+
+    monkeypatch.setattr(compiled.CompiledStep, "_seconds", timed)
+    model = with_step(from_tensors(TENSORS, CONFIG))
+    step = step_of(model, model.make_cache(1))
+    found = {n: step.is_faster(n) for n in (1, 8, 9, 16, 17, 64, 65, 1000)}
+    in_c = way == "c"
+    assert found == {
+        1: True,
+        8: True,
+        9: in_c,
+        16: in_c,
+        17: in_c,
+        64: in_c,
+        65: False,
+        1000: False,
+    }
+    assert asked == [16, 32, 64]
+    assert [choice.way for choice in compiled.choices().values()] == [way] * 3
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_both_are_timed(monkeypatch, dtype):
+    monkeypatch.setattr(compiled, "_choices", {})
     model = with_step(from_tensors(TENSORS, CONFIG, dtype=dtype))
-    assert compiled_step(model, model.make_cache(batch)) is None
-    assert sample(model, [[1]] * batch, max_new_tokens=2, seed=0)
+    cache = model.make_cache(1)
+    step = step_of(model, cache)
+    step.is_faster(9)
+    (choice,) = compiled.choices().values()
+    assert all(map(math.isfinite, choice.seconds.values()))
+    assert step([1]).isfinite().all()
+    assert cache.lengths == [1]
+
+
+@pytest.mark.parametrize("faster", [True, False])
+def test_tokens_do_not_depend_on_who_feeds_them(monkeypatch, faster):
+    prompts = [[1, 2], [3], [4, 0]] * 3
+    options: dict[str, Any] = {"max_new_tokens": 3, "eos_token_id": None}
+    expected = sample(from_tensors(TENSORS, CONFIG), prompts, seed=0, **options)
+    monkeypatch.setattr(compiled.CompiledStep, "is_faster", lambda *_: faster)
+    model = with_step(from_tensors(TENSORS, CONFIG))
+    assert sample(model, prompts, seed=0, **options) == expected
 
 
 def test_mixed_dtypes_and_devices_are_left_to_torch():

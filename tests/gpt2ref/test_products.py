@@ -73,20 +73,25 @@ def test_each_way_is_right_for_any_number_of_rows(dtype, order):
             assert is_right(way, numbers(n_rows, 256, dtype=dtype), weight), (way, n_rows)
 
 
+@pytest.mark.parametrize("has_onednn", [True, False])
 @pytest.mark.parametrize("dtype", HALF)
-def test_a_large_weight_is_converted_part_by_part(dtype, monkeypatch):
+def test_a_large_weight_is_converted_part_by_part(dtype, has_onednn, monkeypatch):
+    if has_onednn and not products.has_onednn():
+        pytest.skip("this torch has no oneDNN")
+    monkeypatch.setattr(products, "has_onednn", lambda: has_onednn)
     x, weight, bias = (numbers(*shape, dtype=dtype) for shape in ((2, 3, 256), (523, 256), (523,)))
     whole = products.in_float32(x, weight, bias)
     assert whole.shape == (2, 3, 523)
     sizes: list[int] = []
-    linear = F.linear
+    where, name = (products, "by_onednn") if has_onednn else (F, "linear")
+    multiply = getattr(where, name)
 
     def noted(x: torch.Tensor, weight: torch.Tensor, *bias: torch.Tensor) -> torch.Tensor:
         sizes.append(len(weight))
-        return linear(x, weight, *bias)
+        return multiply(x, weight, *bias)
 
     monkeypatch.setattr(products, "CONVERTED", 100 * 256)
-    monkeypatch.setattr(F, "linear", noted)
+    monkeypatch.setattr(where, name, noted)
     assert torch.equal(products.in_float32(x, weight, bias), whole)
     assert sizes == [100] * 5 + [23]
 
@@ -246,9 +251,18 @@ def test_half_precision_is_computed_in_float32_where_instructions_are_lacking(cl
         clock("float32", 1.0)
         found = [
             products.choice(n_rows, stored(weight, order)).way
-            for n_rows, order in ((8, "out_in"), (9, "out_in"), (1, "in_out"), (64, "in_out"))
+            for n_rows, order in ((4, "out_in"), (5, "out_in"), (1, "in_out"), (64, "in_out"))
         ]
         assert found == ways
+    products.half_seconds.cache_clear()
+
+
+def test_half_precision_is_torchs_where_float32_is_wrong(clock, monkeypatch):
+    products.half_seconds.cache_clear()
+    monkeypatch.setitem(products.WAYS, "float32", lambda *args: 1.1 * F.linear(*args))
+    clock("torch", 100.0)
+    clock("float32", 1.0)
+    assert products.choice(64, numbers(523, 256, dtype=torch.float16)).way == "torch"
     products.half_seconds.cache_clear()
 
 

@@ -9,6 +9,7 @@ import shutil
 import struct
 import subprocess
 from dataclasses import dataclass, field
+from itertools import accumulate
 from pathlib import Path
 
 import pytest
@@ -19,11 +20,13 @@ from gpt2ref import GPT2Config, from_tensors
 from gpt2ref.conversion import PREFIX
 from gpt2ref.fast.compiled_step import _MATRICES, _in_order
 from gpt2ref.fast.library import DEFINITIONS
-from tests.shared.compiled import allowed_errors, filled, furthest, last, logits_of
+from tests.shared.compiled import allowed_errors, filled, furthest, logits_of
 
 ROOT = Path(__file__).parents[2]
 CONFIG = GPT2Config(vocab_size=7, n_positions=20, n_embd=57, n_layer=2, n_head=3, n_inner=101)
 ROWS = [[(5 * row + i) % 7 for i in range(1 + 7 * row % 20)] for row in range(15)]
+# The rows of a batch, and how many tokens of each are fed at once.
+FED = ((ROWS[-1:], 1), (ROWS[:2], 1), (ROWS, 1), (ROWS, 2))
 
 
 @dataclass
@@ -115,14 +118,20 @@ def test_logits_and_cache_are_those_of_the_model(build):
             state[PREFIX + key].t() if in_out and key.endswith(_MATRICES) else state[PREFIX + key]
             for key in _in_order(CONFIG.n_layer)
         ]
-        for rows in (ROWS[-1:], ROWS[:2], ROWS):
+        for rows, n_fed in FED:
             cache, exact_cache = filled(model, rows), filled(exact, rows)
+            fed = [row[-n_fed:] for row in rows]
+            ids = [token_id for row in fed for token_id in row]
+            numbers = [number for number, row in enumerate(fed) for _ in row]
+            positions = [i for row in rows for i in range(len(row))[-n_fed:]]
+            ends = [end - 1 for end in accumulate(map(len, fed))]
             shape = CONFIG.n_layer, CONFIG.n_head, CONFIG.n_embd, CONFIG.mlp_width
-            given = [in_out, *shape, CONFIG.vocab_size, len(rows), cache.capacity, 2]
+            given = [in_out, *shape, CONFIG.vocab_size, len(rows), cache.capacity, 2, len(ids)]
             given += [weight.numel() for weight in weights]
             inputs = [struct.pack(f"{len(given)}q", *given)]
             inputs += [content(each) for each in (*weights, cache.keys, cache.values)]
-            inputs += [struct.pack(f"{2 * len(rows)}q", *last(rows), *cache.lengths)]
+            fed_now = (*ids, *numbers, *positions, *ends)
+            inputs += [struct.pack(f"{len(fed_now)}q", *fed_now)]
             truths = [logits_of(exact, rows, exact_cache), exact_cache.keys, exact_cache.values]
             answer = run(b"".join(inputs))
             for truth, allowed in zip(truths, largest, strict=True):
