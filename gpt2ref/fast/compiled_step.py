@@ -19,9 +19,10 @@ from ..conversion import PREFIX, shapes
 from ..model import GPT2, KVCache
 from . import products
 from .library import DEFINITIONS, library
-from .products import GAIN, MOST_ROWS, Case, Choice
+from .products import MOST_ROWS, Case, Choice
 
 FEW = 8  # tokens that C feeds at once without being timed: it saves the time between products too
+LESS = 0.8  # torch feeds more where its products take less than this part of C's
 _OF_BLOCK, _FC = 12, 10  # tensors of a block, and the place of the first c_fc in all weights
 _MATRICES = ("c_attn.weight", "c_proj.weight", "c_fc.weight")  # those of the blocks
 
@@ -172,7 +173,7 @@ class CompiledStep:
         if case not in _choices:
             seconds = self._seconds(rows, order)
             _choices[case] = Choice(
-                "torch" if seconds["torch"] < GAIN * seconds["c"] else "c", seconds
+                "torch" if seconds["torch"] < LESS * seconds["c"] else "c", seconds
             )
         return _choices[case].way == "c"
 

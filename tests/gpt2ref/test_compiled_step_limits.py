@@ -38,7 +38,7 @@ def test_another_dtype_is_left_to_torch():
     assert sample(model, [[1]], max_new_tokens=2, seed=0)
 
 
-@pytest.mark.parametrize(("seconds", "way"), [(0.89, "torch"), (0.91, "c"), (3.0, "c")])
+@pytest.mark.parametrize(("seconds", "way"), [(0.79, "torch"), (0.81, "c"), (3.0, "c")])
 def test_more_than_eight_tokens_are_fed_by_the_faster_one(monkeypatch, seconds, way):
     monkeypatch.setattr(compiled, "_choices", {})
     asked: list[int] = []
