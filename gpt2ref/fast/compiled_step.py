@@ -19,9 +19,10 @@ from ..conversion import PREFIX, shapes
 from ..model import GPT2, KVCache
 from . import products
 from .library import DEFINITIONS, library
-from .products import MOST_ROWS, Case, Choice
+from .products import Case, Choice
 
 FEW = 8  # tokens that C feeds at once without being timed: it saves the time between products too
+MOST = 64  # tokens: torch feeds more
 LESS = 0.8  # torch feeds more where its products take less than this part of C's
 _OF_BLOCK, _FC = 12, 10  # tensors of a block, and the place of the first c_fc in all weights
 _MATRICES = ("c_attn.weight", "c_proj.weight", "c_fc.weight")  # those of the blocks
@@ -164,7 +165,7 @@ class CompiledStep:
 
         More than 8 are timed when they are first fed, and more than 64 are torch's.
         """
-        if n_tokens <= FEW or n_tokens > MOST_ROWS:
+        if n_tokens <= FEW or n_tokens > MOST:
             return n_tokens <= FEW
         rows = 1 << (n_tokens - 1).bit_length()
         order = "in_out" if self.arguments.in_out else "out_in"

@@ -32,10 +32,11 @@ Product = Callable[[Tensor, Tensor, "Tensor | None"], Tensor]  # x, weight [out,
 HALF = (torch.bfloat16, torch.float16)
 SMALL = 2**16  # numbers of a matrix, below which no choice matters
 CONVERTED = 2**20  # numbers of a weight that are converted at once: caches have them in float32
-TIMED = 2**23  # numbers that few rows are multiplied by to time a way: most caches have fewer
+TIMED = 2**23  # numbers that 8 rows are multiplied by to time a way: most caches have fewer
+LEAST_TIMED = 2**20  # numbers for more rows
 FEW = 4  # rows, by which a weight [out, in] in half precision is multiplied as fast as it is read
 LACKING = 4  # where instructions are lacking, half precision takes more than so many times as long
-MOST_ROWS = 64  # from here on, the ways take times that grow alike
+MOST_ROWS = 256  # from here on, the ways take times that grow alike
 GAIN = 0.9  # another way is taken if it takes less than this part of the time of torch's own
 HOPELESS = 8  # a way that takes so many times as long in its first turn gets no other
 
@@ -71,7 +72,7 @@ WAYS: dict[str, Product] = {"torch": F.linear, "onednn": by_onednn, "float32": i
 
 @dataclass(frozen=True)
 class Case:
-    """A kind of product. `rows` is rounded up to a power of two, and at most 64."""
+    """A kind of product. `rows` is rounded up to a power of two, and at most 256."""
 
     dtype: torch.dtype
     n_in: int
@@ -186,13 +187,11 @@ def _in_half(case: Case, weight: Tensor) -> Choice:
 def half_seconds(dtype: torch.dtype) -> Mapping[str, float]:
     """Time a product that takes 50 times as long as in float32 where instructions are lacking."""
     weight = torch.ones(512, 512, dtype=dtype, device="cpu").t()
-    return _time(
-        ("torch", "float32"), torch.ones(MOST_ROWS, 512, dtype=dtype, device="cpu"), [weight]
-    )
+    return _time(("torch", "float32"), torch.ones(64, 512, dtype=dtype, device="cpu"), [weight])
 
 
 def _fastest(case: Case, weight: Tensor) -> Choice:
-    weights = _timed_weights(weight, TIMED // -(-case.rows // 8))
+    weights = _timed_weights(weight, max(LEAST_TIMED, TIMED // -(-case.rows // 8)))
     x = _numbers(case, weights[0])
     seconds = _time(possible(case.dtype), x, weights)
     fastest = min(seconds, key=lambda way: seconds[way])
