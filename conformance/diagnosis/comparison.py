@@ -136,8 +136,11 @@ class Comparison:
 
     def alike(self, a: Answers, b: Answers, question: Question) -> bool:
         """Return whether two answers are the same, or one cannot be had."""
-        first, second = a[question], b[question]
-        return first is None or second is None or same(first, second, self.rounding(question))
+        first = a[question]
+        if first is None:  # the other is not asked for
+            return True
+        second = b[question]
+        return second is None or same(first, second, self.rounding(question))
 
     def rounding(self, question: Question) -> float:
         """Return by how much two right answers may differ, relative to the largest number in them.
