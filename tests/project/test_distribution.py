@@ -221,14 +221,17 @@ def test_the_programs_name_the_missing_extra(extra: str, alone: Path, outside: P
     assert "Traceback" not in done.stderr
 
 
-def test_one_command_judges_implementations(with_suite: Path, outside: Path) -> None:
+def test_one_command_judges_implementations(
+    with_suite: Path, outside: Path, tmp_path: Path
+) -> None:
     command = (with_suite / "gpt2-conformance", "wrong.py", "my_gpt2.py", "-k", "curve or epsilon")
     done = run(*command, cwd=outside, status=1)
     assert "warning" not in done.stdout
     assert "wrong.py: NOT a right GPT-2." in done.stdout
     assert "my_gpt2.py: no deviation from GPT-2 found." in done.stdout
     (again,) = re.findall(r"^ *again: pytest (.*)$", done.stdout, re.M)
-    second = run(with_suite / "python", "-m", "pytest", *shlex.split(again), cwd=outside, status=1)
+    (tmp_path / "wrong.py").write_text(WRONG, encoding="utf-8")  # beside no pytest.ini
+    second = run(with_suite / "python", "-m", "pytest", *shlex.split(again), cwd=tmp_path, status=1)
     assert "1 failed" in second.stdout
 
 
