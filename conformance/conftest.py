@@ -22,6 +22,7 @@ from .adapters.modules import place_and_name
 from .adapters.recognised.files import write_adapter, write_empty
 from .checkpoints.tensors import DICE, SMALL, Tensors, trained_like, write_checkpoint
 from .chosen import CHOSEN, LARGE, QUICK
+from .judging.memory import keep_freed_memory
 from .options import DTYPES
 from .probes.designs import PROBE
 from .requirements import REQUIREMENTS
@@ -110,6 +111,8 @@ def pytest_configure(config: pytest.Config) -> None:
             phases=[Phase.explicit, Phase.generate],
         )
         names, plugin = adapters(config.option.defects), KillMatrixPlugin
+    if not given:  # judge() is called in a process of the user's
+        keep_freed_memory()
     chosen = given or [Adapter(name, config.option.device, dtype) for name in names]
     check_apart(chosen)
     # A loader that knows the published shapes alone is judged in one of them.

@@ -11,6 +11,7 @@ from transformers import GPT2LMHeadModel
 
 from conformance import options
 from conformance.checkpoints.tensors import Tensors, blank, trained_like, write_checkpoint
+from conformance.judging.memory import keep_freed_memory
 from gpt2ref import GPT2, GPT2Config, load_checkpoint
 from tests.shared.smallest import CONFIG, TENSORS
 
@@ -24,6 +25,13 @@ def pytest_configure(config: pytest.Config) -> None:
     """Register the suite's markers, for a run that does not collect the suite itself."""
     for marker in options.MARKERS:
         config.addinivalue_line("markers", marker)
+    keep_freed_memory()
+    config.option.loadscopereorder = False  # pytest-xdist would begin with files of many tests
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the folders of short files last, so that all processes are busy to the end."""
+    items.sort(key=lambda item: item.path.parent.name in ("benchmarks", "gpt2ref"))
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -101,10 +101,10 @@ def combined(*names: str) -> type[CompleteGPT2]:
 
     Raises KeyError for a name that is not in the catalogue, and has no value that it can have.
     """
-    return with_mistakes(*map(_mistake, names))
+    return with_mistakes(*map(mistake_of, names))
 
 
-def _mistake(name: str) -> Mistake:
+def mistake_of(name: str) -> Mistake:
     if name.partition("=")[0] in NUMBERED:
         return with_number(name)
     if read := _READ.get(name.partition("=")[0]):

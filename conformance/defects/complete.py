@@ -209,9 +209,12 @@ class CompleteGPT2(PlainGPT2):
         real = torch.tensor(
             [[False] * (longest - len(row)) + [True] * len(row) for row in view], device=device
         )
-        logits, cache = self.feed(
-            padded[:, length(cache) :], cache, self.padding(padded, real, cache)
-        )
+        real = self.padding(padded, real, cache)
+        self.asked = slice(-1, None)
+        try:
+            logits, cache = self.feed(padded[:, length(cache) :], cache, real)
+        finally:
+            self.asked = slice(None)
         return logits[:, -1], cache
 
     def padding(self, padded: Tensor, real: Tensor, cache: Cache) -> Tensor:
@@ -239,9 +242,12 @@ class CompleteGPT2(PlainGPT2):
 
     def probabilities(self, logits: Tensor, temperature: float, top_k: int | None) -> Tensor:
         """Return the chance of each token [batch, vocab]."""
-        logits = restricted(logits.double(), top_k)
+        first = logits[:1].expand_as(logits)
+        alike = torch.equal(first, logits)  # as those of a die: one row is computed for all
+        rows = restricted(logits[:1].double() if alike else logits.double(), top_k)
         # The quotient of a difference cannot overflow at a tiny temperature.
-        return ((logits - logits.amax(-1, keepdim=True)) / temperature).softmax(-1)
+        chances = ((rows - rows.amax(-1, keepdim=True)) / temperature).softmax(-1)
+        return chances.expand_as(logits)
 
     def draw(self, probabilities: Tensor, uniform: Tensor) -> Tensor:
         """Return for each row the first token whose cumulative probability exceeds `uniform`."""

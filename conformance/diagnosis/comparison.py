@@ -75,8 +75,8 @@ class Comparison:
         self.right = self.new()
         self.variants = [self.answers(defective(name)) for name in VARIANTS]
         self._exact = replace(self.right, dtype=torch.float64, given={})
-        self._of: dict[tuple[str, ...], Answers] = {}
-        self._checkpoints: dict[str, Path] = {}  # by the question's name
+        self._of: dict[tuple[str, ...], Answers] = {(): self.right}
+        self._checkpoints: dict[Callable[[Path], Path], Path] = {}  # by what writes them
         self._rounding: dict[str, float] = {}
 
     def answers(self, load: Load) -> Answers:
@@ -126,18 +126,21 @@ class Comparison:
         return not (mistake.steps <= THROUGH_LOGITS and alike)
 
     def checkpoint(self, question: Question) -> Path:
-        """Write the checkpoint of a question, unless it is there."""
-        if question.name not in self._checkpoints:
-            self._checkpoints[question.name] = question.write(self.new_folder())
-        return self._checkpoints[question.name]
+        """Write the checkpoint of a question, unless it is there. Questions may share one."""
+        if question.write not in self._checkpoints:
+            self._checkpoints[question.write] = question.write(self.new_folder())
+        return self._checkpoints[question.write]
 
     def new_folder(self) -> Path:
         return Path(tempfile.mkdtemp(dir=self.folder))
 
     def alike(self, a: Answers, b: Answers, question: Question) -> bool:
         """Return whether two answers are the same, or one cannot be had."""
-        first, second = a[question], b[question]
-        return first is None or second is None or same(first, second, self.rounding(question))
+        first = a[question]
+        if first is None:  # the other is not asked for
+            return True
+        second = b[question]
+        return second is None or same(first, second, self.rounding(question))
 
     def rounding(self, question: Question) -> float:
         """Return by how much two right answers may differ, relative to the largest number in them.

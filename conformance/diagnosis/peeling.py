@@ -162,7 +162,7 @@ class Peeling:
         explained: dict[Grants, tuple[str, ...]] = {}
         for search in searches:
             for added in search(granted, question):
-                if all(self.like(added + granted, each) for each in right):
+                if all(self.like(added + granted, each) for each in self.telling(right, added)):
                     explained[added] = tuple(
                         each.name for each in wrong if self.like(added + granted, each)
                     )
@@ -173,6 +173,12 @@ class Peeling:
         most = max(map(len, explained.values()))
         best = tuple(added for added, names in explained.items() if len(names) == most)
         return Stage(best, question.name, explained[best[0]])
+
+    def telling(self, right: list[Question], added: Grants) -> list[Question]:
+        """Return the questions that a mistake may break, first those in which it shows alone."""
+        shows = self.comparison.known_to_show()
+        likely = frozenset().union(*(shows.get(grant.id, ()) for grant in added))
+        return sorted(right, key=lambda each: each.name not in likely)
 
     def enough(
         self, search: Search, names: Sequence[str], question: Question, wrong: Sequence[Question]

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -36,7 +34,6 @@ class KillMatrixPlugin(VerdictPlugin):
 
     def __init__(self, config: pytest.Config, adapters: Sequence[Adapter]) -> None:
         super().__init__(config, adapters)
-        keep_freed_memory()
         # Nobody reads these thousands of tracebacks, and the other styles parse the source.
         config.option.tbstyle = "native"
         if path := config.option.defects_report:
@@ -113,16 +110,3 @@ class KillMatrixPlugin(VerdictPlugin):
             terminalreporter.section("defects caught")
             for line in self.matrix.lines():
                 terminalreporter.write_line(line)
-
-
-def keep_freed_memory() -> None:
-    """Ask glibc to keep up to a gigabyte of freed memory for the next allocations.
-
-    Fresh pages cost more than the computation on them: a draw from [16, 50257] in float64 takes
-    three times as long.
-    """
-    m_trim_threshold, m_mmap_threshold = -1, -3  # of malloc.h
-    with suppress(OSError, AttributeError, TypeError):  # another C library or system
-        libc = ctypes.CDLL(None)
-        libc.mallopt(m_mmap_threshold, 32 << 20)  # the largest value that it takes
-        libc.mallopt(m_trim_threshold, 1 << 30)

@@ -27,6 +27,7 @@ class PlainGPT2:
     """
 
     shown: Tensor | slice = slice(None)  # the tokens whose logits are computed
+    asked = slice(None)  # the positions whose logits are computed
 
     def __init__(
         self, tensors: Mapping[str, Tensor], config: GPT2Config, *, dtype: torch.dtype
@@ -53,7 +54,7 @@ class PlainGPT2:
         mask = self.mask(real, past)
         for layer in self.layers():
             x = self.block(layer, x, mask)
-        return self.head(self.final_norm(x))
+        return self.head(self.final_norm(x)[:, self.asked])
 
     def positions(self, real: Tensor, past: int) -> Tensor:
         """Return int64 [batch, time]: the first real token of a row has position 0."""

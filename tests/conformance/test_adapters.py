@@ -17,6 +17,8 @@ from tests.shared.judging import judge
 
 ALWAYS = ("gpt2ref:load_uncached", "huggingface:load_eager")
 COMPILED = ("gpt2ref:load_compiled", "huggingface:load_compiled") if shutil.which("g++") else ()
+# These trace and compile each checkpoint anew, which takes seconds.
+SLOW = ("huggingface:load_compiled",)
 # Package -> the versions that have what the adapter uses, and the adapters.
 PEERS = {
     "ctranslate2": (range(4, 5), ["conformance.adapters.ctranslate2"]),
@@ -42,21 +44,27 @@ FOUND = [
     if installed(package, majors)
     for name in names
 ]
+ALL = (*ALWAYS, *COMPILED, *FOUND)
 
 
 @pytest.fixture(scope="module")
 def verdicts() -> str:
-    # Each checkpoint of another shape is compiled anew, which takes seconds.
-    some = (
-        "test_constant or test_activation_curve or test_middle or test_last_step "
-        "or test_never and 9 or test_per_row and first-row"
+    few = "test_activation_curve or test_middle"
+    more = "test_constant or test_last_step or test_never and 9 or test_per_row and first-row"
+    quick = [name for name in ALL if name not in SLOW]
+    return verdicts_on(quick, f"{few} or {more}") + verdicts_on(
+        [name for name in SLOW if name in ALL], few
     )
-    selection = ["conformance/test_probes.py", "conformance/test_eos.py", "-k", some]
-    chosen = [f"--implementation={name}" for name in (*ALWAYS, *COMPILED, *FOUND)]
-    return judge(*selection, *chosen).stdout
 
 
-@pytest.mark.parametrize("adapter", [*ALWAYS, *COMPILED, *FOUND])
+def verdicts_on(adapters: list[str], some: str) -> str:
+    if not adapters:
+        return ""
+    files = ("conformance/test_probes.py", "conformance/test_eos.py")
+    return judge(*files, "-k", some, *(f"--implementation={name}" for name in adapters)).stdout
+
+
+@pytest.mark.parametrize("adapter", ALL)
 def test_probes_and_eos(verdicts: str, adapter: str) -> None:
     assert f" conformance of {adapter} " in verdicts, verdicts[-5000:]
     verdict = re.split(r"=+ conformance of ", verdicts.split(f" conformance of {adapter} ")[1])[0]

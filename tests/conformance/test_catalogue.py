@@ -15,10 +15,12 @@ from conformance.verdict.findings import ERRORED, FAILED, PASSED, VARIANT
 from tests.shared.judging import judge, section
 
 # A few of each kind, where the kind is the steps that a defect overrides.
-# `pytest conformance/ --defects` judges all, and takes minutes.
+# `pytest conformance/ --defects` judges all, and takes minutes. The last one is no mistake, and
+# overrides nothing but the crop of a long text: it is asked all but frequencies and large shapes,
+# and so is the GPT-2 that all derive from.
 CHOSEN = (
-    "double-transpose", "mask-buffer-as-bias", "cache-not-reset", "left-pad-positions",
-    "temperature-zero-crash", "no-crop", "unknown-id-decode", "centred-unembed",
+    "mask-buffer-as-bias", "cache-not-reset", "left-pad-positions",
+    "temperature-zero-crash", "no-crop", "unknown-id-decode", "context-end-refused",
 )  # fmt: skip
 
 
@@ -60,15 +62,6 @@ def test_a_large_shape_is_used_only_for_defects_that_name_it() -> None:
         }
 
 
-def test_the_model_that_the_defects_derive_from_passes() -> None:
-    # The harmless entries below are asked the rest.
-    chosen = "not published_sizes and not test_eos and not test_sampling and not test_long_context"
-    run = judge("conformance", "-k", chosen, "--implementation", "conformance.defects.complete")
-    assert "no deviation from GPT-2 found" in section(run.stdout, "conformance.defects.complete"), (
-        run.stdout[-3000:]
-    )
-
-
 def test_some_defects_of_each_kind_are_caught_and_harmless_ones_are_not(tmp_path: Path) -> None:
     run = judge(
         "conformance",
@@ -85,6 +78,9 @@ def test_some_defects_of_each_kind_are_caught_and_harmless_ones_are_not(tmp_path
     matrix = json.loads((tmp_path / "kill.json").read_text(encoding="utf-8"))
     assert [entry["id"] for entry in matrix["entries"]] == list(CHOSEN)
     assert not matrix["problems"]
+    (harmless,) = (entry["outcomes"] for entry in matrix["entries"] if entry["id"] not in DEFECTS)
+    found = {name: outcome for name, outcome in harmless.items() if outcome != PASSED}
+    assert found == {"generation.window": VARIANT}
 
 
 def test_an_unknown_defect_is_refused() -> None:

@@ -14,9 +14,10 @@ from torch import Tensor
 
 from conformance.adapters.adapter import Adapter
 from conformance.defects import DEFECTS, VARIANTS, CompleteGPT2, combined
+from conformance.defects.catalogue import mistake_of
 from conformance.defects.constants import Measured
 from conformance.defects.curve import Curve, ReadCurve
-from conformance.diagnosis.comparison import Comparison, defective, loading
+from conformance.diagnosis.comparison import Answers, Comparison, defective, loading
 from conformance.diagnosis.departure import first_departure
 from conformance.diagnosis.diagnose import diagnosed
 from conformance.diagnosis.known_to_show import FILE, shows, write_shows
@@ -51,10 +52,15 @@ def comparison(tmp_path_factory: pytest.TempPathFactory) -> Comparison:
     return Comparison(tmp_path_factory.mktemp("comparison"), torch.float32)
 
 
+def answers(comparison: Comparison, *names: str) -> Answers:
+    """Return the answers of a GPT-2 with these entries, as if nobody knew that it has them."""
+    return replace(comparison.new(*map(mistake_of, names)), granted=())
+
+
 @pytest.mark.parametrize("name", SINGLE)
 def test_a_known_defect_is_named(comparison: Comparison, name: str) -> None:
     told: list[str] = []
-    subject = comparison.answers(defective(name))
+    subject = answers(comparison, name)
     diagnosis = diagnosed(comparison, subject, lambda text, **_: told.append(text))
     assert diagnosis
     assert not diagnosis.left
@@ -70,7 +76,7 @@ def test_a_known_defect_is_named(comparison: Comparison, name: str) -> None:
 
 @pytest.mark.parametrize("names", TOGETHER, ids="+".join)
 def test_defects_at_once_are_all_named(comparison: Comparison, names: tuple[str, ...]) -> None:
-    diagnosis = diagnosed(comparison, comparison.answers(defective(*names)))
+    diagnosis = diagnosed(comparison, answers(comparison, *names))
     assert diagnosis
     assert not diagnosis.left
     assert {grant.id for grant in diagnosis.granted} == set(names)
@@ -122,7 +128,7 @@ def test_two_that_always_show_together_are_named(tmp_path: Path) -> None:
     names = ("block-of-128-lost", "empty-block-seen")
     asked = [each for each in questions() if each.name in {*LONG_PIECES, *PARTS_ALONE}]
     comparison = Comparison(tmp_path, torch.float32, asked)
-    diagnosis = diagnosed(comparison, comparison.answers(defective(*names)))
+    diagnosis = diagnosed(comparison, answers(comparison, *names))
     assert diagnosis
     assert not diagnosis.left
     assert {grant.id for grant in diagnosis.granted} == set(names)
@@ -138,7 +144,7 @@ def test_no_step_of_a_drawn_combination_takes_the_place_of_another() -> None:
 
 @pytest.mark.parametrize("name", HARMLESS)
 def test_a_harmless_entry_has_no_diagnosis(comparison: Comparison, name: str) -> None:
-    assert diagnosed(comparison, comparison.answers(defective(name))) is None
+    assert diagnosed(comparison, answers(comparison, name)) is None
 
 
 @pytest.mark.parametrize(
@@ -147,7 +153,7 @@ def test_a_harmless_entry_has_no_diagnosis(comparison: Comparison, name: str) ->
 def test_a_constant_is_read_with_all_its_digits(
     comparison: Comparison, name: str, value: float
 ) -> None:
-    diagnosis = diagnosed(comparison, comparison.answers(defective(f"{name}={value}")))
+    diagnosis = diagnosed(comparison, answers(comparison, f"{name}={value}"))
     assert diagnosis
     (measured,) = diagnosis.granted
     assert isinstance(measured, Measured)

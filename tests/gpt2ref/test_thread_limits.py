@@ -32,7 +32,6 @@ def run(*arguments: str, **environment: str) -> str:
 @pytest.mark.parametrize(
     "environment",
     [
-        LIMITED,
         LIMITED | {"OMP_NUM_THREADS": "3"},
         {"OMP_THREAD_LIMIT": "3", "OMP_NUM_THREADS": "2"},
     ],

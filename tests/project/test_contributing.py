@@ -16,6 +16,7 @@ from packaging.requirements import Requirement
 
 import gpt2ref
 from benchmarks.implementations import missing_package
+from tests.shared.judging import judge
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -137,8 +138,7 @@ def test_a_command_exists(command: str) -> None:
 
 
 def test_the_options_of_the_suite_exist() -> None:
-    command = [sys.executable, "-m", "pytest", "conformance", "--help", "-p", "no:cacheprovider"]
-    help_text = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    help_text = judge("conformance", "--help").stdout
     used = {
         each
         for line in COMMANDS
