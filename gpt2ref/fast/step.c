@@ -123,7 +123,8 @@ static void attention(const Step *s, float *qkv, number *keys, number *values, i
         for (int64_t head = first; head < last; head++)
             add(values + seen * n_embd + head * width, n_embd, DEPTH * n_embd,
                 scores + head * s->capacity + seen, 1, 0,
-                seen + DEPTH < n_seen ? DEPTH : n_seen - seen, y + head * width, 0, width, 1);
+                seen + DEPTH < n_seen ? DEPTH : n_seen - seen, y + head * width, 0, width, 1,
+                WIDE, 1);
 }
 
 /* The work of one thread. logits [n_rows, vocab_size].
