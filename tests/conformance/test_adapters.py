@@ -20,6 +20,7 @@ COMPILED = ("gpt2ref:load_compiled", "huggingface:load_compiled") if shutil.whic
 # Package -> the versions that have what the adapter uses, and the adapters.
 PEERS = {
     "ctranslate2": (range(4, 5), ["conformance.adapters.ctranslate2"]),
+    "llama-cpp-python": (range(1), ["conformance.adapters.llama_cpp"]),
     "transformer_lens": (
         range(2, 4),
         [f"conformance.adapters.transformer_lens{name}" for name in ("", ":load_uncached")],
