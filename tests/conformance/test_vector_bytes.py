@@ -105,7 +105,7 @@ class Recorder(TorchDispatchMode):
 
 def test_nothing_is_left_to_the_machine(tmp_path):
     """A processor that rounds otherwise can't be had here, so the operations are looked at."""
-    asked = set()
+    asked: set[str] = set()
     with Recorder() as recorder:
         for case in cases():
             if case.checkpoint in SLOW or asked.issuperset(case.requirements):
