@@ -121,12 +121,10 @@ def test_nothing_is_left_to_the_machine(tmp_path):
 @pytest.mark.parametrize("name", ["exp", "tanh", "sigmoid", "erf"])
 def test_functions_are_right(name):
     """erf multiplies by exp(-36) at most, whose argument is rounded by 36 * 2^-53, or 4e-15."""
-    x = torch.linspace(-20, 20, 20_001, dtype=torch.float64)
+    ends = [-math.inf, -1e308, -0.0, 1e308, math.inf, math.nan]
+    x = torch.tensor([*(n / 1000 for n in range(-20_000, 20_001)), *ends], dtype=torch.float64)
     own, right = getattr(elementary, name)(x), getattr(torch, name)(x)
-    assert ((own - right).abs() <= 5e-15 * right.abs().clamp(min=1)).all()
-    ends = torch.tensor([-math.inf, -1e308, -0.0, 0.0, 1e308, math.inf, math.nan]).double()
-    own, right = getattr(elementary, name)(ends), getattr(torch, name)(ends)
-    assert torch.equal(own.nan_to_num(nan=5), right.nan_to_num(nan=5))
+    assert torch.allclose(own, right, rtol=5e-15, atol=5e-15, equal_nan=True)
 
 
 def test_a_root_is_the_nearest_number():
