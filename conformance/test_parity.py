@@ -13,6 +13,7 @@ import torch
 from gpt2ref import encode, load_checkpoint
 
 from .adapters.adapter import Adapter
+from .adapters.protocol import PRECISIONS
 from .checkpoints.tensors import SMALL, far_below_zero, random_token_ids, trained_like
 from .conftest import WriteCheckpoint
 from .judging import published
@@ -46,9 +47,11 @@ def check_parity(
 ) -> None:
     if not has_dtype(adapter.device, dtype):
         raise NotApplicable(f"no {dtype} on {adapter.device}")
-    precision = adapter.precision if adapter.precision != adapter.dtype else dtype
+    judged = adapter.load(checkpoint, dtype=dtype)
+    precision = PRECISIONS[judged.precision] if judged.precision else dtype
+    logits = judged.logits(token_ids)[:, every - 1 :: every]
+    del judged  # the truth may need its memory
     truth, allowed = expected(str(checkpoint), token_ids, precision, adapter.device, every)
-    logits = adapter.load(checkpoint, dtype=dtype).logits(token_ids)[:, every - 1 :: every]
     check_logits(logits, truth, allowed, what)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from contextlib import nullcontext
+from decimal import ROUND_CEILING, ROUND_FLOOR, Context, Decimal
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,7 @@ REPORTED = (
     "context-end-refused",
     "centred-unembed",
 )
-# Their answers depend on chance, on the time or on what memory contains.
+# Their answers depend on the time or on what memory contains.
 UNSTEADY = ("uninitialised-buffer", "seed-from-clock")
 _NO_CHANCE = 1e-30
 
@@ -67,7 +67,12 @@ def with_answers(
     `mistaken`: whether variants and mistakes are asked, too. Raises ValueError if a right GPT-2
     does not do what the case says.
     """
-    asked = _Asked(case, folder)
+    with InOrder() as mode:
+        return _with_answers(_Asked(case, folder, mode), refused, mistaken)
+
+
+def _with_answers(asked: _Asked, refused: bool, mistaken: bool) -> dict[str, Any]:
+    case = asked.case
     right = asked.exact(CompleteGPT2)
     if (right == REFUSED) != refused or right in (None, CRASHED):
         raise ValueError(f"case {case['id']}: a right GPT-2 answers {right!r}")
@@ -89,22 +94,22 @@ def with_answers(
 class _Asked:
     """A case that is asked of one GPT-2 after the other."""
 
-    def __init__(self, case: Mapping[str, Any], folder: Path) -> None:
+    def __init__(self, case: Mapping[str, Any], folder: Path, mode: InOrder) -> None:
         self.case = case
+        self.mode = mode
         self.question = question_of(case, folder)
         self.checkpoint = folder / case["checkpoint"]
         self.decimals = 0
-        self.rounding = 0.0  # a difference in logits that is none
+        self.least = 0.0  # a difference in logits that is none
+        self.rounding = 0.0  # the same, in proportion to the largest logit
 
     def answer(self, kind: type[CompleteGPT2], dtype: torch.dtype) -> Any:
         return answer(self.question, loading(kind), self.checkpoint, dtype)
 
     def exact(self, kind: type[CompleteGPT2]) -> Any:
-        """Return the answers in float64, with every sum in order."""
+        """Return the answers in float64, and keep the lead and the chances."""
         Watched.lead, Watched.chances = math.inf, None
-        in_order = InOrder() if self.question.kind == "logits" else nullcontext()
-        with in_order:  # tokens have no digits to differ in
-            return self.answer(type(kind.__name__, (Watched, kind), {}), torch.float64)
+        return self.answer(type(kind.__name__, (Watched, kind), {}), torch.float64)
 
     def allowed(self, kind: type[CompleteGPT2], right: list[Any]) -> dict[str, float]:
         """Return the allowed error of logits in each precision that can compute them."""
@@ -114,8 +119,7 @@ class _Asked:
         largest = max(float(each.abs().max()) for each in tensors)
         found = {}
         for name, dtype in PRECISIONS.items():
-            with InOrder():
-                rounded = self.answer(kind, dtype)
+            rounded = self.answer(kind, dtype)
             if isinstance(rounded, list):
                 differs = max(
                     float(error(a, b).max())
@@ -125,8 +129,9 @@ class _Asked:
                 allowed = allowed_error(partial(_given, differs), largest, dtype)
                 if math.isfinite(allowed):
                     found[name] = _digits(allowed)
-        self.decimals = decimals(found["float32"])
-        self.rounding = found["float32"] / max(largest, 1e-300)
+        self.least = found["float32"]
+        self.decimals = decimals(self.least)
+        self.rounding = self.least / max(largest, 1e-300)
         return found
 
     def json(self, answers: list[Any]) -> list[Any]:
@@ -136,10 +141,9 @@ class _Asked:
         """Return what a variant answers, if the case is about it and it answers otherwise."""
         if entry.requirement not in self.case["requirements"]:
             return None
-        quick = self.answer(entry.kind, torch.float64)
-        if quick in (None, CRASHED) or same(quick, right, self.rounding):
-            return None
         found = self.exact(entry.kind)
+        if found in (None, CRASHED) or same(found, right, self.rounding):
+            return None
         about: dict[str, Any] = {
             "variant": entry.id,
             "requirement": entry.requirement,
@@ -158,52 +162,59 @@ class _Asked:
             return None
         if right != REFUSED and any(isinstance(each, Frequencies) for each in right):
             return None  # the case that gives the numbers of the draws has them
-        found = [self._with_chance(entry, 1)]
-        if found[0] is None or same(found[0], right, self.rounding):
-            return None
-        found.append(self._with_chance(entry, 2))
-        if not same(found[0], found[1], 1e-12):
+        found, drew = self._by_chance(entry)
+        if found is None or same(found, right, self.rounding):
             return None
         about = {"requirement": entry.requirement, "says": entry.what}
-        if found[0] in (REFUSED, CRASHED):
+        if found in (REFUSED, CRASHED):
             return about | {"refused": True}
         if right == REFUSED:
             return about | {"refused": False}
-        places = [_place(*each, self.decimals) for each in differences(right, found[0])]
+        if drew:
+            return None
+        places = [_place(*each, self.decimals) for each in differences(right, found, self.least)]
         return about | {"answers": places} if places else None
 
-    def _with_chance(self, entry: Entry, seed: int) -> Any:
+    def _by_chance(self, entry: Entry) -> tuple[Any, bool]:
+        """Return what a mistake answers, and whether it drew torch's random numbers."""
+        self.mode.drew = False
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            return self.answer(entry.kind, torch.float64)
+            before = torch.get_rng_state()
+            found = self.answer(entry.kind, torch.float64)
+            return found, self.mode.drew or not torch.equal(torch.get_rng_state(), before)
 
 
 def _given(found: float, _: torch.dtype) -> float:
     return found
 
 
-def differences(right: list[Any], wrong: list[Any]) -> Iterator[tuple[list[int], Any]]:
-    """Yield where answers differ most: the path into the answers, and what stands there."""
+def differences(
+    right: list[Any], wrong: list[Any], least: float
+) -> Iterator[tuple[list[int], Any]]:
+    """Yield where answers differ most: the path into the answers, and what stands there.
+
+    `least`: a difference in logits up to which there is none.
+    """
     left = PLACES
     for number, (a, b) in enumerate(zip(right, wrong, strict=True)):
         if isinstance(a, Frequencies) or not left:
             continue
-        found = _in_logits(a, b, left) if isinstance(a, Tensor) else _in_lists(a, b)
+        found = _in_logits(a, b, left, least) if isinstance(a, Tensor) else _in_lists(a, b)
         for path, value in found:
             if left:
                 left -= 1
                 yield [number, *path], value
 
 
-def _in_logits(a: Tensor, b: Tensor, n: int) -> Iterator[tuple[list[int], float]]:
+def _in_logits(a: Tensor, b: Tensor, n: int, least: float) -> Iterator[tuple[list[int], float]]:
     if a.shape != b.shape:
         return
     differs = (a - b).abs().nan_to_num(nan=math.inf)
-    largest, tokens = differs.max(-1)  # one token of each position
+    largest = differs.amax(-1)  # one token of each position
     for index in largest.flatten().argsort(descending=True, stable=True)[:n].tolist():
         row, position = divmod(index, largest.size(-1))
-        if largest[row, position] > 0:
-            token = int(tokens[row, position])
+        if largest[row, position] > least:
+            token = int(differs[row, position].argmax())
             yield [row, position, token], float(b[row, position, token])
 
 
@@ -229,16 +240,13 @@ def _place(path: list[int], value: Any, decimals: int) -> dict[str, Any]:
 
 def decimals(allowed: float) -> int:
     """Return how many decimals a logit has in a file: a hundredth of the allowed error."""
-    return max(0, math.ceil(-math.log10(allowed)) + 2)
+    return max(0, 2 - Decimal(repr(allowed)).adjusted())
 
 
 def _digits(number: float, down: bool = False) -> float:
     """Return a positive number with two digits, rounded up, or down."""
-    if number == 0:
-        return 0.0
-    exponent = math.floor(math.log10(number)) - 1
-    scaled = number / 10.0**exponent
-    return float(f"{math.floor(scaled) if down else math.ceil(scaled)}e{exponent}")
+    context = Context(prec=2, rounding=ROUND_FLOOR if down else ROUND_CEILING)
+    return float(context.create_decimal(repr(number)))
 
 
 def _json(answer: Any, decimals: int) -> Any:

@@ -69,7 +69,7 @@ def judge_answers(
     `comparison`: one in the precision of the answers, which several ports may share.
     """
     compared = {name: _compared(vectors, given, name) for name in vectors.cases}
-    for name in _too_close(vectors, given):
+    for name in too_close(vectors, given):
         compared[name] = Compared(NOT_APPLICABLE, f"too close to call in {given.precision}")
     judgement = AnswersJudgement(given.name, has_name=False)
     wrong = [name for name, each in compared.items() if each.outcome == FAILED]
@@ -154,7 +154,7 @@ def _finding(
     return Finding(FAILED, compared.found, mistakes=mistakes, own=bool(mistakes), test=case)
 
 
-def _too_close(vectors: Vectors, given: GivenAnswers) -> list[str]:
+def too_close(vectors: Vectors, given: GivenAnswers) -> list[str]:
     """Return the cases whose tokens rounding may change in the precision of the answers."""
     if given.precision == "float32":
         return []

@@ -22,6 +22,7 @@ SLOW = ("huggingface:load_compiled",)
 # Package -> the versions that have what the adapter uses, and the adapters.
 PEERS = {
     "ctranslate2": (range(4, 5), ["conformance.adapters.ctranslate2"]),
+    "llama-cpp-python": (range(1), ["conformance.adapters.llama_cpp"]),
     "transformer_lens": (
         range(2, 4),
         [f"conformance.adapters.transformer_lens{name}" for name in ("", ":load_uncached")],

@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from conformance.adapters.adapter import Adapter
 from conformance.checkpoints.tensors import SMALL, random_token_ids, trained_like, write_checkpoint
-from conformance.defects import DEFECTS
+from conformance.defects import DEFECTS, CompleteGPT2
 from conformance.judging.oracle import (
     FACTOR,
     FLOOR_ULPS,
@@ -19,6 +20,7 @@ from conformance.judging.oracle import (
 )
 from conformance.outcomes import Failure
 from conformance.studies.tolerance import SMALLEST
+from conformance.test_parity import check_parity
 from gpt2ref import load_checkpoint
 from tests.shared.blocks import block
 
@@ -110,3 +112,22 @@ def test_trained_like_weights_exercise_softmax_and_gelu(checkpoint: Path) -> Non
         for name, tensor in model.state_dict().items()
         if name.endswith("bias")
     )
+
+
+class InHalf(CompleteGPT2):
+    """Computes in float16 where float32 is asked for, and declares what it computes in."""
+
+    @property
+    def precision(self) -> str:
+        return str(self.dtype).removeprefix("torch.")
+
+
+def test_each_load_is_judged_in_the_precision_that_it_declares(checkpoint: Path) -> None:
+    def load(folder: str, *, device: str, dtype: torch.dtype) -> CompleteGPT2:
+        dtype = torch.float16 if dtype == torch.float32 else dtype
+        return InHalf.load(folder, device=device, dtype=dtype)
+
+    adapter = Adapter("lower", "cpu", torch.float32, load)
+    adapter.try_out()
+    for dtype in (torch.float32, torch.bfloat16):
+        check_parity(adapter, checkpoint, TOKEN_IDS, dtype, str(dtype))

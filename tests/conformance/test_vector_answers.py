@@ -22,7 +22,7 @@ from conformance.vectors.answers import read_answers
 from conformance.vectors.comparing import compare
 from conformance.vectors.errors import VectorsError
 from conformance.vectors.shows import shows
-from conformance.vectors.verdict import judge_answers
+from conformance.vectors.verdict import judge_answers, too_close
 from conformance.vectors.write import HERE
 from conformance.verdict.findings import FAILED, PASSED
 from tests.shared.vectors import answers_file, comparison, written
@@ -60,6 +60,7 @@ ENGINES = {
         "float32",
         "lacks-c_fc lacks-ln_f third-block unscaled scaled-by-layer epsilon nan",
     ),
+    "llama_cpp": ("float16", "nan"),
     "transformer_lens": ("float32", ""),
 }
 
@@ -75,7 +76,12 @@ def test_an_engine_fails_what_is_known_of_it_and_nothing_more(name, tmp_path):
         case: compare(each, given.answers[case], given.said[case], precision)
         for case, each in written().cases.items()
     }
-    wrong = {case: each.found for case, each in found.items() if each.outcome == FAILED}
+    close = too_close(written(), given)
+    wrong = {
+        case: each.found
+        for case, each in found.items()
+        if each.outcome == FAILED and case not in close
+    }
     assert wrong.keys() == set(failing.split()), wrong
     assert sum(each.outcome == PASSED for each in found.values()) > 40
 

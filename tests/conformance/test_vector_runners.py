@@ -16,6 +16,7 @@ from tests.shared.vectors import comparison, written
 # Runners with a GPT-2 of their own: the program that runs or builds it, the file of the GPT-2, and
 # the scale of attention in it, right and wrong.
 RUNNERS = {
+    "java": ("java", "Runner.java", "/ Math.sqrt(n)", "/ Math.sqrt(width)"),
     "javascript": ("node", "gpt2.js", "/ Math.sqrt(width)", "/ Math.sqrt(n_embd)"),
     "rust": ("rustc", "gpt2.rs", "/ (width as f64).sqrt()", "/ (self.n_embd as f64).sqrt()"),
 }
@@ -38,6 +39,8 @@ def command_of(language, sources, tmp_path):
     """Return the words that run a runner, which is built first if need be."""
     if language == "javascript":
         return ["node", str(sources / "run.js")]
+    if language == "java":
+        return ["java", str(sources / "Runner.java")]
     # Without -O, it is built and run in less time.
     runs(["rustc", "--edition", "2021", "-o", "run", str(sources / "run.rs")], tmp_path)
     return [str(tmp_path / "run")]

@@ -1,13 +1,8 @@
-"""The suite as files: they are whole, the same everywhere, and say what they should."""
+"""The suite as files: they are whole, and say what they should."""
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
-import subprocess
-import sys
-import tarfile
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +11,6 @@ from typing import Any
 import jsonschema
 import pytest
 import torch
-import yaml
 from safetensors.torch import load_file
 
 from conformance.defects import DEFECTS, EQUIVALENT, VARIANTS, CompleteGPT2
@@ -29,12 +23,11 @@ from conformance.vectors.cases import cases
 from conformance.vectors.checkpoints import CHECKPOINTS, SMALL, WHOLE_VOCABULARY
 from conformance.vectors.expecting import with_answers
 from conformance.vectors.full import full_files
-from conformance.vectors.in_order import InOrder
 from conformance.vectors.left_out import LEFT_OUT
 from conformance.vectors.performing import perform
 from conformance.vectors.shows import shows
-from conformance.vectors.write import HERE, write_archive, write_checkpoint
-from tests.shared.vectors import HASHES, hashes, written
+from conformance.vectors.write import HERE, write_checkpoint
+from tests.shared.vectors import index, written
 
 ROOT = Path(__file__).parents[2]
 PAGE = " ".join((ROOT / "docs/vectors.md").read_text(encoding="utf-8").split())
@@ -42,10 +35,6 @@ PAGE = " ".join((ROOT / "docs/vectors.md").read_text(encoding="utf-8").split())
 
 def schema(name):
     return json.loads((HERE / f"{name}.schema.json").read_text(encoding="utf-8"))
-
-
-def index():
-    return json.loads((written().folder / "index.json").read_text(encoding="utf-8"))
 
 
 def test_the_default_set_has_at_most_five_megabytes():
@@ -147,81 +136,6 @@ def test_a_weight_is_rounded_once():
     )
     for each in generator.rules(SMALL):
         assert (each.half_range * 2**16).is_integer()
-
-
-# The same bytes everywhere.
-
-_AGAIN = """
-import sys
-from pathlib import Path
-from conformance.vectors.cases import cases
-from conformance.vectors.checkpoints import CHECKPOINTS
-from conformance.vectors.write import write_case, write_checkpoint
-
-folder, *names = sys.argv[1:]
-for case in cases():
-    if case.id in names:
-        checkpoint = Path(folder) / "checkpoints" / case.checkpoint
-        if not checkpoint.exists():
-            write_checkpoint(checkpoint, CHECKPOINTS[case.checkpoint]())
-        write_case(Path(folder), case)
-"""
-
-
-def test_each_torch_writes_the_same_bytes():
-    """tox runs this with its oldest and its newest torch."""
-    right = HASHES.read_text(encoding="utf-8").splitlines()
-    others = [line.split()[1] for line in hashes() if line not in right]
-    assert not others, "after a change of these cases: python -m tests.shared.vectors"
-    assert len(hashes()) == len(right)
-
-
-def test_another_kernel_writes_the_same_bytes(tmp_path):
-    names = ("head", "faint-ln_2", "mlp", "greedy", "draws-1-none", "unscaled")
-    environment = os.environ | {"ATEN_CPU_CAPABILITY": "default", "OMP_NUM_THREADS": "2"}
-    subprocess.run(
-        [sys.executable, "-c", _AGAIN, str(tmp_path), *names],
-        check=True,
-        env=environment | {"PYTHONPATH": str(ROOT)},
-    )
-    files = [file for file in tmp_path.rglob("*") if file.is_file()]
-    assert len(files) >= len(names) + 3
-    for file in files:
-        assert file.read_bytes() == (written().folder / file.relative_to(tmp_path)).read_bytes()
-
-
-def test_products_in_order_are_those_of_the_plainest_loop():
-    a, b = torch.randn(2, 3, 5), torch.randn(5, 4)
-    right = torch.zeros(2, 3, 4)
-    for term in range(5):
-        right += a[..., term, None] * b[term]
-    with InOrder():
-        assert torch.equal(a @ b, right)
-        one, two, three, four, five = a.unbind(-1)
-        assert torch.equal(a.mean(-1), (one + two + three + four + five) / 5)
-
-
-def test_an_archive_has_the_same_bytes_whenever_it_is_written(tmp_path):
-    for name in ("a.tar", "b.tar"):
-        write_archive(written().folder, tmp_path / name)
-    content = (tmp_path / "a.tar").read_bytes()
-    assert content == (tmp_path / "b.tar").read_bytes()
-    said = (tmp_path / "a.tar.sha256").read_text(encoding="utf-8")
-    assert said == f"{hashlib.sha256(content).hexdigest()}  a.tar\n"
-    with tarfile.open(tmp_path / "a.tar") as archive:
-        names = archive.getnames()
-    assert len(names) == len(index()["files"]) + 1
-    assert "gpt2-vectors/index.json" in names
-
-
-def test_a_release_has_the_archive_that_anybody_can_write_again():
-    workflow = yaml.safe_load((ROOT / ".github/workflows/release.yml").read_text(encoding="utf-8"))
-    steps = [step.get("run", "") for step in workflow["jobs"]["vectors"]["steps"]]
-    (command,) = [each for each in steps if "--write-vectors" in each]
-    assert command in (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
-    archive = command.split()[-1]
-    assert archive in PAGE
-    assert f"{archive} {archive}.sha256" in steps[-1]
 
 
 # The published shape, in small.

@@ -1,7 +1,7 @@
 """Vectors that several test files read. They are written once, as that takes seconds.
 
-After a change of checkpoints or of expected answers, this writes the hashes that every version of
-torch must give:
+After a change of cases, or of the defects that they name, this writes the hashes that every machine
+and every version of torch must give:
 
     python -m tests.shared.vectors
 """
@@ -36,11 +36,15 @@ def written() -> Vectors:
     return read_vectors(folder)
 
 
+def index() -> Any:
+    return json.loads((written().folder / "index.json").read_text(encoding="utf-8"))
+
+
 def hashes() -> list[str]:
-    """Return a line for each case: the hash of its checkpoint and expected answers, and its id."""
-    found = []
+    """Return a line for each case: the hash of its file and its checkpoint, and its id."""
+    found, files = [], {each["id"]: each["file"] for each in index()["cases"]}
     for name, case in written().cases.items():
-        content = hashlib.sha256(json.dumps(case["expected"]).encode())
+        content = hashlib.sha256((written().folder / files[name]).read_bytes())
         for file in sorted((written().folder / case["checkpoint"]).iterdir()):
             content.update(file.read_bytes())
         found.append(f"{content.hexdigest()}  {name}")
