@@ -122,8 +122,10 @@ class LlamaCpp:
     @contextmanager
     def _context(self, tokens: int, rows: int) -> Iterator[Any]:
         context = new_context(self.model, tokens, rows, self.dtype)
-        yield context
-        llama_cpp.llama_free(context)
+        try:
+            yield context
+        finally:
+            llama_cpp.llama_free(context)
 
 
 def load(checkpoint: str, *, device: str = "cpu", dtype: torch.dtype = torch.float32) -> LlamaCpp:
