@@ -43,6 +43,14 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def forget_folders() -> Iterator[None]:
+    """Forget the folders of adapters, in which `import ctranslate2` finds the suite's adapter."""
+    before = list(sys.path)
+    yield
+    sys.path[:] = before
+
+
 @pytest.fixture(autouse=True)
 def forget_modules(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Forget the modules that a test writes and imports: another test's may have their names."""

@@ -75,8 +75,8 @@ LAID_DOWN = """
     eq ne lt le gt ge equal isnan isinf isfinite isposinf where masked_fill masked_fill_
     to _to_copy copy_ clone detach alias lift_fresh item _local_scalar_dense fill_ zero_
     zeros_like ones_like empty_like full_like new_zeros new_empty
-    view _unsafe_view reshape flatten unflatten as_strided expand slice select unsqueeze squeeze
-    transpose permute t mT unfold chunk split split_with_sizes unbind cat stack
+    view _unsafe_view reshape flatten unflatten as_strided expand expand_as slice select unsqueeze
+    squeeze transpose permute t mT unfold chunk split split_with_sizes unbind cat stack
     index index_put index_put_ index_select gather scatter flip roll tril triu repeat
     """.split()  # noqa: SIM905
 # Random numbers, which are no part of the answers.
