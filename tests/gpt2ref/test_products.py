@@ -112,6 +112,16 @@ def test_a_way_that_is_clearly_faster_is_taken_and_kept(clock, seconds, way):
     assert list(products.choices().values()) == [choice]
 
 
+def test_a_first_call_which_loads_a_library_is_not_timed(clock, monkeypatch):
+    clock("torch", 1.0)
+    clock("onednn", 0.1)
+    quick = products.WAYS["onednn"]
+    clock("onednn", 100.0)
+    calls = iter([products.WAYS["onednn"]])
+    monkeypatch.setitem(products.WAYS, "onednn", lambda *given: next(calls, quick)(*given))
+    assert products.choice(1, numbers(523, 256)).way == "onednn"
+
+
 def test_few_rows_and_many_are_chosen_for_by_themselves(clock):
     clock("torch", 1.0)
     clock("onednn", 2.0)
