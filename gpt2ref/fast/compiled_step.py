@@ -24,7 +24,6 @@ from .products import Case, Choice
 FEW = 8  # tokens that C feeds at once without being timed: it saves the time between products too
 MOST = 64  # tokens: torch feeds more
 LESS = 0.8  # torch feeds more where its products take less than this part of C's
-_OF_BLOCK, _FC = 12, 10  # tensors of a block, and the place of the first c_fc in all weights
 _MATRICES = ("c_attn.weight", "c_proj.weight", "c_fc.weight")  # those of the blocks
 
 _models: WeakSet[GPT2] = WeakSet()  # those that `compile_step` was called for
@@ -182,7 +181,8 @@ class CompiledStep:
     def _seconds(self, rows: int, order: str) -> dict[str, float]:
         """Return the seconds that `rows` rows times c_fc take C and torch, in up to two layers."""
         n_in, n_out = self.config.n_embd, self.config.mlp_width
-        matrices = [self.weights[_FC + layer * _OF_BLOCK] for layer in range(self.config.n_layer)]
+        named = zip(_in_order(self.config.n_layer), self.weights, strict=True)
+        matrices = [weight for name, weight in named if name.endswith("c_fc.weight")]
         x = torch.linspace(-1, 1, rows * n_in, dtype=torch.float32, device="cpu").view(rows, n_in)
         x_stored = x.to(matrices[0].dtype)
         self._make_room(rows)
