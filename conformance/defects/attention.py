@@ -250,6 +250,14 @@ class SoftmaxOverHeads(CompleteGPT2):
         return masked(scores, mask).softmax(1)
 
 
+@defect("softmax-over-matrix", "attention.softmax", f"softmax() of a flattened matrix; {KNOWLEDGE}")
+class SoftmaxOverMatrix(CompleteGPT2):
+    """The softmax is taken over all queries and keys, so a query's weights do not sum to one."""
+
+    def attention_weights(self, scores: Tensor, mask: Tensor) -> Tensor:
+        return masked(scores, mask).flatten(-2).softmax(-1).view_as(scores)
+
+
 @defect(
     "softmax-without-maximum",
     "attention.large-scores",

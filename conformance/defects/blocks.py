@@ -157,6 +157,14 @@ class LogitsCapped(CompleteGPT2):
         return 30 * torch.tanh(super().head(x) / 30)
 
 
+@defect("logits-scaled", "head.raw", "transformers modeling_t5.py: tied, so times d_model ** -0.5")
+class LogitsScaled(CompleteGPT2):
+    """Logits are divided by the root of the width, as in T5, where the head is tied, too."""
+
+    def head(self, x: Tensor) -> Tensor:
+        return super().head(x) / math.sqrt(self.config.n_embd)
+
+
 @defect("last-layer-shared", "blocks.layers")
 class LastLayerShared(CompleteGPT2):
     """Every block is the last one, as where a loop's lambdas all see its last value."""

@@ -14,6 +14,8 @@ from .curve import ReadCurve
 from .numbered import NUMBERED
 from .read import Read
 from .read_attention import ReadAttention
+from .read_block import ReadBlock
+from .read_head import ReadHead
 from .read_positions import ReadPositions
 
 KNOWLEDGE = "from knowledge: no report was looked up"
@@ -57,7 +59,7 @@ class Entry:
 
 
 Mistake = Entry | Measured | Read  # what a GPT-2 may be given
-_READ = {kind.name: kind for kind in (ReadCurve, ReadPositions, ReadAttention)}
+_READ = {kind.name: kind for kind in (ReadCurve, ReadPositions, ReadAttention, ReadBlock, ReadHead)}
 
 DEFECTS: dict[str, Entry] = {}  # must be caught, by the requirement that is named
 EQUIVALENT: dict[str, Entry] = {}  # look like mistakes and change nothing: must not be flagged

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .complete import CompleteGPT2
-from .read import Read
+from .read import ReadFile
 
 POINTS = 6  # of a polynomial
 _SAID = (-3.0, -1.0, -0.5, 0.5, 1.0, 3.0)  # the points that a verdict shows
@@ -54,7 +54,7 @@ class Curve:
         return ", ".join(f"{y:.5g} at {x:g}" for x, y in pairs)
 
 
-class ReadCurve(Read):
+class ReadCurve(ReadFile):
     """An activation that was read.
 
     `file`: JSON with the points, `{"x": [...], "y": [...]}`.

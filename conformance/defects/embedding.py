@@ -132,3 +132,11 @@ class PositionsFromWte(CompleteGPT2):
 
     def embed_positions(self, positions: Tensor) -> Tensor:
         return self.weights["wte.weight"][positions]
+
+
+@defect("positions-reversed", "embedding.positions", f"flip() for padding on the left; {KNOWLEDGE}")
+class PositionsReversed(CompleteGPT2):
+    """Positions are counted from the end: the last token has position 0."""
+
+    def positions(self, real: Tensor, past: int) -> Tensor:
+        return super().positions(real, 0).flip(-1)[:, past:]

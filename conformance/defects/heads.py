@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn.functional import rms_norm
 
 from ..probes.gpt2 import Weights
-from .catalogue import defect
+from .catalogue import KNOWLEDGE, defect
 from .complete import CompleteGPT2, changed
 
 
@@ -35,6 +36,13 @@ class OneHead(CompleteGPT2):
     @property
     def n_head(self) -> int:
         return 1
+
+
+@defect("n-head-of-two", "attention.heads")
+class TwoHeads(CompleteGPT2):
+    """There are 2 heads, whatever the config says."""
+
+    n_head = 2
 
 
 @defect(
@@ -182,3 +190,61 @@ class KeysFirstInOneBlock(OrderedInOneBlock):
     """In the first block, queries and keys are exchanged, and in no other."""
 
     order = (1, 0, 2)
+
+
+@defect("attn-proj-missing", "attention.head-merge", f"no c_proj after the heads; {KNOWLEDGE}")
+class OutputProjectionMissing(CompleteGPT2):
+    """The heads' outputs are added as they are: attn.c_proj is left out."""
+
+    def linear(self, x: Tensor, name: str) -> Tensor:
+        return x if name.endswith("attn.c_proj") else super().linear(x, name)
+
+
+@defect("queries-keys-normalised", "attention.scale", "karpathy/nanochat gpt.py: QK norm")
+class QueriesKeysNormalised(CompleteGPT2):
+    """Queries and keys have their root mean square divided out, as in newer models."""
+
+    def scores(self, q: Tensor, k: Tensor, layer: int) -> Tensor:
+        width = (q.size(-1),)
+        return super().scores(rms_norm(q, width), rms_norm(k, width), layer)
+
+
+class Rotary(CompleteGPT2):
+    """Queries and keys are rotated by their positions, as in newer models, beside wpe."""
+
+    def pairs(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the two channels of each pair, which are rotated together."""
+        raise NotImplementedError
+
+    def scores(self, q: Tensor, k: Tensor, layer: int) -> Tensor:
+        at = torch.arange(k.size(-2), device=k.device)
+        return super().scores(self.rotated(q, at[-q.size(-2) :]), self.rotated(k, at), layer)
+
+    def rotated(self, x: Tensor, positions: Tensor) -> Tensor:
+        """Rotate [..., time, width]. The order of the channels is the same in q and k."""
+        first, second = self.pairs(x)
+        n = second.size(-1)
+        speed = 10_000 ** (-torch.arange(n, device=x.device, dtype=torch.float64) / n)
+        angles = positions[:, None] * speed
+        cos, sin = angles.cos().to(x), angles.sin().to(x)
+        return torch.cat(
+            [first * cos - second * sin, first * sin + second * cos, x[..., 2 * n :]], dim=-1
+        )
+
+
+@defect("rotary-positions", "attention.scale", "karpathy/nanochat gpt.py: rotary embeddings")
+class RotaryHalves(Rotary):
+    """Queries and keys are rotated by their positions: channel c with channel c + width / 2."""
+
+    def pairs(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        half = x.size(-1) // 2
+        return x[..., :half], x[..., half : 2 * half]
+
+
+@defect("rotary-positions-interleaved", "attention.scale", "transformers modeling_gptj.py")
+class RotaryPairs(Rotary):
+    """Queries and keys are rotated by their positions: channel 2c with channel 2c + 1."""
+
+    def pairs(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        even = x[..., : x.size(-1) // 2 * 2]
+        return even[..., ::2], even[..., 1::2]

@@ -9,14 +9,11 @@ from typing import ClassVar
 from .complete import CompleteGPT2
 
 
-@dataclass(frozen=True)
 class Read:
     """A mistake that was read. The fields are those of an `Entry`.
 
-    `file`: what was read. `name`: the id. `like`: the entry that fails the same requirements.
+    `name`: the id. `like`: an entry that fails about the same requirements.
     """
-
-    file: Path
 
     name: ClassVar[str]
     like: ClassVar[str]
@@ -32,7 +29,7 @@ class Read:
     @property
     def specification(self) -> str:
         """The name that `combined` takes."""
-        return f"{self.name}={self.file}"
+        raise NotImplementedError
 
     @property
     def what(self) -> str:
@@ -44,6 +41,22 @@ class Read:
 
     @classmethod
     def of(cls, specification: str) -> Read:
+        """Return what has this specification. Raises KeyError if there is none."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class ReadFile(Read):
+    """A mistake that was read into a file."""
+
+    file: Path
+
+    @property
+    def specification(self) -> str:
+        return f"{self.name}={self.file}"
+
+    @classmethod
+    def of(cls, specification: str) -> ReadFile:
         """Read name=file. Raises KeyError if there is no such file."""
         file = Path(specification.partition("=")[2])
         if not file.is_file():

@@ -11,12 +11,12 @@ from torch import Tensor
 
 from .complete import CompleteGPT2
 from .curve import Curve
-from .read import Read
+from .read import ReadFile
 
 _SAID = 6  # the keys that a verdict shows
 
 
-class ReadAttention(Read):
+class ReadAttention(ReadFile):
     """Attention with a bias for each query and key, or with a function of each score.
 
     `file`: safetensors of float64. `bias.H`: the bias of each head in a model of H heads,

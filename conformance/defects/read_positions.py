@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from .complete import CompleteGPT2
-from .read import Read
+from .read import ReadFile
 
 _SAID = 5  # the positions that a verdict shows
 
 
-class ReadPositions(Read):
+class ReadPositions(ReadFile):
     """Positions with other rows of wpe, or with vectors that are in no file.
 
     `file`: JSON. `rows` has for each number of positions, of each position, the rows and their

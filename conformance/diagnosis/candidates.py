@@ -1,7 +1,7 @@
 """Proposes mistakes that may explain the answer of a wrong GPT-2.
 
-They are variants; defects, the likely ones first; constants; two defects at once; a step that
-nobody knows.
+They are variants; defects, the likely ones first; constants; blocks that are put together
+otherwise; a step that nobody knows; two defects at once.
 """
 
 from __future__ import annotations
@@ -13,16 +13,18 @@ from dataclasses import replace
 import torch
 
 from ..defects import DEFECTS, VARIANTS
-from ..defects.catalogue import Entry, Mistake
+from ..defects.catalogue import Entry, Mistake, id_with_number, with_number
 from ..defects.constants import CONSTANTS, Constant, Measured
+from ..defects.read_block import other_blocks
 from ..defects.steps import can_change, changes_alone
 from .comparison import Answers, Comparison, relative_difference
-from .question import BLOCKS, WITH_ATTENTION, WITH_MLP, Question
+from .question import BLOCKS, FAILED, NORM, WITH_ATTENTION, WITH_MLP, Question
 from .solving import Subject
 from .unknown_steps import read_step
 
 Grants = tuple[Mistake, ...]
 Search = Callable[[Grants, Question], Iterator[Grants]]  # what explains the answer to a question
+N_HEADS = (3, 4, 6, 8, 12, 16, 20, 25)  # and 2, which is in the catalogue
 MOST_KNOWN = 8  # of which pairs are tried where an answer takes long
 # Asked before other questions about tokens.
 QUICK = frozenset({"pieces of (2, 1, 3)", "rows that end", "dice with top_k=1", "greedy"})
@@ -36,6 +38,7 @@ class Candidates:
 
     def __init__(self, comparison: Comparison, subject: Answers) -> None:
         self.comparison, self.subject = comparison, subject
+        self._read: dict[tuple[Grants, frozenset[str]], Mistake | None] = {}
 
     def wrong(self, granted: Grants) -> list[Question]:
         """Return the questions that the implementation answers otherwise, those of few parts first.
@@ -76,10 +79,18 @@ class Candidates:
         ]
 
     def defects(self, granted: Grants, question: Question) -> Iterator[Grants]:
-        return self.entries(DEFECTS.values(), granted, question)
+        """Yield defects, and other numbers of heads, which show where a config has another."""
+        heads = (with_number(id_with_number("n-head", number)) for number in N_HEADS)
+        return self.entries([*DEFECTS.values(), *heads], granted, question)
+
+    def blocks(self, granted: Grants, question: Question) -> Iterator[Grants]:
+        """Yield blocks that are put together otherwise, those first that differ in few places."""
+        known = any("block" in each.steps for each in granted)
+        if question.kind == "logits" and NORM <= question.parts <= BLOCKS and not known:
+            yield from self.entries(other_blocks(), granted, question)
 
     def entries(
-        self, entries: Iterable[Entry], granted: Grants, question: Question
+        self, entries: Iterable[Mistake], granted: Grants, question: Question
     ) -> Iterator[Grants]:
         first = self.first_asked(granted, question)
         for entry in entries:
@@ -146,7 +157,13 @@ class Candidates:
         return difference
 
     def pairs(self, granted: Grants, question: Question) -> Iterator[Grants]:
-        """Yield two that explain the answer together. Each shows in it, and breaks no right one."""
+        """Yield two that explain the answer together. Each shows in it, and breaks no right one.
+
+        An error in the place of logits says too little.
+        """
+        found = self.subject[question]
+        if question.kind == "logits" and isinstance(found, str) and found in FAILED:
+            return
         if question.parts < BLOCKS or question.kind == "text":
             showing = self.showing(granted, question)
         else:
@@ -178,7 +195,23 @@ class Candidates:
 
     def unknown(self, granted: Grants, question: Question) -> Iterator[Grants]:
         """Yield a step that nobody knows as it is read, if it explains the answer."""
-        subject = Subject(self.subject.load, granted, self.comparison.new_folder)
-        read = read_step(subject, question)
+        read = self.read(granted, question)
         if read is not None and self.like((read, *granted), question):
             yield (read,)
+
+    def unknown_beside(self, granted: Grants, question: Question) -> Iterator[Grants]:
+        """Yield a step as it is read with a defect that shows in the question, but not in it."""
+        read = self.read(granted, question)
+        if read is None:
+            return
+        for entry in self.showing(granted, question):
+            if self.like((entry, read, *granted), question):
+                yield entry, read
+
+    def read(self, granted: Grants, question: Question) -> Mistake | None:
+        """Return the step that a question is about as it is read. It is read once."""
+        key = granted, question.parts
+        if key not in self._read:
+            subject = Subject(self.subject.load, granted, self.comparison.new_folder)
+            self._read[key] = read_step(subject, question)
+        return self._read[key]

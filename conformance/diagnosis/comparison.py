@@ -66,12 +66,20 @@ class Comparison:
     """
 
     def __init__(
-        self, folder: Path, dtype: torch.dtype, asked: Iterable[Question] | None = None
+        self,
+        folder: Path,
+        dtype: torch.dtype,
+        asked: Iterable[Question] | None = None,
+        *,
+        few: bool = False,
     ) -> None:
-        """Compare answers to the suite's questions, or to those that are `asked`."""
+        """Compare answers to the suite's questions, or to those that are `asked`.
+
+        `few`: whether they are some of the suite's, which compare the logits of SHOWN alone.
+        """
         self.folder, self.dtype = folder, dtype
         self.questions = list(questions() if asked is None else asked)
-        self._few = asked is None  # whether SHOWN has the tokens whose logits are compared
+        self._few = few or asked is None
         self.right = self.new()
         self.variants = [self.answers(defective(name)) for name in VARIANTS]
         self._exact = replace(self.right, dtype=torch.float64, given={})

@@ -9,16 +9,18 @@ is looked for with this one in place, so any number of them can be found.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from ..defects import VARIANTS
 from .candidates import Candidates, Grants, Search
 from .comparison import Answers, Comparison
-from .question import Question
+from .question import EMBEDDINGS, Question
 
 Said = Callable[..., None]  # called with a text, and with lasting=True if it stays true
 MOST = 8  # stages
+MOST_ALTERNATIVES = 6  # that are tried where something is left
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,11 @@ class Peeled:
     left: tuple[str, ...]
 
 
+def granted_in(stages: Sequence[Stage]) -> Grants:
+    """Return all mistakes of stages, the last one first."""
+    return tuple(grant for stage in reversed(stages) for grant in stage.granted)
+
+
 def unheard(said: str = "", **_: bool) -> None:
     """Do nothing with what is said."""
 
@@ -65,24 +72,39 @@ class Peeling:
         self.comparison, self.said = comparison, said
         self.candidates = of = Candidates(comparison, subject)
         self.like = of.like
-        self.searches: tuple[Search, ...]
-        self.searches = (of.known, of.defects, of.constants, of.pairs, of.unknown)
+        self.single: tuple[Search, ...]  # the searches for one mistake
+        self.single = (of.variants, of.known, of.defects, of.constants, of.blocks)
 
     def peel(self) -> Peeled:
         """Find all mistakes.
 
         An entry of the catalogue may fit where another value of a constant is the right one. So if
-        something is left, constants are tried first.
+        something is left, constants are tried first, and then the alternatives of each stage.
         """
         found = self.found()
         if found.left and any(stage.explains for stage in found.stages):
             of = self.candidates
-            self.searches = (of.constants, of.known, of.defects, of.pairs, of.unknown)
-            other = self.found()
-            found = other if len(other.left) < len(found.left) else found
+            self.single = (of.variants, of.constants, of.known, of.defects, of.blocks)
+            found = self.fewer_left(found, self.found())
+            others = itertools.islice(self.with_alternatives(found), MOST_ALTERNATIVES)
+            for stages in list(others) if found.left else []:
+                found = self.fewer_left(found, self.found(stages))
         found = self.simplest(found)
         self.comparison.forget()
         return found
+
+    def fewer_left(self, found: Peeled, other: Peeled) -> Peeled:
+        return other if len(other.left) < len(found.left) else found
+
+    def with_alternatives(self, found: Peeled) -> Iterator[tuple[Stage, ...]]:
+        """Yield the stages up to each one, of which another alternative is granted."""
+        for index, stage in enumerate(found.stages):
+            for other in stage.alternatives[1:]:
+                before = found.stages[:index]
+                granted = granted_in(before)
+                wrong = self.candidates.wrong(granted)
+                explains = tuple(each.name for each in wrong if self.like(other + granted, each))
+                yield *before, Stage((other,), stage.question, explains)
 
     def simplest(self, found: Peeled) -> Peeled:
         """Choose the alternatives with which the fewest stages are enough."""
@@ -95,7 +117,7 @@ class Peeling:
                 stages = tuple(
                     chosen if each is stage else each for each in found.stages if each is not later
                 )
-                granted = tuple(grant for each in reversed(stages) for grant in each.granted)
+                granted = granted_in(stages)
                 if self.explained(granted, later.question, found.left):
                     return self.simplest(Peeled(stages, granted, found.left))
         return found
@@ -108,11 +130,11 @@ class Peeling:
         asked = sorted(self.comparison.questions, key=lambda each: (each.name != first, each.slow))
         return all(self.like(granted, each) for each in asked if each.name not in left)
 
-    def found(self) -> Peeled:
-        stages: list[Stage] = []
-        granted: Grants = ()
-        wrong = self.first_wrong()
-        first = len(wrong)
+    def found(self, known: tuple[Stage, ...] = ()) -> Peeled:
+        """Find stages after those that are known, until nothing explains what is left."""
+        stages, granted = [*known], granted_in(known)
+        first = len(self.wrong)
+        wrong = self.candidates.wrong(granted) if known else self.wrong
         while wrong and len(stages) < MOST:
             stage = self.next_stage(granted, wrong)
             if stage is None:
@@ -126,8 +148,9 @@ class Peeling:
                 self.said(f"{explained} by {names}", lasting=True)
         return Peeled(tuple(stages), granted, tuple(question.name for question in wrong))
 
-    def first_wrong(self) -> list[Question]:
-        """Return the questions that are answered wrongly. Says how many have been asked."""
+    @cached_property
+    def wrong(self) -> list[Question]:
+        """The questions that are answered wrongly. Says how many have been asked."""
         wrong = []
         for number, question in enumerate(self.comparison.questions, start=1):
             wrong += [] if self.like((), question) else [question]
@@ -135,23 +158,80 @@ class Peeling:
         return wrong
 
     def next_stage(self, granted: Grants, wrong: Sequence[Question]) -> Stage | None:
-        """Find the next mistake; None if nothing explains any of the wrong answers."""
-        unexplained: list[frozenset[str]] = []
-        skipped: list[Question] = []
-        for question in sorted(wrong, key=lambda each: each.slow):
-            # What was not explained with fewer parts is not explained with more.
-            if any(parts <= question.parts for parts in unexplained):
-                skipped.append(question)
-            elif stage := self.stage(
-                granted, question, wrong, self.candidates.variants, *self.searches
-            ):
-                return stage
-            else:
-                unexplained.append(question.parts)
-        # Two at once may both show with more parts alone.
-        pairs = self.candidates.pairs
-        stages = (self.stage(granted, question, wrong, pairs) for question in skipped)
+        """Find the next mistake; None if nothing explains any of the wrong answers.
+
+        The questions whose answers take long are asked last.
+        """
+        by_time = ([each for each in wrong if each.slow == slow] for slow in (False, True))
+        stages = (self.stage_of(granted, asked, wrong) for asked in by_time)
         return next(filter(None, stages), None)
+
+    def stage_of(
+        self, granted: Grants, asked: Sequence[Question], wrong: Sequence[Question]
+    ) -> Stage | None:
+        """Find what explains one of the answers that are asked for.
+
+        One mistake is looked for first, then a step that nobody knows, then two at once. What does
+        not convince is taken if nothing else is found.
+        """
+        of = self.candidates
+        one = itertools.chain(
+            self.explaining(granted, asked, wrong, *self.single),
+            self.explaining(granted, asked, wrong, of.unknown),
+        )
+        doubtful = []
+        for stage, question in one:
+            if self.convinces(stage, question):
+                return stage
+            doubtful.append(stage)
+        if doubtful:
+            return doubtful[0]
+        two = itertools.chain(
+            self.explaining(granted, asked, wrong, of.pairs),
+            self.explaining(granted, asked, wrong, of.unknown_beside),
+        )
+        return next((stage for stage, question in two if self.convinces(stage, question)), None)
+
+    def explaining(
+        self,
+        granted: Grants,
+        asked: Sequence[Question],
+        wrong: Sequence[Question],
+        *searches: Search,
+    ) -> Iterator[tuple[Stage, Question]]:
+        """Yield what explains an answer, and the question.
+
+        What was not explained with fewer parts is not explained with more. But a step is read with
+        few parts, and a question that has even fewer may need it, too. And one of a pair may show
+        first with the embeddings.
+        """
+        of = self.candidates
+        least: dict[Search, frozenset[str] | None]
+        least = {of.pairs: EMBEDDINGS, of.unknown: None, of.unknown_beside: None}
+        needed = least.get(searches[0], frozenset())
+        unexplained: list[frozenset[str]] = []
+        for question in asked:
+            if any(parts <= question.parts for parts in unexplained):
+                continue
+            if stage := self.stage(granted, question, wrong, *searches):
+                yield stage, question
+            elif needed is not None and needed <= question.parts:
+                unexplained.append(question.parts)
+
+    def convinces(self, stage: Stage, question: Question) -> bool:
+        """Return whether a mistake explains logits that it is not likely to explain by chance.
+
+        It explains several answers, or all that it is known to change.
+        """
+        shows = self.comparison.known_to_show()
+        known = frozenset().union(*(shows.get(grant.id, ()) for grant in stage.granted))
+        known &= {each.name for each in self.comparison.questions}
+        return (
+            question.kind != "logits"
+            or stage.is_variant
+            or len(stage.explains) > 1
+            or (bool(known) and known <= set(stage.explains))
+        )
 
     def stage(
         self, granted: Grants, question: Question, wrong: Sequence[Question], *searches: Search
@@ -161,11 +241,12 @@ class Peeling:
         right.sort(key=lambda each: each.slow)
         explained: dict[Grants, tuple[str, ...]] = {}
         for search in searches:
-            for added in search(granted, question):
-                if all(self.like(added + granted, each) for each in self.telling(right, added)):
-                    explained[added] = tuple(
-                        each.name for each in wrong if self.like(added + granted, each)
-                    )
+            fitting = [
+                added
+                for added in search(granted, question)
+                if all(self.like(added + granted, each) for each in self.telling(right, added))
+            ]
+            explained |= self.explained_by(fitting, granted, wrong)
             if any(self.enough(search, names, question, wrong) for names in explained.values()):
                 break
         if not explained:
@@ -173,6 +254,20 @@ class Peeling:
         most = max(map(len, explained.values()))
         best = tuple(added for added, names in explained.items() if len(names) == most)
         return Stage(best, question.name, explained[best[0]])
+
+    def explained_by(
+        self, fitting: Sequence[Grants], granted: Grants, wrong: Sequence[Question]
+    ) -> dict[Grants, tuple[str, ...]]:
+        """Return the questions that are explained by those that explain the most quick ones."""
+        quick = {
+            added: sum(self.like(added + granted, each) for each in wrong if not each.slow)
+            for added in fitting
+        }
+        return {
+            added: tuple(each.name for each in wrong if self.like(added + granted, each))
+            for added, number in quick.items()
+            if number == max(quick.values())
+        }
 
     def telling(self, right: list[Question], added: Grants) -> list[Question]:
         """Return the questions that a mistake may break, first those in which it shows alone."""

@@ -85,7 +85,10 @@ def solved(
     def inverse_slopes(numbers: Tensor) -> Tensor | None:
         here, *moved = logits_of(numbers[: 1 if alike else None] + moves)
         slopes = torch.stack([(logits - here) / STEP for logits in moved], dim=-1)
-        return torch.linalg.pinv(slopes, rtol=1e-4) if slopes.isfinite().all() else None
+        try:
+            return torch.linalg.pinv(slopes, rtol=1e-4) if slopes.isfinite().all() else None
+        except RuntimeError:  # LinAlgError: the step has no slopes here
+            return None
 
     numbers = torch.zeros(len(found), unknown, dtype=torch.float64)
     inverse, before = inverse_slopes(numbers), math.inf

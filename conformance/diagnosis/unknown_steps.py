@@ -5,17 +5,24 @@ from __future__ import annotations
 from ..defects.catalogue import Mistake
 from .attention_reading import read_attention
 from .curve_reading import read_curve
+from .head_reading import read_head
 from .position_reading import read_positions
-from .question import EMBEDDINGS, WITH_ATTENTION, WITH_MLP, Question
+from .question import EMBEDDINGS, HEAD, WITH_ATTENTION, WITH_MLP, Question
 from .solving import Subject
 
 # The steps that must be right, or else there is another mistake in what is read.
 _ALONE = {
+    HEAD: frozenset({"head"}),
     EMBEDDINGS: frozenset({"positions", "embed_positions"}),
     WITH_ATTENTION: frozenset({"attention_weights", "mask"}),
     WITH_MLP: frozenset({"activation"}),
 }
-_READ = {EMBEDDINGS: read_positions, WITH_ATTENTION: read_attention, WITH_MLP: read_curve}
+_READ = {
+    HEAD: read_head,
+    EMBEDDINGS: read_positions,
+    WITH_ATTENTION: read_attention,
+    WITH_MLP: read_curve,
+}
 
 
 def read_step(subject: Subject, question: Question) -> Mistake | None:

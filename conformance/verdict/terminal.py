@@ -108,7 +108,7 @@ class _Text:
             yield from self._wrapped("", f"{cause.id} explains {failures}: {', '.join(others)}")
         if not cause.explains:
             yield from self._wrapped(
-                "", f"No requirement failed by it; it was read from: {cause.question}"
+                "", f"It explains no failure of its own; it was read from: {cause.question}"
             )
 
     def _diagnosis(self) -> Iterator[str]:

@@ -76,7 +76,7 @@ def test_a_cause_that_no_requirement_shows_is_named_with_what_shows_it() -> None
     judgement = judgement_of(ERF, eos_middle=failure())
     lines = " ".join(" ".join(verdict_lines(judgement)).split())
     assert "cause: gelu-erf: Exact (erf) GELU" in lines
-    assert "No requirement failed by it; it was read from: what shows gelu-erf" in lines
+    assert "It explains no failure of its own; it was read from: what shows gelu-erf" in lines
 
 
 def test_what_all_causes_fail_together_is_explained() -> None:
