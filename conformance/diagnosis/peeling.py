@@ -20,7 +20,6 @@ from .question import EMBEDDINGS, Question
 
 Said = Callable[..., None]  # called with a text, and with lasting=True if it stays true
 MOST = 8  # stages
-MOST_ALTERNATIVES = 6  # that are tried where something is left
 
 
 @dataclass(frozen=True)
@@ -56,11 +55,6 @@ class Peeled:
     left: tuple[str, ...]
 
 
-def granted_in(stages: Sequence[Stage]) -> Grants:
-    """Return all mistakes of stages, the last one first."""
-    return tuple(grant for stage in reversed(stages) for grant in stage.granted)
-
-
 def unheard(said: str = "", **_: bool) -> None:
     """Do nothing with what is said."""
 
@@ -79,32 +73,17 @@ class Peeling:
         """Find all mistakes.
 
         An entry of the catalogue may fit where another value of a constant is the right one. So if
-        something is left, constants are tried first, and then the alternatives of each stage.
+        something is left, constants are tried first.
         """
         found = self.found()
         if found.left and any(stage.explains for stage in found.stages):
             of = self.candidates
             self.single = (of.variants, of.constants, of.known, of.defects, of.blocks)
-            found = self.fewer_left(found, self.found())
-            others = itertools.islice(self.with_alternatives(found), MOST_ALTERNATIVES)
-            for stages in list(others) if found.left else []:
-                found = self.fewer_left(found, self.found(stages))
+            other = self.found()
+            found = other if len(other.left) < len(found.left) else found
         found = self.simplest(found)
         self.comparison.forget()
         return found
-
-    def fewer_left(self, found: Peeled, other: Peeled) -> Peeled:
-        return other if len(other.left) < len(found.left) else found
-
-    def with_alternatives(self, found: Peeled) -> Iterator[tuple[Stage, ...]]:
-        """Yield the stages up to each one, of which another alternative is granted."""
-        for index, stage in enumerate(found.stages):
-            for other in stage.alternatives[1:]:
-                before = found.stages[:index]
-                granted = granted_in(before)
-                wrong = self.candidates.wrong(granted)
-                explains = tuple(each.name for each in wrong if self.like(other + granted, each))
-                yield *before, Stage((other,), stage.question, explains)
 
     def simplest(self, found: Peeled) -> Peeled:
         """Choose the alternatives with which the fewest stages are enough."""
@@ -117,7 +96,7 @@ class Peeling:
                 stages = tuple(
                     chosen if each is stage else each for each in found.stages if each is not later
                 )
-                granted = granted_in(stages)
+                granted = tuple(grant for each in reversed(stages) for grant in each.granted)
                 if self.explained(granted, later.question, found.left):
                     return self.simplest(Peeled(stages, granted, found.left))
         return found
@@ -130,11 +109,11 @@ class Peeling:
         asked = sorted(self.comparison.questions, key=lambda each: (each.name != first, each.slow))
         return all(self.like(granted, each) for each in asked if each.name not in left)
 
-    def found(self, known: tuple[Stage, ...] = ()) -> Peeled:
-        """Find stages after those that are known, until nothing explains what is left."""
-        stages, granted = [*known], granted_in(known)
-        first = len(self.wrong)
-        wrong = self.candidates.wrong(granted) if known else self.wrong
+    def found(self) -> Peeled:
+        stages: list[Stage] = []
+        granted: Grants = ()
+        wrong = self.wrong
+        first = len(wrong)
         while wrong and len(stages) < MOST:
             stage = self.next_stage(granted, wrong)
             if stage is None:
@@ -160,10 +139,16 @@ class Peeling:
     def next_stage(self, granted: Grants, wrong: Sequence[Question]) -> Stage | None:
         """Find the next mistake; None if nothing explains any of the wrong answers.
 
-        The questions whose answers take long are asked last.
+        The questions whose answers take long are asked last, and only those that are not wrong
+        because of what a quick one shows.
         """
-        by_time = ([each for each in wrong if each.slow == slow] for slow in (False, True))
-        stages = (self.stage_of(granted, asked, wrong) for asked in by_time)
+        quick = [each for each in wrong if not each.slow]
+        slow = [
+            each
+            for each in wrong
+            if each.slow and not any(other.parts <= each.parts for other in quick)
+        ]
+        stages = (self.stage_of(granted, asked, wrong) for asked in (quick, slow))
         return next(filter(None, stages), None)
 
     def stage_of(
@@ -263,10 +248,11 @@ class Peeling:
             added: sum(self.like(added + granted, each) for each in wrong if not each.slow)
             for added in fitting
         }
+        most = max(quick.values(), default=0)
         return {
             added: tuple(each.name for each in wrong if self.like(added + granted, each))
             for added, number in quick.items()
-            if number == max(quick.values())
+            if number == most
         }
 
     def telling(self, right: list[Question], added: Grants) -> list[Question]:
