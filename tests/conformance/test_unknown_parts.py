@@ -1,4 +1,4 @@
-"""A block that is put together in a way that nobody knows is read, and so is a bias of the head."""
+"""What nobody knows is read: a block, a bias of the head, and a step that another one hides."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from conformance.defects import CompleteGPT2, combined
 from conformance.defects.read_block import RIGHT, other_blocks
+from conformance.diagnosis import position_reading
 from conformance.diagnosis.comparison import Comparison, loading
 from conformance.diagnosis.diagnose import diagnosed
 from conformance.diagnosis.head_reading import read_head
@@ -111,3 +112,43 @@ def test_a_bias_that_changes_is_not_read(tmp_path: Path) -> None:
             return super().head(x) + torch.randn(self.config.vocab_size).to(x)
 
     assert read_head(Subject(loading(Random), (), lambda: tmp_path)) is None
+
+
+def test_an_unknown_activation_is_read_beside_what_hides_it(tmp_path: Path) -> None:
+    """The curve alone explains no answer, as each MLP reads what the other norm gives."""
+
+    class Elu(CompleteGPT2):
+        def activation(self, x: Tensor) -> Tensor:
+            return torch.nn.functional.elu(x)
+
+    asked = ("attention alone", "MLP alone", "MLP of a width of its own")
+    comparison = comparison_of(tmp_path, *asked)
+    found = named(comparison, Elu, "ln_1-for-both")
+    assert found.keys() == {"activation-curve", "ln_1-for-both"}
+
+
+def test_unknown_positions_are_read_although_the_norm_is_asked_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The question about the final norm has no positions, so it is answered otherwise, too."""
+    monkeypatch.setattr(position_reading, "N_POSITIONS", (16,))
+    monkeypatch.setattr(position_reading, "WIDTHS", {24: 16})
+
+    class Waving(CompleteGPT2):
+        def embed_positions(self, positions: Tensor) -> Tensor:
+            width = self.config.n_embd
+            angles = positions[..., None] / 5000 ** (torch.arange(width) / width)
+            return angles.sin().to(self.dtype)
+
+    comparison = comparison_of(tmp_path, "final norm alone", "embedding alone", "MLP alone")
+    assert named(comparison, Waving, "gelu-erf").keys() == {"positions-read", "gelu-erf"}
+
+
+def test_a_number_of_heads_shows_where_the_config_has_another(tmp_path: Path) -> None:
+    """Four are right in the probes' shape."""
+
+    class FourHeads(CompleteGPT2):
+        n_head = 4
+
+    comparison = comparison_of(tmp_path, *BLOCKS, "a plain file")
+    assert named(comparison, FourHeads).keys() == {"n-head=4"}
