@@ -255,7 +255,7 @@ class SoftmaxOverMatrix(CompleteGPT2):
     """The softmax is taken over all queries and keys, so a query's weights do not sum to one."""
 
     def attention_weights(self, scores: Tensor, mask: Tensor) -> Tensor:
-        return masked(scores, mask).flatten(-2).softmax(-1).view_as(scores)
+        return masked(scores, mask).flatten(-2).softmax(-1).view(scores.shape)
 
 
 @defect(

@@ -16,6 +16,7 @@ from .read import Read
 from .read_attention import ReadAttention
 from .read_block import ReadBlock
 from .read_head import ReadHead
+from .read_n_head import ReadNHead
 from .read_positions import ReadPositions
 
 KNOWLEDGE = "from knowledge: no report was looked up"
@@ -59,7 +60,10 @@ class Entry:
 
 
 Mistake = Entry | Measured | Read  # what a GPT-2 may be given
-_READ = {kind.name: kind for kind in (ReadCurve, ReadPositions, ReadAttention, ReadBlock, ReadHead)}
+_READ = {
+    kind.name: kind
+    for kind in (ReadCurve, ReadPositions, ReadAttention, ReadBlock, ReadHead, ReadNHead)
+}
 
 DEFECTS: dict[str, Entry] = {}  # must be caught, by the requirement that is named
 EQUIVALENT: dict[str, Entry] = {}  # look like mistakes and change nothing: must not be flagged

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn.functional import rms_norm
 
 from ..probes.gpt2 import Weights
 from .catalogue import KNOWLEDGE, defect
@@ -36,13 +35,6 @@ class OneHead(CompleteGPT2):
     @property
     def n_head(self) -> int:
         return 1
-
-
-@defect("n-head-of-two", "attention.heads")
-class TwoHeads(CompleteGPT2):
-    """There are 2 heads, whatever the config says."""
-
-    n_head = 2
 
 
 @defect(
@@ -205,8 +197,10 @@ class QueriesKeysNormalised(CompleteGPT2):
     """Queries and keys have their root mean square divided out, as in newer models."""
 
     def scores(self, q: Tensor, k: Tensor, layer: int) -> Tensor:
-        width = (q.size(-1),)
-        return super().scores(rms_norm(q, width), rms_norm(k, width), layer)
+        return super().scores(self.root_mean_square_one(q), self.root_mean_square_one(k), layer)
+
+    def root_mean_square_one(self, x: Tensor) -> Tensor:
+        return x / (x.pow(2).mean(-1, keepdim=True) + 1e-6).sqrt()
 
 
 class Rotary(CompleteGPT2):

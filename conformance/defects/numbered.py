@@ -1,4 +1,4 @@
-"""Mistakes that have a number: their names, the catalogue's examples, and words.
+"""Mistakes of generation that have a number: their names, the catalogue's examples, and words.
 
 A window, a cap or a penalty may have any number, and the catalogue has an example of each. A test
 that reads the number names the mistake with it: `view=300`. The class of an example has the number
@@ -37,7 +37,6 @@ NUMBERED = {
     "lost-slot": Numbered(
         "slot-700-lost", "A step loses the key and value of position {}, as they are overwritten."
     ),
-    "n-head": Numbered("n-head-of-two", "There are {} heads, whatever the config says."),
     "top-k": Numbered(
         "top-k-of-50-unasked", "Without a top_k, the draw is from the {} largest logits."
     ),

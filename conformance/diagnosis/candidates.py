@@ -13,9 +13,10 @@ from dataclasses import replace
 import torch
 
 from ..defects import DEFECTS, VARIANTS
-from ..defects.catalogue import Entry, Mistake, id_with_number, with_number
+from ..defects.catalogue import Entry, Mistake
 from ..defects.constants import CONSTANTS, Constant, Measured
 from ..defects.read_block import other_blocks
+from ..defects.read_n_head import ReadNHead
 from ..defects.steps import can_change, changes_alone
 from .comparison import Answers, Comparison, relative_difference
 from .question import BLOCKS, FAILED, NORM, WITH_ATTENTION, WITH_MLP, Question
@@ -24,7 +25,7 @@ from .unknown_steps import read_step
 
 Grants = tuple[Mistake, ...]
 Search = Callable[[Grants, Question], Iterator[Grants]]  # what explains the answer to a question
-N_HEADS = (3, 4, 6, 8, 12, 16, 20, 25)  # and 2, which is in the catalogue
+N_HEADS = (2, 3, 4, 6, 8, 12, 16, 20, 25)
 MOST_KNOWN = 8  # of which pairs are tried where an answer takes long
 # Asked before other questions about tokens.
 QUICK = frozenset({"pieces of (2, 1, 3)", "rows that end", "dice with top_k=1", "greedy"})
@@ -80,8 +81,7 @@ class Candidates:
 
     def defects(self, granted: Grants, question: Question) -> Iterator[Grants]:
         """Yield defects, and other numbers of heads, which show where a config has another."""
-        heads = (with_number(id_with_number("n-head", number)) for number in N_HEADS)
-        return self.entries([*DEFECTS.values(), *heads], granted, question)
+        return self.entries([*DEFECTS.values(), *map(ReadNHead, N_HEADS)], granted, question)
 
     def blocks(self, granted: Grants, question: Question) -> Iterator[Grants]:
         """Yield blocks that are put together otherwise, those first that differ in few places."""

@@ -152,3 +152,7 @@ def test_a_number_of_heads_shows_where_the_config_has_another(tmp_path: Path) ->
 
     comparison = comparison_of(tmp_path, *BLOCKS, "a plain file")
     assert named(comparison, FourHeads).keys() == {"n-head=4"}
+    assert combined("n-head=4", "gelu-erf").n_head == 4
+    for wrong in ("n-head=", "n-head=0", "n-head=2.5"):
+        with pytest.raises(KeyError):
+            combined(wrong)
