@@ -203,12 +203,14 @@ class QueriesKeysNormalised(CompleteGPT2):
         return x / (x.pow(2).mean(-1, keepdim=True) + 1e-6).sqrt()
 
 
-class Rotary(CompleteGPT2):
-    """Queries and keys are rotated by their positions, as in newer models, beside wpe."""
+@defect("rotary-positions", "attention.scale", "karpathy/nanochat gpt.py: rotary embeddings")
+class RotaryHalves(CompleteGPT2):
+    """Queries and keys are rotated by their positions: channel c with channel c + width / 2."""
 
     def pairs(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the two channels of each pair, which are rotated together."""
-        raise NotImplementedError
+        """Return the two channels of each pair, which are rotated together: [..., width // 2]."""
+        half = x.size(-1) // 2
+        return x[..., :half], x[..., half : 2 * half]
 
     def scores(self, q: Tensor, k: Tensor, layer: int) -> Tensor:
         at = torch.arange(k.size(-2), device=k.device)
@@ -226,17 +228,8 @@ class Rotary(CompleteGPT2):
         )
 
 
-@defect("rotary-positions", "attention.scale", "karpathy/nanochat gpt.py: rotary embeddings")
-class RotaryHalves(Rotary):
-    """Queries and keys are rotated by their positions: channel c with channel c + width / 2."""
-
-    def pairs(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        half = x.size(-1) // 2
-        return x[..., :half], x[..., half : 2 * half]
-
-
 @defect("rotary-positions-interleaved", "attention.scale", "transformers modeling_gptj.py")
-class RotaryPairs(Rotary):
+class RotaryPairs(RotaryHalves):
     """Queries and keys are rotated by their positions: channel 2c with channel 2c + 1."""
 
     def pairs(self, x: Tensor) -> tuple[Tensor, Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -9,7 +10,7 @@ from typing import ClassVar
 from .complete import CompleteGPT2
 
 
-class Read:
+class Read(ABC):
     """A mistake that was read. The fields are those of an `Entry`.
 
     `name`: the id. `like`: an entry that fails about the same requirements.
@@ -27,22 +28,24 @@ class Read:
         return self.name
 
     @property
+    @abstractmethod
     def specification(self) -> str:
         """The name that `combined` takes."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def what(self) -> str:
-        raise NotImplementedError
+        """A sentence that says what was read."""
 
     @property
+    @abstractmethod
     def kind(self) -> type[CompleteGPT2]:
-        raise NotImplementedError
+        """The class that has the mistake."""
 
     @classmethod
+    @abstractmethod
     def of(cls, specification: str) -> Read:
         """Return what has this specification. Raises KeyError if there is none."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)

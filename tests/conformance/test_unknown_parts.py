@@ -1,4 +1,4 @@
-"""What nobody knows is read: a block, a bias of the head, and a step that another one hides."""
+"""A block, a bias of the head and a step that no entry has are read, beside other mistakes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 
 from conformance.defects import CompleteGPT2, combined
+from conformance.defects.catalogue import mistake_of
 from conformance.defects.read_block import RIGHT, other_blocks
+from conformance.defects.read_n_head import ReadNHead
 from conformance.diagnosis import position_reading
 from conformance.diagnosis.comparison import Comparison, loading
 from conformance.diagnosis.diagnose import diagnosed
@@ -152,7 +154,7 @@ def test_a_number_of_heads_shows_where_the_config_has_another(tmp_path: Path) ->
 
     comparison = comparison_of(tmp_path, *BLOCKS, "a plain file")
     assert named(comparison, FourHeads).keys() == {"n-head=4"}
-    assert combined("n-head=4", "gelu-erf").n_head == 4
+    assert mistake_of("n-head=4") == ReadNHead(4)
     for wrong in ("n-head=", "n-head=0", "n-head=2.5"):
         with pytest.raises(KeyError):
             combined(wrong)
