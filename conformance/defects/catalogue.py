@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import inspect
+import itertools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TypeVar
+from types import CodeType, FunctionType
+from typing import Any, TypeVar, cast
 
 from ..requirements import REQUIREMENTS
 from .complete import CompleteGPT2
@@ -103,7 +106,7 @@ def _entered(
 
 
 def combined(*names: str) -> type[CompleteGPT2]:
-    """Return a class with all of these entries; the first has a step that two override.
+    """Return a class with all of these entries, as `with_mistakes` does.
 
     Raises KeyError for a name that is not in the catalogue, and has no value that it can have.
     """
@@ -140,9 +143,40 @@ def id_with_number(name: str, number: float) -> str:
 
 
 def with_mistakes(*granted: Mistake) -> type[CompleteGPT2]:
-    """Return a GPT-2 with these mistakes. Raises TypeError if no class can have them all."""
+    """Return a GPT-2 with these mistakes. Raises TypeError if no class can have them all.
+
+    The first has a step that two of them override and neither passes on.
+    """
     names = "+".join(grant.id for grant in granted)
-    return type(names, tuple(grant.kind for grant in granted) or (CompleteGPT2,), {})
+    return type(names, tuple(each.kind for each in in_order(granted)) or (CompleteGPT2,), {})
+
+
+def in_order(mistakes: Sequence[Mistake]) -> list[Mistake]:
+    """Return the mistakes in an order in which no one hides another, if there is one.
+
+    A step that does not go on to the one it overrides hides it.
+    """
+    ordered = list(mistakes)
+    for _ in mistakes:
+        for (i, first), (j, second) in itertools.combinations(enumerate(ordered), 2):
+            if _hides(first, second) and not _hides(second, first):
+                ordered.insert(j, ordered.pop(i))
+                break
+    return ordered
+
+
+def _hides(first: Mistake, second: Mistake) -> bool:
+    """Return whether the first overrides a step of the second and does not go on to it."""
+    return any(
+        "super" not in _code(inspect.getattr_static(first.kind, step)).co_names
+        for step in first.steps & second.steps
+    )
+
+
+def _code(step: Any) -> CodeType:
+    """Return the code of a method, a class method or a property."""
+    function = getattr(step, "fget", None) or getattr(step, "__func__", step)
+    return cast("FunctionType", function).__code__
 
 
 def defects_of(*requirements: str) -> dict[str, type[CompleteGPT2]]:

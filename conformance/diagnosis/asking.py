@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -22,16 +22,31 @@ LONG_IDS = random_token_ids(LONG, batch=1, time=LONG.n_positions)
 SHOWN = torch.cat([torch.arange(0, EOS, 523), torch.tensor([EOS])])
 
 
-def shown(logits: Tensor) -> Tensor:
-    """Return the logits that are compared, [..., shown]. A GPT-2 may have computed no others."""
-    return logits if logits.size(-1) == len(SHOWN) else logits[..., SHOWN]
+@dataclass(frozen=True)
+class Logits:
+    """Logits that are compared, `centred`: [..., shown], less their mean at each position.
+
+    A constant that is added to all is no mistake (see `oracle.error`). `largest`: the largest of
+    the logits as they were given, in proportion to which they are rounded.
+    """
+
+    centred: Tensor
+    largest: float
 
 
-def logits(token_ids: Tensor, judged: Judged) -> Tensor:
+def shown(logits: Tensor) -> Logits:
+    """Return the logits of SHOWN. A GPT-2 may have computed no others."""
+    few = logits if logits.size(-1) == len(SHOWN) else logits[..., SHOWN]
+    finite = few.where(few.isfinite(), torch.nan)
+    mean = finite.nanmean(-1, keepdim=True).nan_to_num(nan=0.0)
+    return Logits(few - mean, float(finite.nan_to_num(nan=0.0).abs().max()))
+
+
+def logits(token_ids: Tensor, judged: Judged) -> Logits:
     return shown(judged.logits(token_ids))
 
 
-def pieces(sizes: tuple[int, ...], judged: Judged, token_ids: Tensor = IDS) -> list[Tensor]:
+def pieces(sizes: tuple[int, ...], judged: Judged, token_ids: Tensor = IDS) -> list[Logits]:
     first, *rest = token_ids[:, : sum(sizes)].split(list(sizes), dim=1)
     logits, cache = judged.prefill(first)
     answers = [shown(logits)]
@@ -41,7 +56,7 @@ def pieces(sizes: tuple[int, ...], judged: Judged, token_ids: Tensor = IDS) -> l
     return answers
 
 
-def last_of_pieces(sizes: tuple[int, ...], judged: Judged) -> list[Tensor]:
+def last_of_pieces(sizes: tuple[int, ...], judged: Judged) -> list[Logits]:
     """Return the logits of the last token of each piece of a long text."""
     first, *rest = LONG_IDS[:, : sum(sizes)].split(list(sizes), dim=1)
     logits, cache = judged.prefill(first)
@@ -52,17 +67,17 @@ def last_of_pieces(sizes: tuple[int, ...], judged: Judged) -> list[Tensor]:
     return answers
 
 
-def past_the_end(judged: Judged) -> Tensor:
+def past_the_end(judged: Judged) -> Logits:
     _, cache = judged.prefill(random_token_ids(SMALLEST, 2, SMALLEST.n_positions))
     return shown(judged.step(IDS[:2, :1], cache)[0])
 
 
-def branches(judged: Judged) -> list[Tensor]:
+def branches(judged: Judged) -> list[Logits]:
     _, cache = judged.prefill(IDS[:, :2])
     return [shown(judged.step(ids, cache)[0]) for ids in (IDS[:, 2:4], IDS[:, 4:6], IDS[:, 2:4])]
 
 
-def prompts_in_turn(judged: Judged) -> list[Tensor]:
+def prompts_in_turn(judged: Judged) -> list[Logits]:
     answers = []
     for turn, batch in enumerate((1, 1, 3, 1)):
         first, second = IDS[:batch, 2 * turn : 2 * turn + 1], IDS[:batch, turn : turn + 1]
@@ -73,7 +88,7 @@ def prompts_in_turn(judged: Judged) -> list[Tensor]:
     return answers + [shown(judged.prefill(row[None])[0]) for row in same_end]
 
 
-def after_a_step(judged: Judged) -> Tensor:
+def after_a_step(judged: Judged) -> Logits:
     _, cache = judged.prefill(IDS[:, :3])
     judged.step(IDS[:, 3:4], cache)
     return logits(IDS, judged)

@@ -25,14 +25,13 @@ from gpt2ref import GPT2Config
 from ..checkpoints.tensors import Tensors, blank
 from .designs import PROBE
 from .experiment import Kind
-from .numbers import NumberProbe
+from .numbers import FIRST_READER, TOKEN, NumberProbe
 
 GRID = sorted(
     [step * 0.15 for step in range(-40, 41)]
     + [sign * x for x in (2.7, 7, 8, 10, 12, 16, 20) for sign in (-1, 1)]
 )
 LOUD = 30.0
-TOKEN, FIRST_READER = 5, 1000
 
 SMALL_SHAPE = GPT2Config(n_positions=8, n_embd=2 + 2 * len(GRID), n_layer=1, n_head=4)
 
@@ -93,9 +92,10 @@ class ActivationCurve(NumberProbe):
         """Allow some roundings of the value itself, and two of the embedding beside it.
 
         The LayerNorm's mean and variance are sums that contain LOUD, whose rounding error spreads
-        over all channels.
+        over all channels. A shift is rounded in two logits, by half a unit in the last place each.
         """
-        return torch.finfo(dtype).eps * (8 * expected.abs() + 2 * LOUD)
+        beside = 2 * LOUD + self.shift * LOUD * math.sqrt(2 / self.config.n_embd)
+        return torch.finfo(dtype).eps * (8 * expected.abs() + beside)
 
     def reading(self, numbers: Tensor) -> tuple[Any, Any]:
         points = torch.tensor(GRID)

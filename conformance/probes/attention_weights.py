@@ -27,10 +27,9 @@ from gpt2ref import GPT2Config
 from ..checkpoints.tensors import Tensors, blank
 from .designs import PROBE
 from .experiment import Kind
-from .numbers import NumberProbe
+from .numbers import FIRST_READER, TOKEN, NumberProbe
 
 LOUD, SAME = 32.0, 0.5
-TOKEN, FIRST_READER = 5, 1000
 PAIR = torch.tensor([1.0, -1.0])
 
 SMALL_SHAPE = GPT2Config(n_positions=16, n_embd=96, n_layer=2, n_head=2)

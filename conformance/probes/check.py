@@ -44,6 +44,9 @@ class Observation:
     logits: Tensor
     kinds: Kinds  # all mistakes that may explain them
 
+    def __post_init__(self) -> None:
+        self.experiment = self.experiment.of_shifted(self.logits)
+
     @cached_property
     def right(self) -> bool:
         return self.experiment.distance(self.logits) <= self.experiment.allowed
@@ -106,6 +109,7 @@ def check_numbers(
     with tempfile.TemporaryDirectory() as folder:
         write_checkpoint(Path(folder), probe.config, probe.tensors())
         logits = adapter.load(folder).logits(probe.token_ids)
+    probe.shift = probe.shift_of(logits)
     numbers = probe.read(logits)
     reading(probe.quantity, *probe.reading(numbers))
     if probe.right(numbers):

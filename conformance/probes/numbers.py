@@ -16,16 +16,20 @@ from gpt2ref import GPT2Config
 from ..checkpoints.tensors import Tensors
 from .experiment import Kind
 
+TOKEN, FIRST_READER = 5, 1000  # the token before the first reader has an embedding of zero
+
 
 class NumberProbe(ABC):
     """A checkpoint out of whose logits numbers can be read, and what they must be.
 
     `dtype` is the precision that is judged, `kinds` are the mistakes that may explain wrong
-    numbers. `quantity` names the numbers in a report, `right_words` says what GPT-2 has.
+    numbers. `quantity` names the numbers in a report, `right_words` says what GPT-2 has. `shift` is
+    what an implementation adds to all logits: they are rounded together with it.
     """
 
     quantity: str
     right_words: str
+    shift = 0.0
 
     def __init__(self, config: GPT2Config, dtype: torch.dtype, kinds: Mapping[str, Kind]) -> None:
         self.config = config
@@ -44,6 +48,11 @@ class NumberProbe(ABC):
     @abstractmethod
     def read(self, logits: Tensor) -> Tensor:
         """Return the numbers, float64, that the logits [1, time, vocab] contain."""
+
+    @staticmethod
+    def shift_of(logits: Tensor) -> float:
+        """Return the largest logit of a token whose embedding is zero: GPT-2 has 0."""
+        return float(logits[..., FIRST_READER - 1].nan_to_num(nan=0.0).abs().max())
 
     @property
     @abstractmethod

@@ -12,16 +12,12 @@ alternatives. If there are fewer stages than mistakes, the others can't be seen 
 from __future__ import annotations
 
 import argparse
-import inspect
-import itertools
 import random
 import tempfile
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from types import CodeType, FunctionType
-from typing import Any, cast
 
 import torch
 
@@ -100,38 +96,12 @@ def combinations(size: int, n: int, seed: int) -> list[tuple[str, ...]]:
     """Draw combinations of defects of different families that one class can have."""
     generator, drawn = random.Random(seed), list[tuple[str, ...]]()
     while len(drawn) < n:
-        names = in_order(sorted(generator.sample(sorted(DEFECTS), size)))
+        names = tuple(sorted(generator.sample(sorted(DEFECTS), size)))
         if len({DEFECTS[name].family for name in names}) == size and names not in drawn:
             with suppress(TypeError):
                 combined(*names)
                 drawn.append(names)
     return drawn
-
-
-def in_order(names: Sequence[str]) -> tuple[str, ...]:
-    """Return the names in an order in which no defect takes the place of another, if there is one.
-
-    The step of the first of two that does not go on to the second's would hide it.
-    """
-    orders = itertools.permutations(names)
-    free = (
-        each for each in orders if not any(_replaces(*p) for p in itertools.combinations(each, 2))
-    )
-    return next(free, tuple(names))
-
-
-def _replaces(first: str, second: str) -> bool:
-    """Return whether the first overrides a step of the second and does not go on to it."""
-    return any(
-        "super" not in _code(inspect.getattr_static(DEFECTS[first].kind, step)).co_names
-        for step in DEFECTS[first].steps & DEFECTS[second].steps
-    )
-
-
-def _code(step: Any) -> CodeType:
-    """Return the code of a method, a class method or a property."""
-    function = getattr(step, "fget", None) or getattr(step, "__func__", step)
-    return cast("FunctionType", function).__code__
 
 
 def main() -> None:

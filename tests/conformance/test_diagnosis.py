@@ -14,7 +14,7 @@ from torch import Tensor
 
 from conformance.adapters.adapter import Adapter
 from conformance.defects import DEFECTS, VARIANTS, CompleteGPT2, combined
-from conformance.defects.catalogue import mistake_of
+from conformance.defects.catalogue import in_order, mistake_of
 from conformance.defects.constants import Measured
 from conformance.defects.curve import Curve, ReadCurve
 from conformance.diagnosis.comparison import Answers, Comparison, defective, loading
@@ -22,7 +22,7 @@ from conformance.diagnosis.departure import first_departure
 from conformance.diagnosis.diagnose import diagnosed
 from conformance.diagnosis.known_to_show import FILE, shows, write_shows
 from conformance.diagnosis.questions import LONG_PIECES, questions
-from conformance.studies.diagnosis import in_order, questions_that_show
+from conformance.studies.diagnosis import questions_that_show
 
 # One of each family. All of them, and pairs by chance: python -m conformance.studies.diagnosis
 SINGLE = (
@@ -124,6 +124,19 @@ def test_a_mistake_shows_beside_another(
     assert not comparison.alike(comparison.of(first, second), comparison.of(second), asked)
 
 
+@pytest.mark.parametrize("name", ["ln-eps-missing", "ln-eps-outside-sqrt", "qkv-order"])
+def test_a_draw_is_right_where_a_mistake_does_not_matter(comparison: Comparison, name: str) -> None:
+    subject = answers(comparison, name)
+    asked = [
+        each
+        for each in comparison.questions
+        if each.kind == "tokens" and not comparison.matters(mistake_of(name), each)
+    ]
+    assert asked
+    for question in asked:
+        assert comparison.alike(comparison.right, subject, question), question.name
+
+
 def test_two_that_always_show_together_are_named(tmp_path: Path) -> None:
     names = ("block-of-128-lost", "empty-block-seen")
     asked = [each for each in questions() if each.name in {*LONG_PIECES, *PARTS_ALONE}]
@@ -134,12 +147,20 @@ def test_two_that_always_show_together_are_named(tmp_path: Path) -> None:
     assert {grant.id for grant in diagnosis.granted} == set(names)
 
 
-def test_no_step_of_a_drawn_combination_takes_the_place_of_another() -> None:
-    assert in_order(["threshold-no-keepdim", "top-k-of-50-unasked"]) == (
-        "top-k-of-50-unasked",
-        "threshold-no-keepdim",
-    )
-    assert in_order(["gelu-erf", "n-head-wrong"]) == ("gelu-erf", "n-head-wrong")
+@pytest.mark.parametrize(
+    ("names", "ordered"),
+    [
+        ("threshold-no-keepdim top-k-of-50-unasked", "top-k-of-50-unasked threshold-no-keepdim"),
+        (
+            "marks-as-letters gelu-erf special-injection",
+            "gelu-erf special-injection marks-as-letters",
+        ),
+        ("gelu-erf n-head-wrong", "gelu-erf n-head-wrong"),
+    ],
+)
+def test_no_step_hides_another_that_it_could_go_on_to(names: str, ordered: str) -> None:
+    mistakes = in_order([mistake_of(name) for name in names.split()])
+    assert [each.id for each in mistakes] == ordered.split()
 
 
 @pytest.mark.parametrize("name", HARMLESS)
@@ -277,10 +298,17 @@ def test_what_is_known_is_named_beside_what_is_not(comparison: Comparison) -> No
     assert str(diagnosis).startswith("explained in part by: bos-prepended; nothing known explains ")
 
 
-def test_missing_methods_do_not_prevent_a_diagnosis(comparison: Comparison) -> None:
+@pytest.mark.parametrize("log_probabilities", [False, True])
+def test_missing_methods_do_not_prevent_a_diagnosis(
+    comparison: Comparison, log_probabilities: bool
+) -> None:
     class LogitsOnly:
         def __init__(self, checkpoint: str, **options: Any) -> None:
-            self.logits = defective("gelu-erf")(Path(checkpoint), options["dtype"]).logits
+            self.model = DEFECTS["gelu-erf"].kind.load(checkpoint, **options)
+
+        def logits(self, token_ids: Tensor) -> Tensor:
+            logits = self.model.logits(token_ids)
+            return logits.log_softmax(-1) if log_probabilities else logits
 
     diagnosis = diagnosed(comparison, comparison.answers(adapter(LogitsOnly).load))
     assert diagnosis

@@ -13,6 +13,7 @@ from conformance.checkpoints.tensors import write_checkpoint
 from conformance.defects import DEFECTS, defects_of, defects_of_facts
 from conformance.judging.oracle import hugging_face_logits
 from conformance.probes.activation_curve import GRID, ActivationCurve
+from conformance.probes.check import Observation
 from conformance.probes.designs import ALL, CONSTANT_PROBES, FACT_PROBES, PROBE, Design
 from conformance.probes.experiment import Experiment, with_constant
 from conformance.probes.gpt2 import PlainGPT2
@@ -114,6 +115,21 @@ def test_a_constant_is_read_to_one_per_cent(requirement: str, factor: float) -> 
     )
 
 
+@pytest.mark.parametrize("requirement", CONSTANT_PROBES)
+def test_a_constant_is_read_out_of_log_probabilities(requirement: str) -> None:
+    design, name = CONSTANT_PROBES[requirement]
+    probe = experiment(design)
+
+    def seen(factor: float) -> Observation:
+        kind = with_constant(name, probe.constant(name) * factor)
+        logits = probe.forward(kind, dtype=torch.float32).log_softmax(-1).double()
+        return Observation(probe, logits, {})
+
+    assert seen(1.0).right
+    assert not seen(1.02).right
+    assert probe.shift == 0, "each is judged by its own shift"
+
+
 def test_the_attention_scale_is_read_to_a_part_in_ten_thousand() -> None:
     design, name = CONSTANT_PROBES["attention.scale"]
     probe = experiment(design)
@@ -132,6 +148,17 @@ def test_the_activation_curve_is_read_and_named(name: str) -> None:
     if name in own:
         assert (curve.errors(values) > 10).any()
         assert curve.nearest(values) == name
+
+
+@pytest.mark.parametrize("name", ["right", *defects_of("activation.curve")])
+def test_the_activation_curve_is_read_out_of_log_probabilities(name: str) -> None:
+    own = defects_of("activation.curve")
+    curve = ActivationCurve(kinds=own).cut()
+    model = own.get(name, PlainGPT2)(curve.tensors(), curve.config, dtype=torch.float32)
+    logits = model.logits(curve.token_ids).log_softmax(-1)
+    curve.shift = curve.shift_of(logits)
+    assert list(curve.explained_by(curve.read(logits), own)) == [name] * (name in own)
+    assert curve.right(curve.read(logits)) == (name == "right")
 
 
 def test_the_activation_curve_is_that_of_torch() -> None:
