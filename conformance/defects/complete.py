@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,14 @@ def changed(
         name: change(tensor) if name.endswith(ending) else tensor
         for name, tensor in weights.items()
     }
+
+
+def each_own(model: CompleteGPT2, field: str) -> Iterator[Any]:
+    """Yield the values that the classes of a GPT-2 give a field, those of the first mistake first.
+
+    So two mistakes that derive from one class can be had together.
+    """
+    return (vars(kind)[field] for kind in type(model).__mro__ if field in vars(kind))
 
 
 def length(cache: Cache) -> int:

@@ -22,12 +22,16 @@ _DECADES, _A_DECADE = 8, 3  # how far from GPT-2's value a search goes, and in w
 
 @dataclass(frozen=True)
 class Constant:
-    """A constant of GPT-2. `make` returns a class in which it has another value."""
+    """A constant of GPT-2. `make` returns a class in which it has another value.
+
+    `vanishes`: whether it can be too small to be seen.
+    """
 
     name: str
     what: str
     value: float
     make: Callable[[float], Kind]
+    vanishes: bool = False
 
     def search(self, distance: Callable[[float], float]) -> float:
         """Return the value, above zero, at which the distance is smallest."""
@@ -40,13 +44,19 @@ class Constant:
         best = min((middle + step * width for step in range(-steps, steps + 1)), key=at)
         return math.exp(golden_section(at, best - width, best + width, 1e-8))
 
+    def near(self, value: float, distance: Callable[[float], float]) -> float:
+        """Return the value within a third of this one at which the distance is smallest."""
+        return self._within(0.3, 1e-8, value, distance)
+
     def refine(self, value: float, distance: Callable[[float], float]) -> float:
         """Return the value nearby, to a ten-thousandth, at which the distance is smallest."""
+        return self._within(1e-4, 1e-14, value, distance)
 
-        def at(log: float) -> float:
-            return distance(value * math.exp(log))
-
-        return value * math.exp(golden_section(at, -1e-4, 1e-4, 1e-14))
+    def _within(
+        self, log: float, precise: float, value: float, distance: Callable[[float], float]
+    ) -> float:
+        found = golden_section(lambda each: distance(value * math.exp(each)), -log, log, precise)
+        return value * math.exp(found)
 
 
 @dataclass(frozen=True)
@@ -70,7 +80,8 @@ class Measured:
 
     @property
     def what(self) -> str:
-        return f"{self.constant.what} is {self.value:.3g}, and not {self.constant.value:.3g}."
+        value = f"{self.value:.3g}" if self.value else "0, or too small to be seen"
+        return f"{self.constant.what} is {value}, and not {self.constant.value:.3g}."
 
     @property
     def kind(self) -> Kind:
@@ -134,11 +145,16 @@ _INNER, _CUBIC = math.sqrt(2 / math.pi), 0.044715
 CONSTANTS = {
     constant.name: constant
     for constant in (
-        Constant("epsilon-of-ln_f", "The epsilon of ln_f", 1e-5, _epsilon("ln_f")),
-        Constant("epsilon-of-ln_1", "The epsilon of every ln_1", 1e-5, _epsilon("ln_1")),
-        Constant("epsilon-of-ln_2", "The epsilon of every ln_2", 1e-5, _epsilon("ln_2")),
-        Constant("epsilon-of-blocks", "The epsilon of ln_1, ln_2", 1e-5, _epsilon("ln_1", "ln_2")),
-        Constant("epsilon", "The epsilon of every LayerNorm", 1e-5, _epsilon("")),
+        *(
+            Constant(name, f"The epsilon of {what}", 1e-5, _epsilon(*endings), vanishes=True)
+            for name, what, *endings in (
+                ("epsilon-of-ln_f", "ln_f", "ln_f"),
+                ("epsilon-of-ln_1", "every ln_1", "ln_1"),
+                ("epsilon-of-ln_2", "every ln_2", "ln_2"),
+                ("epsilon-of-blocks", "ln_1, ln_2", "ln_1", "ln_2"),
+                ("epsilon", "every LayerNorm", ""),
+            )
+        ),
         Constant("wte-factor", "The factor of the token embedding", 1.0, _factor("embed_tokens")),
         Constant(
             "wpe-factor", "The factor of the position embedding", 1.0, _factor("embed_positions")

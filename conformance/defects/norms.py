@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
+
 from torch import Tensor
 
 from .catalogue import defect
-from .complete import CompleteGPT2
+from .complete import CompleteGPT2, each_own
+
+NORMS = ("ln_1", "ln_2", "ln_f")
 
 
 class OtherEpsilon(CompleteGPT2):
-    """The LayerNorms whose names end so have another epsilon than the config's."""
+    """LayerNorms have another epsilon than the config's. `epsilons`: by how their names end."""
 
-    value: float
-    norms: tuple[str, ...] = ("ln_1", "ln_2", "ln_f")
+    epsilons: Mapping[str, float]
 
     def epsilon(self, name: str) -> float:
-        return self.value if name.endswith(self.norms) else super().epsilon(name)
+        ending = name.rpartition(".")[2]
+        own = (each[ending] for each in each_own(self, "epsilons") if ending in each)
+        return next(own, super().epsilon(name))
 
 
 @defect(
@@ -26,7 +32,7 @@ class OtherEpsilon(CompleteGPT2):
 class EpsilonWrong(OtherEpsilon):
     """The epsilon of every LayerNorm is 1e-6 instead of 1e-5."""
 
-    value = 1e-6
+    epsilons = MappingProxyType(dict.fromkeys(NORMS, 1e-6))
 
 
 @defect(
@@ -37,56 +43,56 @@ class EpsilonWrong(OtherEpsilon):
 class EpsilonTiny(OtherEpsilon):
     """The epsilon of every LayerNorm is BERT's, 1e-12."""
 
-    value = 1e-12
+    epsilons = MappingProxyType(dict.fromkeys(NORMS, 1e-12))
 
 
 @defect("ln-eps-1e-3", "layer-norm.epsilon-ln_f")
 class EpsilonLarge(OtherEpsilon):
     """The epsilon of every LayerNorm is 1e-3, the default of some frameworks."""
 
-    value = 1e-3
+    epsilons = MappingProxyType(dict.fromkeys(NORMS, 1e-3))
 
 
 @defect("ln-eps-wrong-in-ln_1", "layer-norm.epsilon-ln_1")
 class EpsilonWrongInFirst(OtherEpsilon):
     """The epsilon of ln_1 alone is 1e-6."""
 
-    value, norms = 1e-6, ("ln_1",)
+    epsilons = MappingProxyType({"ln_1": 1e-6})
 
 
 @defect("ln-eps-wrong-in-ln_2", "layer-norm.epsilon-ln_2")
 class EpsilonWrongInSecond(OtherEpsilon):
     """The epsilon of ln_2 alone is 1e-6."""
 
-    value, norms = 1e-6, ("ln_2",)
+    epsilons = MappingProxyType({"ln_2": 1e-6})
 
 
 @defect("ln-eps-wrong-in-ln_f", "layer-norm.epsilon-ln_f")
 class EpsilonWrongInFinal(OtherEpsilon):
     """The epsilon of ln_f alone is 1e-6."""
 
-    value, norms = 1e-6, ("ln_f",)
+    epsilons = MappingProxyType({"ln_f": 1e-6})
 
 
 @defect("ln-eps-1e-3-in-ln_1", "layer-norm.epsilon-ln_1")
 class EpsilonLargeInFirst(OtherEpsilon):
     """The epsilon of ln_1 alone is 1e-3."""
 
-    value, norms = 1e-3, ("ln_1",)
+    epsilons = MappingProxyType({"ln_1": 1e-3})
 
 
 @defect("ln-eps-1e-3-in-ln_2", "layer-norm.epsilon-ln_2")
 class EpsilonLargeInSecond(OtherEpsilon):
     """The epsilon of ln_2 alone is 1e-3."""
 
-    value, norms = 1e-3, ("ln_2",)
+    epsilons = MappingProxyType({"ln_2": 1e-3})
 
 
 @defect("ln-eps-1e-3-in-ln_f", "layer-norm.epsilon-ln_f")
 class EpsilonLargeInFinal(OtherEpsilon):
     """The epsilon of ln_f alone is 1e-3."""
 
-    value, norms = 1e-3, ("ln_f",)
+    epsilons = MappingProxyType({"ln_f": 1e-3})
 
 
 @defect(

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from ..probes.gpt2 import Weights
 from .catalogue import defect
-from .complete import MATRICES, CompleteGPT2, changed
+from .complete import MATRICES, CompleteGPT2, changed, each_own
 
 
 def transposed_if_square(w: Tensor) -> Tensor:
@@ -50,8 +50,8 @@ class Reshaped(CompleteGPT2):
     matrices: tuple[str, ...]
 
     def convert(self, tensors: Weights) -> Weights:
-        weights = super().convert(tensors)
-        return changed(weights, self.matrices, lambda w: w.reshape(w.shape[::-1]).t())
+        matrices = tuple({name for names in each_own(self, "matrices") for name in names})
+        return changed(super().convert(tensors), matrices, lambda w: w.reshape(w.shape[::-1]).t())
 
 
 @defect("reshape-for-transpose", "transpose.attn.c_attn")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from ..probes.gpt2 import Weights
 from .catalogue import KNOWLEDGE, defect, equivalent
-from .complete import MATRICES, CompleteGPT2, changed
+from .complete import MATRICES, CompleteGPT2, changed, each_own
 
 
 class NotLoaded(CompleteGPT2):
@@ -19,7 +20,7 @@ class NotLoaded(CompleteGPT2):
 
     def convert(self, tensors: Weights) -> Weights:
         weights = super().convert(tensors)
-        for name in self.vectors:
+        for name in itertools.chain(*each_own(self, "vectors")):
             initial = torch.ones_like if name.endswith("weight") else torch.zeros_like
             weights = changed(weights, name, initial)
         return weights
@@ -51,7 +52,8 @@ class PartOfBiasMissing(CompleteGPT2):
     def convert(self, tensors: Weights) -> Weights:
         def without(bias: Tensor) -> Tensor:
             thirds = list(bias.chunk(3))
-            thirds[self.part] = torch.zeros_like(thirds[self.part])
+            for part in each_own(self, "part"):
+                thirds[part] = torch.zeros_like(thirds[part])
             return torch.cat(thirds)
 
         self.given = super().convert(tensors)
@@ -188,10 +190,10 @@ class GainsAndBiasesExchanged(CompleteGPT2):
     `exchanged`: how the names of the norms end that have the mistake.
     """
 
-    exchanged: tuple[str, ...] = ("ln_1", "ln_2", "ln_f")
+    exchanged: tuple[str, ...]
 
     def norm(self, x: Tensor, name: str) -> Tensor:
-        if not name.endswith(self.exchanged):
+        if not any(map(name.endswith, each_own(self, "exchanged"))):
             return super().norm(x, name)
         normalised = self.normalise(x, self.epsilon(name))
         return normalised * self.weights[f"{name}.bias"] + self.weights[f"{name}.weight"]
@@ -200,6 +202,8 @@ class GainsAndBiasesExchanged(CompleteGPT2):
 @defect("ln-weight-bias-exchanged", "vectors.ln_f")
 class AllExchanged(GainsAndBiasesExchanged):
     """Every LayerNorm multiplies by its bias and adds its weight."""
+
+    exchanged = ("ln_1", "ln_2", "ln_f")
 
 
 @defect("ln_1-weight-bias-exchanged", "vectors.ln_1")

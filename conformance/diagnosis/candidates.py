@@ -113,17 +113,49 @@ class Candidates:
         return [*(each for each in asked if self.like(granted, each)), question]
 
     def constants(self, granted: Grants, question: Question) -> Iterator[Grants]:
-        if not question.parts < BLOCKS:
+        for constant in self.constants_of(granted, question):
+            value = constant.search(self.distance(constant, granted, question))
+            measured = self.refined(Measured(constant, value), granted, question)
+            if constant.vanishes and self.like(
+                (zero := Measured(constant, 0.0), *granted), question
+            ):
+                yield (zero,)
+            elif self.explains(measured, granted, question):
+                yield (measured,)
+
+    def constants_beside(self, granted: Grants, question: Question) -> Iterator[Grants]:
+        """Yield a constant with a defect that shows in the question as well."""
+        constants = self.constants_of(granted, question)
+        if not constants:
             return
-        for constant in CONSTANTS.values():
-            if self.shows(Measured(constant, 2 * constant.value), granted, question):
-                measured = self.measured(constant, granted, question)
-                # A value is read if one that is a hundredth larger would show.
-                larger = Measured(constant, 1.01 * measured.value)
-                if self.like((measured, *granted), question) and not self.like(
-                    (larger, *granted), question
-                ):
-                    yield (measured,)
+        showing = self.showing(granted, question)
+        for constant in constants:
+            value = constant.search(self.distance(constant, granted, question))
+            for entry in showing:
+                beside = (entry, *granted)
+                near = constant.near(value, self.distance(constant, beside, question))
+                if self.like((Measured(constant, near), *beside), question):
+                    measured = self.refined(Measured(constant, near), beside, question)
+                    if self.explains(measured, beside, question):
+                        yield measured, entry
+
+    def explains(self, measured: Measured, granted: Grants, question: Question) -> bool:
+        """Return whether the answer is that of this value, and a hundredth more would show."""
+        larger = Measured(measured.constant, 1.01 * measured.value)
+        exact = self.in_float64(question)
+        return self.like((measured, *granted), question) and not (
+            self.like((larger, *granted), question) and self.like((larger, *granted), exact)
+        )
+
+    def constants_of(self, granted: Grants, question: Question) -> list[Constant]:
+        """Return the constants that the answer depends on."""
+        if not question.parts < BLOCKS:
+            return []
+        return [
+            constant
+            for constant in CONSTANTS.values()
+            if self.shows(Measured(constant, 2 * constant.value), granted, question)
+        ]
 
     def shows(self, added: Mistake, granted: Grants, question: Question) -> bool:
         """Return whether the answer depends on a mistake at all."""
@@ -133,16 +165,20 @@ class Candidates:
             return False
         return not self.comparison.alike(self.comparison.of(*granted), other, question)
 
-    def measured(self, constant: Constant, granted: Grants, question: Question) -> Measured:
-        """Return the constant with the value that explains the answer best.
+    def refined(self, measured: Measured, granted: Grants, question: Question) -> Measured:
+        """Return the value with its last digits, which are read in float64.
 
-        Its last digits are read in float64, which not every implementation computes in.
+        Not every implementation computes in it.
         """
-        exact = replace(question, name=f"{question.name} in float64", dtype=torch.float64)
-        value = constant.search(self.distance(constant, granted, question))
+        exact, constant = self.in_float64(question), measured.constant
         if self.subject[exact] is None:
-            return Measured(constant, value)
-        return Measured(constant, constant.refine(value, self.distance(constant, granted, exact)))
+            return measured
+        refined = constant.refine(measured.value, self.distance(constant, granted, exact))
+        return Measured(constant, refined)
+
+    @staticmethod
+    def in_float64(question: Question) -> Question:
+        return replace(question, name=f"{question.name} in float64", dtype=torch.float64)
 
     def distance(
         self, constant: Constant, granted: Grants, question: Question

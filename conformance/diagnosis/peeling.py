@@ -9,6 +9,7 @@ is looked for with this one in place, so any number of them can be found.
 from __future__ import annotations
 
 import itertools
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,7 +20,7 @@ from .comparison import Answers, Comparison
 from .question import EMBEDDINGS, Question
 
 Said = Callable[..., None]  # called with a text, and with lasting=True if it stays true
-MOST = 8  # stages
+MOST = 16  # stages
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,7 @@ class Peeling:
         self.comparison, self.said = comparison, said
         self.candidates = of = Candidates(comparison, subject)
         self.like = of.like
+        self.unexplained = defaultdict[Search, list[Question]](list)  # by the first of the searches
         self.single: tuple[Search, ...]  # the searches for one mistake
         self.single = (of.variants, of.known, of.defects, of.constants, of.blocks)
 
@@ -110,6 +112,7 @@ class Peeling:
         return all(self.like(granted, each) for each in asked if each.name not in left)
 
     def found(self) -> Peeled:
+        self.unexplained.clear()
         stages: list[Stage] = []
         granted: Grants = ()
         wrong = self.wrong
@@ -174,6 +177,7 @@ class Peeling:
         two = itertools.chain(
             self.explaining(granted, asked, wrong, of.pairs),
             self.explaining(granted, asked, wrong, of.unknown_beside),
+            self.explaining(granted, asked, wrong, of.constants_beside),
         )
         return next((stage for stage, question in two if self.convinces(stage, question)), None)
 
@@ -186,22 +190,29 @@ class Peeling:
     ) -> Iterator[tuple[Stage, Question]]:
         """Yield what explains an answer, and the question.
 
-        What was not explained with fewer parts is not explained with more. But a step is read with
-        few parts, and a question that has even fewer may need it, too. And one of a pair may show
-        first with the embeddings.
+        What was not explained with fewer parts is not explained with more, unless a right answer
+        depends on the same parts: then it is something that does not show in each. But a step is
+        read with few parts, and a question that has even fewer may need it, too. And one of a pair
+        may show first with the embeddings.
         """
         of = self.candidates
         least: dict[Search, frozenset[str] | None]
         least = {of.pairs: EMBEDDINGS, of.unknown: None, of.unknown_beside: None}
         needed = least.get(searches[0], frozenset())
-        unexplained: list[frozenset[str]] = []
-        for question in asked:
-            if any(parts <= question.parts for parts in unexplained):
+        right = [each.parts for each in self.comparison.questions if each not in wrong]
+        unexplained = self.unexplained[searches[0]]
+        # What was not explained before the last mistake was granted is not likely to be so after.
+        for question in sorted(asked, key=lambda each: each in unexplained):
+            others = (each.parts for each in unexplained if each in asked and each != question)
+            if needed is not None and any(
+                needed <= parts <= question.parts and not any(parts <= each for each in right)
+                for parts in others
+            ):
                 continue
             if stage := self.stage(granted, question, wrong, *searches):
                 yield stage, question
-            elif needed is not None and needed <= question.parts:
-                unexplained.append(question.parts)
+            elif question not in unexplained:
+                unexplained.append(question)
 
     def convinces(self, stage: Stage, question: Question) -> bool:
         """Return whether a mistake explains logits that it is not likely to explain by chance.
