@@ -160,10 +160,15 @@ class LastColumns(Corner):
 
 
 @defect("window-of-eight", "attention.visibility", f"local attention, as GPT-Neo's; {KNOWLEDGE}")
-class Window(Seen):
+class Window(CompleteGPT2):
     """Only the last eight positions are seen, which no short test notices."""
 
-    seen = staticmethod(lambda ones: ones.tril() & ones.triu(-7))
+    window = 8
+
+    def mask(self, real: Tensor, past: int) -> Tensor:
+        mask = super().mask(real, past)
+        at = torch.arange(real.size(1), device=real.device)
+        return mask & (at > at[past:, None] - self.window)
 
 
 @defect(

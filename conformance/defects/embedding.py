@@ -84,6 +84,14 @@ class EmbeddingScaled(CompleteGPT2):
         return super().embed_tokens(token_ids) * math.sqrt(self.config.n_embd)
 
 
+@defect("embedding-normed", "blocks.residual", f"as BLOOM and BERT do; {KNOWLEDGE}")
+class EmbeddingNormed(CompleteGPT2):
+    """The sum of the embeddings is normalised before the first block."""
+
+    def embed(self, token_ids: Tensor, positions: Tensor) -> Tensor:
+        return self.normalise(super().embed(token_ids, positions), self.epsilon("embedding"))
+
+
 @defect("wte-row-after", "embedding.tokens")
 class RowAfter(CompleteGPT2):
     """Each token has the embedding of the next id, as where a row was put before the others."""

@@ -203,6 +203,17 @@ class QueriesKeysNormalised(CompleteGPT2):
         return x / (x.pow(2).mean(-1, keepdim=True) + 1e-6).sqrt()
 
 
+@defect("queries-keys-of-length-one", "attention.scale", f"cosine attention; {KNOWLEDGE}")
+class QueriesKeysOfLengthOne(CompleteGPT2):
+    """Queries and keys are divided by their length, and the scores are divided as before."""
+
+    def scores(self, q: Tensor, k: Tensor, layer: int) -> Tensor:
+        return super().scores(self.of_length_one(q), self.of_length_one(k), layer)
+
+    def of_length_one(self, x: Tensor) -> Tensor:
+        return x / x.pow(2).sum(-1, keepdim=True).sqrt().clamp(min=1e-12)
+
+
 @defect("rotary-positions", "attention.scale", "karpathy/nanochat gpt.py: rotary embeddings")
 class RotaryHalves(CompleteGPT2):
     """Queries and keys are rotated by their positions: channel c with channel c + width / 2."""

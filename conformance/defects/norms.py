@@ -133,6 +133,18 @@ class UnbiasedVariance(CompleteGPT2):
         return (x - x.mean(-1, keepdim=True)) / (x.var(-1, keepdim=True) + epsilon).sqrt()
 
 
+@defect(
+    "ln-std-plus-eps",
+    "layer-norm.variance",
+    "harvardnlp/annotated-transformer #119: x.std(-1) + eps",
+)
+class StandardDeviationPlusEpsilon(CompleteGPT2):
+    """LayerNorm divides by x.std(-1) + epsilon: by n_embd - 1, and epsilon is outside the root."""
+
+    def normalise(self, x: Tensor, epsilon: float) -> Tensor:
+        return (x - x.mean(-1, keepdim=True)) / (x.var(-1, keepdim=True).sqrt() + epsilon)
+
+
 @defect("rms-norm", "layer-norm.mean")
 class RMSNorm(CompleteGPT2):
     """The mean is not subtracted, as in the RMS norm of later models."""

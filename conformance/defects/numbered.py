@@ -1,7 +1,7 @@
-"""Mistakes of generation that have a number: their names, the catalogue's examples, and words.
+"""Mistakes that have a number: their names, the catalogue's examples, and words.
 
 A window, a cap or a penalty may have any number, and the catalogue has an example of each. A test
-that reads the number names the mistake with it: `view=300`. The class of an example has the number
+or the diagnosis that reads the number names the mistake with it: `view=300`. The class of an example has the number
 as an attribute of that name. `conformance.defects:view=300` judges one.
 """
 
@@ -18,6 +18,7 @@ class Numbered(NamedTuple):
 
 
 NUMBERED = {
+    "window": Numbered("window-of-eight", "Only the last {} positions are seen."),
     "min-new-tokens": Numbered(
         "min-new-tokens-of-20",
         "EOS can't be chosen where a text would have fewer than {} new tokens.",

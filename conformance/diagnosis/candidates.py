@@ -13,11 +13,12 @@ from dataclasses import replace
 import torch
 
 from ..defects import DEFECTS, VARIANTS
-from ..defects.catalogue import Entry, Mistake
+from ..defects.catalogue import Entry, Mistake, with_number
 from ..defects.constants import CONSTANTS, Constant, Measured
 from ..defects.read_block import other_blocks
 from ..defects.read_n_head import ReadNHead
 from ..defects.steps import can_change, changes_alone
+from .asking import Logits
 from .comparison import Answers, Comparison, relative_difference
 from .question import BLOCKS, FAILED, NORM, WITH_ATTENTION, WITH_MLP, Question
 from .solving import Subject
@@ -83,6 +84,17 @@ class Candidates:
         """Yield defects, and other numbers of heads, which show where a config has another."""
         return self.entries([*DEFECTS.values(), *map(ReadNHead, N_HEADS)], granted, question)
 
+    def windows(self, granted: Grants, question: Question) -> Iterator[Grants]:
+        """Yield a window of positions, whose width is the first position that is wrong."""
+        found, expected = self.subject[question], self.comparison.of(*granted)[question]
+        if not isinstance(found, Logits) or not isinstance(expected, Logits):
+            return
+        if found.centred.shape == expected.centred.shape and found.centred.dim() == 3:
+            most = self.comparison.rounding(question) * max(found.largest, expected.largest)
+            wrong = ((found.centred - expected.centred).abs() > most).any(-1).any(0).nonzero()
+            if len(wrong) and wrong[0] > 0:
+                yield from self.entries([with_number(f"window={int(wrong[0])}")], granted, question)
+
     def blocks(self, granted: Grants, question: Question) -> Iterator[Grants]:
         """Yield blocks that are put together otherwise, those first that differ in few places."""
         known = any("block" in each.steps for each in granted)
@@ -114,38 +126,24 @@ class Candidates:
 
     def constants(self, granted: Grants, question: Question) -> Iterator[Grants]:
         for constant in self.constants_of(granted, question):
-            value = constant.search(self.distance(constant, granted, question))
-            measured = self.refined(Measured(constant, value), granted, question)
-            if constant.vanishes and self.like(
-                (zero := Measured(constant, 0.0), *granted), question
-            ):
+            zero = Measured(constant, 0.0)
+            if constant.vanishes and self.like((zero, *granted), question):
                 yield (zero,)
-            elif self.explains(measured, granted, question):
-                yield (measured,)
+            else:
+                value = constant.search(self.distance(constant, granted, question))
+                yield from self.refined(Measured(constant, value), granted, question)
 
     def constants_beside(self, granted: Grants, question: Question) -> Iterator[Grants]:
         """Yield a constant with a defect that shows in the question as well."""
         constants = self.constants_of(granted, question)
-        if not constants:
-            return
-        showing = self.showing(granted, question)
+        showing = self.showing(granted, question) if constants else []
         for constant in constants:
             value = constant.search(self.distance(constant, granted, question))
             for entry in showing:
                 beside = (entry, *granted)
                 near = constant.near(value, self.distance(constant, beside, question))
-                if self.like((Measured(constant, near), *beside), question):
-                    measured = self.refined(Measured(constant, near), beside, question)
-                    if self.explains(measured, beside, question):
-                        yield measured, entry
-
-    def explains(self, measured: Measured, granted: Grants, question: Question) -> bool:
-        """Return whether the answer is that of this value, and a hundredth more would show."""
-        larger = Measured(measured.constant, 1.01 * measured.value)
-        exact = self.in_float64(question)
-        return self.like((measured, *granted), question) and not (
-            self.like((larger, *granted), question) and self.like((larger, *granted), exact)
-        )
+                for (measured,) in self.refined(Measured(constant, near), beside, question):
+                    yield measured, entry
 
     def constants_of(self, granted: Grants, question: Question) -> list[Constant]:
         """Return the constants that the answer depends on."""
@@ -165,20 +163,24 @@ class Candidates:
             return False
         return not self.comparison.alike(self.comparison.of(*granted), other, question)
 
-    def refined(self, measured: Measured, granted: Grants, question: Question) -> Measured:
-        """Return the value with its last digits, which are read in float64.
+    def refined(
+        self, measured: Measured, granted: Grants, question: Question
+    ) -> Iterator[tuple[Measured]]:
+        """Yield a value with its last digits, if it explains the answer.
 
-        Not every implementation computes in it.
+        It does so if one that is a hundredth larger would show. More shows in float64, which not
+        every implementation computes in.
         """
-        exact, constant = self.in_float64(question), measured.constant
-        if self.subject[exact] is None:
-            return measured
-        refined = constant.refine(measured.value, self.distance(constant, granted, exact))
-        return Measured(constant, refined)
-
-    @staticmethod
-    def in_float64(question: Question) -> Question:
-        return replace(question, name=f"{question.name} in float64", dtype=torch.float64)
+        if not self.like((measured, *granted), question):
+            return
+        exact = replace(question, name=f"{question.name} in float64", dtype=torch.float64)
+        constant = measured.constant
+        if self.subject[exact] is not None:
+            value = constant.refine(measured.value, self.distance(constant, granted, exact))
+            measured = Measured(constant, value)
+        larger = Measured(constant, 1.01 * measured.value)
+        if not all(self.like((larger, *granted), each) for each in (question, exact)):
+            yield (measured,)
 
     def distance(
         self, constant: Constant, granted: Grants, question: Question

@@ -9,18 +9,21 @@ is looked for with this one in place, so any number of them can be found.
 from __future__ import annotations
 
 import itertools
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 from ..defects import VARIANTS
+from .asking import Logits
 from .candidates import Candidates, Grants, Search
 from .comparison import Answers, Comparison
 from .question import EMBEDDINGS, Question
 
 Said = Callable[..., None]  # called with a text, and with lasting=True if it stays true
 MOST = 16  # stages
+ALTERNATIVES = 12  # at most
 
 
 @dataclass(frozen=True)
@@ -67,9 +70,10 @@ class Peeling:
         self.comparison, self.said = comparison, said
         self.candidates = of = Candidates(comparison, subject)
         self.like = of.like
-        self.unexplained = defaultdict[Search, list[Question]](list)  # by the first of the searches
+        # How often a question was not explained, by the first of the searches.
+        self.unexplained = defaultdict[Search, Counter[Question]](Counter)
         self.single: tuple[Search, ...]  # the searches for one mistake
-        self.single = (of.variants, of.known, of.defects, of.constants, of.blocks)
+        self.single = (of.variants, of.known, of.defects, of.windows, of.constants, of.blocks)
 
     def peel(self) -> Peeled:
         """Find all mistakes.
@@ -80,7 +84,7 @@ class Peeling:
         found = self.found()
         if found.left and any(stage.explains for stage in found.stages):
             of = self.candidates
-            self.single = (of.variants, of.constants, of.known, of.defects, of.blocks)
+            self.single = (of.variants, of.constants, of.known, of.defects, of.windows, of.blocks)
             other = self.found()
             found = other if len(other.left) < len(found.left) else found
         found = self.simplest(found)
@@ -138,6 +142,20 @@ class Peeling:
             wrong += [] if self.like((), question) else [question]
             self.said(f"{number} of {len(self.comparison.questions)} questions")
         return wrong
+
+    @cached_property
+    def with_logits(self) -> list[Question]:
+        """The questions that are answered with logits, and not with an error."""
+        subject = self.candidates.subject
+
+        def answers(question: Question) -> list[Any]:
+            return given if isinstance(given := subject[question], list) else [given]
+
+        return [
+            each
+            for each in self.comparison.questions
+            if all(isinstance(answer, Logits) for answer in answers(each))
+        ]
 
     def next_stage(self, granted: Grants, wrong: Sequence[Question]) -> Stage | None:
         """Find the next mistake; None if nothing explains any of the wrong answers.
@@ -199,10 +217,10 @@ class Peeling:
         least: dict[Search, frozenset[str] | None]
         least = {of.pairs: EMBEDDINGS, of.unknown: None, of.unknown_beside: None}
         needed = least.get(searches[0], frozenset())
-        right = [each.parts for each in self.comparison.questions if each not in wrong]
+        right = [each.parts for each in self.with_logits if each not in wrong]
         unexplained = self.unexplained[searches[0]]
         # What was not explained before the last mistake was granted is not likely to be so after.
-        for question in sorted(asked, key=lambda each: each in unexplained):
+        for question in sorted(asked, key=lambda each: unexplained[each]):
             others = (each.parts for each in unexplained if each in asked and each != question)
             if needed is not None and any(
                 needed <= parts <= question.parts and not any(parts <= each for each in right)
@@ -211,8 +229,8 @@ class Peeling:
                 continue
             if stage := self.stage(granted, question, wrong, *searches):
                 yield stage, question
-            elif question not in unexplained:
-                unexplained.append(question)
+            else:
+                unexplained[question] += 1
 
     def convinces(self, stage: Stage, question: Question) -> bool:
         """Return whether a mistake explains logits that it is not likely to explain by chance.
@@ -249,7 +267,8 @@ class Peeling:
             return None
         most = max(map(len, explained.values()))
         best = tuple(added for added, names in explained.items() if len(names) == most)
-        return Stage(best, question.name, explained[best[0]])
+        # What explains as much as so many others is named by chance.
+        return Stage(best, question.name, explained[best[0]]) if len(best) <= ALTERNATIVES else None
 
     def explained_by(
         self, fitting: Sequence[Grants], granted: Grants, wrong: Sequence[Question]
