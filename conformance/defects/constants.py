@@ -18,6 +18,7 @@ from .complete import CompleteGPT2
 
 Kind = type[CompleteGPT2]
 _DECADES, _A_DECADE = 8, 3  # how far from GPT-2's value a search goes, and in what steps
+_SLOPES, _STEP = 8, 1e-3  # how often a slope is taken, and over which part of the value
 
 
 @dataclass(frozen=True)
@@ -44,19 +45,31 @@ class Constant:
         best = min((middle + step * width for step in range(-steps, steps + 1)), key=at)
         return math.exp(golden_section(at, best - width, best + width, 1e-8))
 
-    def near(self, value: float, distance: Callable[[float], float]) -> float:
-        """Return the value within a third of this one at which the distance is smallest."""
-        return self._within(0.3, 1e-8, value, distance)
+    def near(self, value: float, found: Tensor, logits_of: Callable[[float], Tensor]) -> float:
+        """Return the value near this one with which the logits are found, if there is one.
+
+        Each step along the slope must bring them nearer by half.
+        """
+        here = logits_of(value)
+        for _ in range(_SLOPES):
+            slope = (logits_of(value * math.exp(_STEP)) - here).flatten() / _STEP
+            left = (found - here).flatten()
+            step = float(slope @ left / (slope @ slope))
+            if not -1 < step < 1:
+                break
+            there = logits_of(value * math.exp(step))
+            if not (found - there).abs().max() < left.abs().max() / 2:
+                break
+            value, here = value * math.exp(step), there
+        return value
 
     def refine(self, value: float, distance: Callable[[float], float]) -> float:
         """Return the value nearby, to a ten-thousandth, at which the distance is smallest."""
-        return self._within(1e-4, 1e-14, value, distance)
 
-    def _within(
-        self, log: float, precise: float, value: float, distance: Callable[[float], float]
-    ) -> float:
-        found = golden_section(lambda each: distance(value * math.exp(each)), -log, log, precise)
-        return value * math.exp(found)
+        def at(log: float) -> float:
+            return distance(value * math.exp(log))
+
+        return value * math.exp(golden_section(at, -1e-4, 1e-4, 1e-14))
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
 """Mistakes that have a number: their names, the catalogue's examples, and words.
 
-A window, a cap or a penalty may have any number, and the catalogue has an example of each. A test
-or the diagnosis that reads the number names the mistake with it: `view=300`. The class of an example has the number
-as an attribute of that name. `conformance.defects:view=300` judges one.
+A window, a cap or a penalty may have any number, and the catalogue has an example of each. What
+reads the number names the mistake with it: `view=300`. The class of an example has the number as an
+attribute of that name. `conformance.defects:view=300` judges one.
 """
 
 from __future__ import annotations

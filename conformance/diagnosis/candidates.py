@@ -9,8 +9,10 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
+from typing import cast
 
 import torch
+from torch import Tensor
 
 from ..defects import DEFECTS, VARIANTS
 from ..defects.catalogue import Entry, Mistake, with_number
@@ -40,6 +42,7 @@ class Candidates:
 
     def __init__(self, comparison: Comparison, subject: Answers) -> None:
         self.comparison, self.subject = comparison, subject
+        self._searched: dict[tuple[str, Grants, str], float] = {}
         self._read: dict[tuple[Grants, frozenset[str]], Mistake | None] = {}
 
     def wrong(self, granted: Grants) -> list[Question]:
@@ -130,24 +133,42 @@ class Candidates:
             if constant.vanishes and self.like((zero, *granted), question):
                 yield (zero,)
             else:
-                value = constant.search(self.distance(constant, granted, question))
-                yield from self.refined(Measured(constant, value), granted, question)
+                measured = self.searched(constant, granted, question)
+                yield from self.refined(measured, granted, question)
 
     def constants_beside(self, granted: Grants, question: Question) -> Iterator[Grants]:
         """Yield a constant with a defect that shows in the question as well."""
         constants = self.constants_of(granted, question)
         showing = self.showing(granted, question) if constants else []
         for constant in constants:
-            value = constant.search(self.distance(constant, granted, question))
+            value = self.searched(constant, granted, question).value
             for entry in showing:
                 beside = (entry, *granted)
-                near = constant.near(value, self.distance(constant, beside, question))
-                for (measured,) in self.refined(Measured(constant, near), beside, question):
-                    yield measured, entry
+                measured = self.near(Measured(constant, value), beside, question)
+                for (refined,) in self.refined(measured, beside, question):
+                    yield refined, entry
+
+    def near(self, measured: Measured, granted: Grants, question: Question) -> Measured:
+        """Return the value near this one that explains the answer, or another if none does."""
+
+        def logits_of(value: float) -> Tensor:
+            answers = self.comparison.new(Measured(measured.constant, value), *granted)
+            return cast("Logits", answers[question]).centred
+
+        found = cast("Logits", self.subject[question]).centred
+        value = measured.constant.near(measured.value, found, logits_of)
+        return Measured(measured.constant, value)
+
+    def searched(self, constant: Constant, granted: Grants, question: Question) -> Measured:
+        """Return the value that explains the answer best. It is searched for once."""
+        key = constant.name, granted, question.name
+        if key not in self._searched:
+            self._searched[key] = constant.search(self.distance(constant, granted, question))
+        return Measured(constant, self._searched[key])
 
     def constants_of(self, granted: Grants, question: Question) -> list[Constant]:
         """Return the constants that the answer depends on."""
-        if not question.parts < BLOCKS:
+        if not question.parts < BLOCKS or not isinstance(self.subject[question], Logits):
             return []
         return [
             constant

@@ -1,0 +1,107 @@
+"""Mistakes of one family, and constants beside defects, are named together; by chance, none is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from conformance.defects import CompleteGPT2, combined
+from conformance.defects.catalogue import mistake_of
+from conformance.diagnosis.candidates import Candidates
+from conformance.diagnosis.comparison import Comparison, loading
+from conformance.diagnosis.diagnose import Diagnosis, diagnosed
+from conformance.diagnosis.peeling import Peeling
+from conformance.diagnosis.questions import questions
+
+
+def comparison_of(folder: Path, *asked: str) -> Comparison:
+    of = [question for question in questions() if question.name in asked]
+    assert len(of) == len(asked)
+    return Comparison(folder, torch.float32, of, few=True)
+
+
+def diagnosis_of(folder: Path, kind: type[CompleteGPT2], *asked: str) -> Diagnosis:
+    comparison = comparison_of(folder, *asked)
+    diagnosis = diagnosed(comparison, comparison.answers(loading(kind)))
+    assert diagnosis
+    return diagnosis
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        "ln_1-bias-not-loaded ln_f-bias-not-loaded",
+        "reshape-for-transpose-c_fc reshape-for-transpose-c_proj",
+        "query-bias-missing value-bias-missing",
+        "ln_1-weight-bias-exchanged ln_2-weight-bias-exchanged",
+        "ln-eps-1e-3-in-ln_1 ln-eps-1e-3-in-ln_f",
+    ],
+)
+def test_two_that_derive_from_one_class_are_had_together(tmp_path: Path, names: str) -> None:
+    comparison = comparison_of(tmp_path, "faint embedding", "two whole blocks")
+    first, second = map(mistake_of, names.split())
+    both = comparison.of(first, second)
+    for one in (comparison.of(first), comparison.of(second)):
+        assert not all(comparison.alike(both, one, each) for each in comparison.questions)
+
+
+def test_norms_without_biases_are_told_one_by_one(tmp_path: Path) -> None:
+    names = {"ln_1-bias-not-loaded", "ln_2-bias-not-loaded", "ln_f-bias-not-loaded"}
+    asked = ("head alone", "embedding alone", "attention alone", "MLP alone", "two whole blocks")
+    diagnosis = diagnosis_of(tmp_path, combined(*sorted(names)), *asked)
+    assert {grant.id for grant in diagnosis.granted} == names
+    assert not diagnosis.left
+
+
+def test_a_window_of_any_width_is_read(tmp_path: Path) -> None:
+    asked = ("attention alone", "MLP alone", "1024 tokens")
+    diagnosis = diagnosis_of(tmp_path, combined("window=128"), *asked)
+    assert [grant.id for grant in diagnosis.granted] == ["window=128"]
+    assert diagnosis.granted[0].what == "Only the last 128 positions are seen."
+
+
+def test_a_constant_is_read_beside_a_defect_that_shows_where_it_does(tmp_path: Path) -> None:
+    comparison = comparison_of(tmp_path, "MLP alone")
+    subject = comparison.answers(loading(combined("mlp-factor=0.5", "gelu-erf")))
+    (question,) = comparison.questions
+    (found,) = Candidates(comparison, subject).constants_beside((), question)
+    assert {each.id for each in found} == {"mlp-factor=0.5", "gelu-erf"}
+
+
+def test_an_epsilon_may_be_too_small_to_be_seen(tmp_path: Path) -> None:
+    asked = ("faint embedding", "faint embedding, MLP alone", "faint embedding, attention alone")
+    kind = combined("epsilon-of-blocks=1e-16", "epsilon-of-ln_f=1e-4")
+    diagnosis = diagnosis_of(tmp_path, kind, *asked)
+    found = {grant.id: grant.what for grant in diagnosis.granted}
+    assert found.keys() == {"epsilon-of-blocks=0", "epsilon-of-ln_f=0.0001"}
+    said = "The epsilon of ln_1, ln_2 is 0, or too small to be seen, and not 1e-05."
+    assert found["epsilon-of-blocks=0"] == said
+
+
+def test_what_is_known_is_named_beside_what_does_not_show_in_each_answer(tmp_path: Path) -> None:
+    class ThirdAsSecond(combined("partial-load-accepted")):  # type: ignore[misc]
+        def block(self, layer: int, x: Tensor, mask: Tensor) -> Tensor:
+            return super().block(min(layer, 1), x, mask)
+
+    right = ("attention alone", "MLP alone", "two whole blocks", "a plain file")
+    asked = ("all layers", "a file lacking ln_f.weight")
+    diagnosis = diagnosis_of(tmp_path, ThirdAsSecond, *right, *asked)
+    (stage,) = diagnosis.stages
+    assert "partial-load-accepted" in {grant.id for (grant,) in stage.alternatives}
+    assert diagnosis.left == ("all layers",)
+
+
+def test_what_many_explain_as_well_is_not_named(tmp_path: Path) -> None:
+    class NormedTwiceAsLarge(CompleteGPT2):
+        def embed(self, token_ids: Tensor, positions: Tensor) -> Tensor:
+            return 2 * self.normalise(super().embed(token_ids, positions), 1e-3)
+
+    comparison = comparison_of(tmp_path, "final norm alone")
+    peeling = Peeling(comparison, comparison.answers(loading(NormedTwiceAsLarge)))
+    (question,) = wrong = peeling.wrong
+    blocks = peeling.candidates.blocks
+    assert len(list(blocks((), question))) > 12
+    assert peeling.stage((), question, wrong, blocks) is None
