@@ -34,6 +34,13 @@ class Logits:
     largest: float
 
 
+def numbers_of(answer: Any) -> Logits | None:
+    """Return an answer in numbers; a plain tensor is compared as it is. None for any other."""
+    if isinstance(answer, Tensor):
+        return Logits(answer, float(answer.abs().max()) if answer.numel() else 0.0)
+    return answer if isinstance(answer, Logits) else None
+
+
 def shown(logits: Tensor) -> Logits:
     """Return the logits of SHOWN. A GPT-2 may have computed no others."""
     few = logits if logits.size(-1) == len(SHOWN) else logits[..., SHOWN]

@@ -138,6 +138,8 @@ class Candidates:
 
     def constants_beside(self, granted: Grants, question: Question) -> Iterator[Grants]:
         """Yield a constant with a defect that shows in the question as well."""
+        if not isinstance(self.subject[question], Logits):
+            return
         constants = self.constants_of(granted, question)
         showing = self.showing(granted, question) if constants else []
         for constant in constants:
@@ -168,7 +170,7 @@ class Candidates:
 
     def constants_of(self, granted: Grants, question: Question) -> list[Constant]:
         """Return the constants that the answer depends on."""
-        if not question.parts < BLOCKS or not isinstance(self.subject[question], Logits):
+        if not question.parts < BLOCKS:
             return []
         return [
             constant

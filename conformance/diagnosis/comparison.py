@@ -20,7 +20,7 @@ from ..defects import VARIANTS, CompleteGPT2, combined
 from ..defects.catalogue import Entry, Mistake, with_mistakes
 from ..defects.steps import THROUGH_LOGITS, can_change
 from ..judging.oracle import FACTOR, FLOOR_ULPS
-from .asking import SHOWN, Logits
+from .asking import SHOWN, numbers_of
 from .asking_tokens import Frequencies
 from .known_to_show import shows
 from .question import BLOCKS, NORM, Question, answer
@@ -192,10 +192,8 @@ def same(a: Any, b: Any, rounding: float) -> bool:
         return n == sum(b.values()) and all(
             _frequency_same(a[token], b[token], n) for token in a | b
         )
-    if isinstance(a, Logits) and isinstance(b, Logits):
-        return _near(a.centred, b.centred, rounding * max(a.largest, b.largest))
-    if isinstance(a, Tensor) and isinstance(b, Tensor):
-        return _near(a, b, rounding * max(_largest(a), _largest(b)))
+    if (x := numbers_of(a)) and (y := numbers_of(b)):
+        return _near(x.centred, y.centred, rounding * max(x.largest, y.largest))
     if isinstance(a, (list, tuple)) and isinstance(b, (list, tuple)):
         return len(a) == len(b) and all(same(x, y, rounding) for x, y in zip(a, b, strict=True))
     return type(a) is type(b) and bool(a == b)
@@ -205,15 +203,11 @@ def relative_difference(a: Any, b: Any) -> float:
     """Return the largest difference of two answers in logits, relative to the largest number."""
     if isinstance(a, list) and isinstance(b, list) and len(a) == len(b):
         return max(map(relative_difference, a, b), default=math.inf)
-    if not isinstance(a, Logits) or not isinstance(b, Logits):
+    if not (x := numbers_of(a)) or not (y := numbers_of(b)):
         return math.inf
-    if a.centred.shape != b.centred.shape or not a.centred.isfinite().all():
+    if x.centred.shape != y.centred.shape or not x.centred.isfinite().all():
         return math.inf
-    return max(_relative_differences(a, b))
-
-
-def _largest(numbers: Tensor) -> float:
-    return float(numbers.abs().max()) if numbers.numel() else 0.0
+    return max(_relative_differences(x, y))
 
 
 def _near(a: Tensor, b: Tensor, most: float) -> bool:
@@ -233,8 +227,8 @@ def _frequency_same(a: int, b: int, n: int) -> bool:
 
 
 def _relative_differences(a: Any, b: Any) -> Iterator[float]:
-    if isinstance(a, Logits):
-        yield float((a.centred - b.centred).abs().max()) / max(b.largest, 1e-300)
+    if (x := numbers_of(a)) and (y := numbers_of(b)):
+        yield float((x.centred - y.centred).abs().max()) / max(y.largest, 1e-300)
     elif isinstance(a, list):
         for x, y in zip(a, b, strict=False):  # tokens: a near tie may make more or fewer of them
             yield from _relative_differences(x, y)

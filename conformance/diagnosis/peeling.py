@@ -16,7 +16,7 @@ from functools import cached_property
 from typing import Any
 
 from ..defects import VARIANTS
-from .asking import Logits
+from .asking import numbers_of
 from .candidates import Candidates, Grants, Search
 from .comparison import Answers, Comparison
 from .question import EMBEDDINGS, Question
@@ -151,11 +151,7 @@ class Peeling:
         def answers(question: Question) -> list[Any]:
             return given if isinstance(given := subject[question], list) else [given]
 
-        return [
-            each
-            for each in self.comparison.questions
-            if all(isinstance(answer, Logits) for answer in answers(each))
-        ]
+        return [each for each in self.comparison.questions if all(map(numbers_of, answers(each)))]
 
     def next_stage(self, granted: Grants, wrong: Sequence[Question]) -> Stage | None:
         """Find the next mistake; None if nothing explains any of the wrong answers.
