@@ -67,12 +67,6 @@ def all_tokens(n: int, judged: Judged, **options: Any) -> Any:
     return rows if rows == SEVERAL else [len(row) for row in rows] == [n]
 
 
-def far_back(prompts: Tensor, judged: Judged, **options: Any) -> Any:
-    """Return whether the token after prompts that differ in their first tokens alone differs."""
-    rows = greedy(prompts, 1, judged, **options)
-    return rows if rows == SEVERAL else any(row != rows[0] for row in rows)
-
-
 def trace(judged: Judged) -> list[bool]:
     """Return whether logits are bit by bit the same after a call of generate.
 
