@@ -67,7 +67,7 @@ def check_refused(adapter: Adapter, plain: Path, tmp_path: Path) -> Callable[[Te
         folder = write_checkpoint(tmp_path / "variant", TINY, variant)
         with may_refuse() as refusal:
             adapter.load(folder).logits(TOKEN_IDS)
-        check(bool(refusal), f"{what}: loaded without an error")
+        check(bool(refusal), f"loaded without an error: {what}")
 
     return check_refusal
 
@@ -176,7 +176,7 @@ def test_missing(check_refused: Callable[..., None], key: str) -> None:
 @pytest.mark.parametrize("key", ["h.2.ln_1.weight", "h.0.attn.c_attn.extra", "model.wte.weight"])
 def test_unexpected(check_refused: Callable[..., None], key: str) -> None:
     check_refused(
-        tensors() | {key: torch.ones(TINY.n_embd)}, f"{key}, which no GPT-2 of this config has,"
+        tensors() | {key: torch.ones(TINY.n_embd)}, f"{key}, which no GPT-2 of this config has"
     )
 
 
@@ -195,5 +195,5 @@ def test_wrong_shape(check_refused: Callable[..., None], key: str) -> None:
     tensor = tensors()[key]
     wrong = WRONG_SHAPES[key](tensor)
     check_refused(
-        tensors() | {key: wrong}, f"{key} of shape {list(wrong.shape)}, not {list(tensor.shape)},"
+        tensors() | {key: wrong}, f"{key} of shape {list(wrong.shape)}, not {list(tensor.shape)}"
     )
