@@ -188,7 +188,10 @@ class UnknownActivation(CompleteGPT2):
         return x * torch.sigmoid(1.6 * x) + 0.1 * x.relu()
 
 
-def test_an_unknown_activation_is_read_beside_other_mistakes(comparison: Comparison) -> None:
+def test_an_unknown_activation_is_read_beside_other_mistakes(tmp_path: Path) -> None:
+    parts = {"head alone", "embedding alone", "MLP of a width of its own", "two whole blocks"}
+    asked = [each for each in questions() if each.name in parts | PARTS_ALONE]
+    comparison = Comparison(tmp_path, torch.float32, asked, few=True)
     names = ("residual-from-normalised", "logits-factor=0.9")
     kind = type("Both", (combined(*names), UnknownActivation), {})
     diagnosis = diagnosed(comparison, comparison.answers(loading(kind)))
