@@ -48,7 +48,8 @@ class Constant:
     def near(self, value: float, found: Tensor, logits_of: Callable[[float], Tensor]) -> float:
         """Return the value near this one with which the logits are found, if there is one.
 
-        Each step along the slope must bring them nearer by half.
+        `found`: float64 [batch, time, shown]. `logits_of`: takes a value, and returns as many. Each
+        step along the slope must bring them nearer by half.
         """
         here = logits_of(value)
         for _ in range(_SLOPES):

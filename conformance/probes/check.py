@@ -36,6 +36,14 @@ def coarser(found: object, judged: object) -> Failure:
     )
 
 
+def too_coarse(shift: float, hidden: object) -> Failure:
+    """Return the failure of logits that are rounded with so large a shift that they hide this."""
+    return Failure(
+        f"all logits are shifted, by up to {shift:.3g}, and rounded with it: {hidden} would not "
+        "show"
+    )
+
+
 @dataclass
 class Observation:
     """An experiment, and the logits that an implementation gave for it."""
@@ -90,6 +98,8 @@ class Observation:
         shows = {name: experiment.effect(kind) / experiment.allowed for name, kind in own.items()}
         if experiment.dtype.itemsize >= 4:
             unseen = [name for name, ratio in shows.items() if ratio <= 10]
+            if unseen and experiment.shift:
+                raise too_coarse(experiment.shift, ", ".join(unseen))
             assert not unseen, f"the probe would not see {unseen}"
         elif shows and max(shows.values()) <= 2:
             raise NotApplicable(f"in {experiment.dtype} it can't be told from {', '.join(shows)}")
@@ -109,7 +119,12 @@ def check_numbers(
     with tempfile.TemporaryDirectory() as folder:
         write_checkpoint(Path(folder), probe.config, probe.tensors())
         logits = adapter.load(folder).logits(probe.token_ids)
-    probe.shift = probe.shift_of(logits)
+    if shift := probe.shift_of(logits):
+        alike = set(probe.explained_by(probe.expected, probe.kinds))  # it shows elsewhere
+        probe.shift = shift
+        hidden = set(probe.explained_by(probe.expected, probe.kinds)) - alike
+        if hidden:
+            raise too_coarse(shift, ", ".join(sorted(hidden)))
     numbers = probe.read(logits)
     reading(probe.quantity, *probe.reading(numbers))
     if probe.right(numbers):

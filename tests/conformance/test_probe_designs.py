@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from conformance.checkpoints.tensors import write_checkpoint
 from conformance.defects import DEFECTS, defects_of, defects_of_facts
 from conformance.judging.oracle import hugging_face_logits
+from conformance.outcomes import Failure
 from conformance.probes.activation_curve import GRID, ActivationCurve
 from conformance.probes.check import Observation
 from conformance.probes.designs import ALL, CONSTANT_PROBES, FACT_PROBES, PROBE, Design
@@ -128,6 +129,14 @@ def test_a_constant_is_read_out_of_log_probabilities(requirement: str) -> None:
     assert seen(1.0).right
     assert not seen(1.02).right
     assert probe.shift == 0, "each is judged by its own shift"
+
+
+def test_a_shift_that_hides_mistakes_is_a_failure() -> None:
+    """In float32 a logit of 100,000 is rounded to a hundredth."""
+    probe = experiment(FACT_PROBES["layer-norm.variance"].design)
+    seen = Observation(probe, probe.forward() + 1e5, {})
+    with pytest.raises(Failure, match="shifted, by up to 1e\\+05, and rounded with it: ln-unb"):
+        seen.check(defects_of("layer-norm.variance"), "the mean of squares")
 
 
 def test_the_attention_scale_is_read_to_a_part_in_ten_thousand() -> None:
