@@ -103,6 +103,16 @@ def drawn(judged: Judged, rows: int = 16, steps: int = 32, **options: Any) -> Fr
     return frequencies
 
 
+def drawn_of_halves(faces: Sequence[int], judged: Judged) -> Frequencies:
+    """Return how often a face of each half was drawn, under the first face of that half."""
+    half = len(faces) // 2
+    first = dict.fromkeys(faces[:half], faces[0]) | dict.fromkeys(faces[half:], faces[half])
+    frequencies = Frequencies()
+    for token, n in drawn(judged, rows=8, temperature=1.0).items():
+        frequencies[first.get(token, token)] += n
+    return frequencies
+
+
 def spread(judged: Judged) -> list[Any]:
     """Return how many tokens are of each half of the vocabulary, and how many came before.
 

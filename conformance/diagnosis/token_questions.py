@@ -52,6 +52,8 @@ COLD: tuple[dict[str, Any], ...] = ({"temperature": 0.0}, {"temperature": 0.0, "
 # Without the rarest face, 0.956 of the probability is left. It has 0.049 of the likeliest one's.
 RARE = {17: math.log(0.9), 300: math.log(0.056), 31000: math.log(0.044)}
 Asking = dict[str, Any]  # the fields `ask` and `otherwise` of a question
+# A hundred faces, the likeliest first. Bfloat16 has each logit, and none is rare.
+HUNDRED = {token: 2.0 - 2**-7 * place for place, token in enumerate(range(250, 50250, 500))}
 # A prompt of a die that says one token once, and one that says it twelve times.
 ONCE, OFTEN = [9] * 11 + [17], [17] * 12
 BY_TOP_K = {"temperature": 1.0, "top_k": 1}  # greedy, if temperature 0 fails
@@ -144,6 +146,9 @@ def of_sampling() -> Iterator[Question]:
         yield Question(f"dice with {options}", _die, dice_with, slow=True)
     drawn = partial(ask.drawn, rows=32, temperature=1.0)
     yield Question("a die with rare faces", partial(script, dice(RARE), DICE), drawn, slow=True)
+    halves = partial(ask.drawn_of_halves, [*HUNDRED])
+    hundred = partial(script, dice(HUNDRED), DICE)
+    yield Question("a die with a hundred faces", hundred, halves, slow=True)
     largest = partial(ask.own_largest, torch.arange(0, 50000, 400)[:, None])
     yield Question("its own largest logits", plain, **_and_by_top_k(largest), slow=True)
     short = partial(ask.greedy, torch.tensor([[5], [5]]), 4, greedy_by_top_k=False)
