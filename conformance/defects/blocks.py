@@ -138,7 +138,15 @@ class LastLayerMissing(CompleteGPT2):
     """The loop over the blocks ends one too early."""
 
     def layers(self) -> range:
-        return range(max(1, self.config.n_layer - 1))
+        return range(self.config.n_layer - 1)
+
+
+@defect("first-layer-missing", "blocks.layers", f"counting layers from 1; {KNOWLEDGE}")
+class FirstLayerMissing(CompleteGPT2):
+    """The loop over the blocks begins one too late."""
+
+    def layers(self) -> range:
+        return range(1, self.config.n_layer)
 
 
 @defect("first-layer-shared", "blocks.layers")

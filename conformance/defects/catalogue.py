@@ -7,8 +7,8 @@ import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from types import CodeType, FunctionType
-from typing import Any, TypeVar, cast
+from types import FunctionType
+from typing import Any, TypeVar
 
 from ..requirements import REQUIREMENTS
 from .complete import CompleteGPT2
@@ -168,15 +168,18 @@ def in_order(mistakes: Sequence[Mistake]) -> list[Mistake]:
 def _hides(first: Mistake, second: Mistake) -> bool:
     """Return whether the first overrides a step of the second and does not go on to it."""
     return any(
-        "super" not in _code(inspect.getattr_static(first.kind, step)).co_names
+        not _goes_on(inspect.getattr_static(first.kind, step))
         for step in first.steps & second.steps
     )
 
 
-def _code(step: Any) -> CodeType:
-    """Return the code of a method, a class method or a property."""
+def _goes_on(step: Any) -> bool:
+    """Return whether a method, a class method or a property goes on to the one it overrides.
+
+    A plain value, such as a number of heads, does not.
+    """
     function = getattr(step, "fget", None) or getattr(step, "__func__", step)
-    return cast("FunctionType", function).__code__
+    return isinstance(function, FunctionType) and "super" in function.__code__.co_names
 
 
 def defects_of(*requirements: str) -> dict[str, type[CompleteGPT2]]:

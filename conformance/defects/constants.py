@@ -103,7 +103,8 @@ class Measured:
 
     @property
     def steps(self) -> frozenset[str]:
-        return frozenset(name for name in vars(self.kind) if not name.startswith("__"))
+        kind = self.kind  # held here, so that it is not collected while its names are read
+        return frozenset(name for name in vars(kind) if not name.startswith("__"))
 
 
 def measured(specification: str) -> Measured:

@@ -126,12 +126,40 @@ class SecondTokenTypeFromWte(CompleteGPT2):
         return super().embed_tokens(token_ids) + self.weights["wte.weight"][1]
 
 
-@defect("padding-index-0", "embedding.tokens", f"nn.Embedding(padding_idx=0); {KNOWLEDGE}")
+@defect(
+    "padding-index-0",
+    "embedding.tokens",
+    "PaddlePaddle/Paddle #62301: Embedding(padding_idx=0) is zero whatever its weight",
+)
 class FirstRowZero(CompleteGPT2):
     """Token 0 is taken for padding, and its row of the embedding is zero."""
 
     def embed_tokens(self, token_ids: Tensor) -> Tensor:
         return super().embed_tokens(token_ids) * (token_ids != 0)[..., None]
+
+
+@defect(
+    "padding-row-zeroed", "embedding.tokens", "facebookresearch/fairseq #38; fastai/fastai #2517"
+)
+class PaddingRowZeroed(CompleteGPT2):
+    """Token 0 is taken for padding: its row is zero in the embedding and so in the tied head."""
+
+    def convert(self, tensors: Weights) -> Weights:
+        weights = super().convert(tensors)
+        rest = torch.arange(len(weights["wte.weight"])) != 0
+        return weights | {"wte.weight": weights["wte.weight"] * rest[:, None]}
+
+
+@defect("wpe-in-each-block", "blocks.residual", "facebookresearch/detr models/transformer.py")
+class PositionsInEachBlock(CompleteGPT2):
+    """The position embedding is added to the input of each block, and not of the first alone."""
+
+    def embed(self, token_ids: Tensor, positions: Tensor) -> Tensor:
+        self.positions_again = self.embed_positions(positions)
+        return super().embed(token_ids, positions)
+
+    def block(self, layer: int, x: Tensor, mask: Tensor) -> Tensor:
+        return super().block(layer, x + self.positions_again if layer else x, mask)
 
 
 @defect("positions-from-wte", "embedding.positions")

@@ -10,7 +10,7 @@ from torch import Tensor
 from gpt2ref import EOS
 
 from .catalogue import defect
-from .complete import Cache, CompleteGPT2, KeysValues
+from .complete import Cache, CompleteGPT2, KeysValues, each_own
 
 
 @defect("kv-swapped-on-reorder", "generation.ragged", "huggingface/transformers #34232")
@@ -25,6 +25,38 @@ class ValuesReordered(CompleteGPT2):
     def padding(self, padded: Tensor, real: Tensor, cache: Cache) -> Tensor:
         self.uneven = not bool(real.all())
         return real
+
+
+class TokenHidden(CompleteGPT2):
+    """A token is taken for padding wherever it is fed, and hidden from all others."""
+
+    hidden_token: int
+
+    def forward(self, token_ids: Tensor, real: Tensor) -> Tensor:
+        self.fed_now = token_ids
+        return super().forward(token_ids, real)
+
+    def mask(self, real: Tensor, past: int) -> Tensor:
+        hidden = torch.zeros_like(real)
+        for token_id in each_own(self, "hidden_token"):
+            hidden[:, past:] |= self.fed_now == token_id
+        return super().mask(real, past) & ~hidden[:, None, None]
+
+
+@defect(
+    "token-0-hidden", "attention.mask", "huggingface/transformers #3167: pad_sequence pads with 0"
+)
+class FirstTokenHidden(TokenHidden):
+    """The mask is made of token_ids != 0: token 0, an exclamation mark, is never attended to."""
+
+    hidden_token = 0
+
+
+@defect("eos-hidden", "laws.vocabulary-permutation", "QwenLM/Qwen #1080: padding with EOS")
+class EosHidden(TokenHidden):
+    """The mask is made of token_ids != EOS, as EOS is used for padding: no text sees it."""
+
+    hidden_token = EOS
 
 
 @defect("pad-tokens-attended", "generation.ragged", "TransformerLensOrg/TransformerLens #1005")

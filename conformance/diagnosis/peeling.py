@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -87,8 +87,22 @@ class Peeling:
             self.single = (of.variants, of.constants, of.known, of.defects, of.windows, of.blocks)
             other = self.found()
             found = other if len(other.left) < len(found.left) else found
-        found = self.simplest(found)
+        found = self.needed(self.simplest(found))
         self.comparison.forget()
+        return found
+
+    def needed(self, found: Peeled) -> Peeled:
+        """Drop each mistake without which as much is explained, as a later one has its effect."""
+        for stage in found.stages:
+            for grant in stage.granted:
+                granted = tuple(each for each in found.granted if each != grant)
+                if not self.explained(granted, stage.question, found.left):
+                    continue
+                rest = tuple(each for each in stage.granted if each != grant)
+                kept = (replace(stage, alternatives=(rest,)),) if rest else ()
+                at = found.stages.index(stage)
+                stages = (*found.stages[:at], *kept, *found.stages[at + 1 :])
+                return self.needed(Peeled(stages, granted, found.left))
         return found
 
     def simplest(self, found: Peeled) -> Peeled:

@@ -7,6 +7,7 @@ sequence, scripts, dice, texts.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
@@ -33,6 +34,8 @@ from ..probes.designs import (
     FAINT_LN_2,
     FAINT_LN_F,
     LARGE_SCORES,
+    MATRICES_OF_ATTENTION,
+    MATRICES_OF_MLP,
     MLP,
     NARROW,
     PROBE,
@@ -50,9 +53,11 @@ from .token_questions import A, of_generation, of_sampling, of_stopping
 PARTS = {
     EMBEDDING: EMBEDDINGS,
     FAINT_LN_F: EMBEDDINGS,
+    MATRICES_OF_ATTENTION: WITH_ATTENTION,
     ATTENTION: WITH_ATTENTION,
     FAINT_LN_1: WITH_ATTENTION,
     LARGE_SCORES: WITH_ATTENTION,
+    MATRICES_OF_MLP: WITH_MLP,
     MLP: WITH_MLP,
     FAINT_LN_2: WITH_MLP,
     NARROW: WITH_MLP,
@@ -82,6 +87,18 @@ def _buffers(tensors: Tensors) -> Tensors:
         f"h.{layer}.attn.bias": torch.ones(n, n, dtype=torch.uint8).tril()[None, None]
         for layer in range(2)
     }
+
+
+# None of them is among SHOWN, whose logits are compared: those of a loud row drown all others.
+LOUD_IDS = torch.arange(2, 20).view(2, 9)
+
+
+def _loud(tensors: Tensors) -> Tensors:
+    """Make the tokens' row so large that an epsilon, or whatever is added to it, is rounded off."""
+    loud = tensors["wte.weight"].clone()
+    loud[1:250] *= 2.0**27
+    loud[250:499] = -loud[1:250]  # which leaves the mean of all rows as it is
+    return tensors | {"wte.weight": loud}
 
 
 FILES: dict[str, Callable[[Tensors], Tensors]] = {
@@ -128,11 +145,14 @@ def questions() -> Iterator[Question]:
 
 
 def _of_logits() -> Iterator[Question]:
-    for (name, tensors), parts in zip(stages(), (HEAD, NORM), strict=False):
+    (_, head), (_, norm) = itertools.islice(stages(), 2)
+    for name, tensors, ids, parts in (
+        ("head alone", head, STAGE_IDS, HEAD),
+        ("final norm of a loud embedding", _loud(norm), LOUD_IDS, NORM),
+        ("final norm alone", norm, STAGE_IDS, NORM),
+    ):
         alone = partial(script, tensors, PROBE)
-        yield Question(
-            f"{name} alone", alone, partial(asking.logits, STAGE_IDS), kind="logits", parts=parts
-        )
+        yield Question(name, alone, partial(asking.logits, ids), parts=parts)
     ids = random_token_ids(PROBE, batch=2, time=9, seed=SEED)
     for design, parts in PARTS.items():
         ask = partial(asking.logits, ids)
@@ -148,6 +168,8 @@ def _of_logits() -> Iterator[Question]:
         "a token too many", whole, partial(asking.logits, torch.full((1, PROBE.n_positions + 1), 7))
     )
     yield Question("a plain file", plain, partial(asking.logits, IDS))
+    among = torch.tensor([[EOS, 262, EOS, 11, 1135], [262, 11, EOS, EOS, 7]])
+    yield Question("EOS among other tokens", plain, partial(asking.logits, among))
     yield Question("seventeen rows at once", plain, partial(asking.logits, ROWS[:, :2]))
     for dtype in (torch.bfloat16, torch.float16, torch.float64):
         name, parts = f"{dtype}", BLOCKS | {f"{dtype}"}

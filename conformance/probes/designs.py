@@ -22,7 +22,8 @@ class Design:
     `n_layer`: how many layers it uses, from the first; None for all of the shape's.
     `embedding_std`: the standard deviation of wte, with wpe zero; None for trained-like embeddings.
     `alike`: the value of every channel of every key and query, negative in the second layer's
-    queries; None for trained-like ones.
+    queries; None for trained-like ones. `vectors`: whether the blocks have biases, and norms with
+    weights of their own.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Design:
     embedding_std: float | None = None
     n_inner: int | None = None
     alike: float | None = None
+    vectors: bool = True
 
     def used(self, shape: GPT2Config) -> GPT2Config:
         """Return the shape cut to the layers that the design uses."""
@@ -45,6 +47,8 @@ class Design:
         for key, tensor in tensors.items():
             if (".attn." in key and not self.attention) or (".mlp." in key and not self.mlp):
                 tensor.zero_()
+            if not self.vectors and key.startswith("h.") and tensor.dim() == 1:
+                tensor.fill_(1.0 if key.endswith("weight") else 0.0)
             if self.alike is not None and ".attn.c_attn." in key:
                 tensor[..., : 2 * config.n_embd] = self.alike if key.endswith("bias") else 0.0
                 tensor[..., : config.n_embd] *= -1.0 if key.startswith("h.1.") else 1.0
@@ -59,6 +63,8 @@ ATTENTION = Design("attention alone", mlp=False)
 MLP = Design("MLP alone", attention=False)
 # Scores of 24^2 sqrt(head width), 1411 and more: float16 holds them, no dtype their exponential.
 LARGE_SCORES = Design("attention with large scores, all alike", mlp=False, alike=24.0)
+MATRICES_OF_ATTENTION = Design("attention without biases", mlp=False, vectors=False)
+MATRICES_OF_MLP = Design("MLP without biases", attention=False, vectors=False)
 ALL = Design("two whole blocks")
 DEEP = Design("all layers", n_layer=None)
 NARROW = Design("MLP of a width of its own", attention=False, n_inner=40)

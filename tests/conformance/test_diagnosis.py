@@ -158,6 +158,7 @@ def test_two_that_always_show_together_are_named(tmp_path: Path) -> None:
             "gelu-erf special-injection marks-as-letters",
         ),
         ("gelu-erf n-head-wrong", "gelu-erf n-head-wrong"),
+        ("n-head=4 n-head-wrong", "n-head=4 n-head-wrong"),  # a number and a property
     ],
 )
 def test_no_step_hides_another_that_it_could_go_on_to(names: str, ordered: str) -> None:

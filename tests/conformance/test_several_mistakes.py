@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from conformance.defects import CompleteGPT2, combined
 from conformance.defects.catalogue import mistake_of
+from conformance.defects.constants import CONSTANTS, Measured
 from conformance.diagnosis.candidates import Candidates
 from conformance.diagnosis.comparison import Comparison, loading
 from conformance.diagnosis.diagnose import Diagnosis, diagnosed
@@ -81,6 +83,16 @@ def test_an_epsilon_may_be_too_small_to_be_seen(tmp_path: Path) -> None:
     assert found["epsilon-of-blocks=0"] == said
 
 
+def test_the_class_of_a_constant_may_be_collected_at_any_time() -> None:
+    constant, thresholds = Measured(CONSTANTS["gelu-cubic"], 0.05), gc.get_threshold()
+    try:
+        for often in range(2, 20):
+            gc.set_threshold(often, 1)
+            assert constant.steps == {"activation"}
+    finally:
+        gc.set_threshold(*thresholds)
+
+
 def test_what_is_known_is_named_beside_what_does_not_show_in_each_answer(tmp_path: Path) -> None:
     class ThirdAsSecond(combined("partial-load-accepted")):  # type: ignore[misc]
         def block(self, layer: int, x: Tensor, mask: Tensor) -> Tensor:
@@ -95,12 +107,12 @@ def test_what_is_known_is_named_beside_what_does_not_show_in_each_answer(tmp_pat
 
 
 def test_what_many_explain_as_well_is_not_named(tmp_path: Path) -> None:
-    class NormedTwiceAsLarge(CompleteGPT2):
+    class Normed(CompleteGPT2):
         def embed(self, token_ids: Tensor, positions: Tensor) -> Tensor:
-            return 2 * self.normalise(super().embed(token_ids, positions), 1e-3)
+            return self.normalise(super().embed(token_ids, positions), 1e-5)
 
     comparison = comparison_of(tmp_path, "final norm alone")
-    peeling = Peeling(comparison, comparison.answers(loading(NormedTwiceAsLarge)))
+    peeling = Peeling(comparison, comparison.answers(loading(Normed)))
     (question,) = wrong = peeling.wrong
     blocks = peeling.candidates.blocks
     assert len(list(blocks((), question))) > 12
