@@ -49,7 +49,7 @@ class Answers:
     given: dict[str, Any] = field(default_factory=dict)
 
     def __getitem__(self, question: Question) -> Any:
-        matter = [each for each in self.granted if self.comparison.matters(each, question)]
+        matter = self.comparison.mattering(self.granted, question)
         if len(matter) < len(self.granted):
             return self.comparison.of(*matter)[question]
         if question.name not in self.given:
@@ -120,18 +120,20 @@ class Comparison:
         """Return the names of the questions in which each defect is known to show."""
         return shows()
 
-    def matters(self, mistake: Mistake, question: Question) -> bool:
-        """Return whether a mistake may change the answer to a question.
+    def mattering(self, granted: tuple[Mistake, ...], question: Question) -> tuple[Mistake, ...]:
+        """Return the mistakes that may change the answer to a question.
 
         A sampler is asked with a die. Most mistakes of loading and of the forward pass leave its
-        logits as they are.
+        logits as they are, beside the others.
         """
-        if not can_change(mistake.steps, question.kind):
-            return False
+        matter = tuple(each for each in granted if can_change(each.steps, question.kind))
         if question.kind != "tokens" or question.parts & BLOCKS > NORM:
-            return True
-        alike = self.alike(self.right, self.of(mistake), DIE)
-        return not (mistake.steps <= THROUGH_LOGITS and alike)
+            return matter
+        for each in matter:
+            rest = tuple(other for other in matter if other != each)
+            if each.steps <= THROUGH_LOGITS and self.alike(self.of(*matter), self.of(*rest), DIE):
+                matter = rest
+        return matter
 
     def checkpoint(self, question: Question) -> Path:
         """Write the checkpoint of a question, unless it is there. Questions may share one."""

@@ -19,7 +19,7 @@ from ..defects import VARIANTS
 from .asking import numbers_of
 from .candidates import Candidates, Grants, Search
 from .comparison import Answers, Comparison
-from .question import EMBEDDINGS, Question
+from .question import BLOCKS, EMBEDDINGS, Question
 
 Said = Callable[..., None]  # called with a text, and with lasting=True if it stays true
 MOST = 16  # stages
@@ -219,21 +219,24 @@ class Peeling:
         """Yield what explains an answer, and the question.
 
         What was not explained with fewer parts is not explained with more, unless a right answer
-        depends on the same parts: then it is something that does not show in each. But a step is
-        read with few parts, and a question that has even fewer may need it, too. And one of a pair
-        may show first with the embeddings.
+        depends on the same parts: then it is something that does not show in each. Nor is it with
+        as many parts, where several questions have them. But a step is read with few parts, and a
+        question that has even fewer may need it, too. And of two mistakes one may show first with
+        the embeddings.
         """
         of = self.candidates
-        least: dict[Search, frozenset[str] | None]
-        least = {of.pairs: EMBEDDINGS, of.unknown: None, of.unknown_beside: None}
-        needed = least.get(searches[0], frozenset())
+        reading = searches[0] in (of.unknown, of.unknown_beside)
         right = [each.parts for each in self.with_logits if each not in wrong]
         unexplained = self.unexplained[searches[0]]
         # What was not explained before the last mistake was granted is not likely to be so after.
         for question in sorted(asked, key=lambda each: unexplained[each]):
             others = (each.parts for each in unexplained if each in asked and each != question)
-            if needed is not None and any(
-                needed <= parts <= question.parts and not any(parts <= each for each in right)
+            # Many depend on whole blocks, and pairs take long.
+            several = searches[0] == of.pairs or not question.parts < BLOCKS
+            if not reading and any(
+                EMBEDDINGS <= parts <= question.parts
+                and (several or parts < question.parts)
+                and not any(parts <= each for each in right)
                 for parts in others
             ):
                 continue

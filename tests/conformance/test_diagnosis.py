@@ -132,7 +132,7 @@ def test_a_draw_is_right_where_a_mistake_does_not_matter(comparison: Comparison,
     asked = [
         each
         for each in comparison.questions
-        if each.kind == "tokens" and not comparison.matters(mistake_of(name), each)
+        if each.kind == "tokens" and not comparison.mattering((mistake_of(name),), each)
     ]
     assert asked
     for question in asked:

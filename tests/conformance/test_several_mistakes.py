@@ -15,7 +15,7 @@ from conformance.defects.constants import CONSTANTS, Measured
 from conformance.diagnosis.candidates import Candidates
 from conformance.diagnosis.comparison import Comparison, loading
 from conformance.diagnosis.diagnose import Diagnosis, diagnosed
-from conformance.diagnosis.peeling import Peeling
+from conformance.diagnosis.peeling import Peeled, Peeling, Stage
 from conformance.diagnosis.questions import questions
 
 
@@ -56,6 +56,56 @@ def test_norms_without_biases_are_told_one_by_one(tmp_path: Path) -> None:
     diagnosis = diagnosis_of(tmp_path, combined(*sorted(names)), *asked)
     assert {grant.id for grant in diagnosis.granted} == names
     assert not diagnosis.left
+
+
+@pytest.mark.parametrize(
+    ("names", "asked"),
+    [
+        # Three in attention. The heads are asked about without the biases.
+        (
+            "heads-split-by-view qkv-bias-missing attn-proj-bias-missing",
+            ("attention without biases", "attention alone", "MLP alone"),
+        ),
+        # Blocks that share an MLP hide what activation it has, but not in a model of one block.
+        ("gelu-erf mlp-shared", ("MLP alone", "faint embedding, MLP alone", "steps up to 64 keys")),
+        # The row shows in the head alone beside the weight, and in no other way.
+        (
+            "ln_f-weight-not-loaded wte-row-before",
+            ("head alone", "final norm of a loud embedding", "final norm alone", "embedding alone"),
+        ),
+        # The variance is read where no epsilon shows, and the epsilon beside its place.
+        (
+            "ln-std-plus-eps ln-eps-wrong",
+            ("final norm of a loud embedding", "final norm alone", "embedding alone"),
+        ),
+    ],
+)
+def test_what_shows_together_is_told_apart(
+    tmp_path: Path, names: str, asked: tuple[str, ...]
+) -> None:
+    diagnosis = diagnosis_of(tmp_path, combined(*names.split()), *asked)
+    assert {grant.id for stage in diagnosis.stages for grant in stage.granted} == {*names.split()}
+    assert not diagnosis.left
+
+
+def test_a_mistake_that_a_later_one_hides_is_not_named(tmp_path: Path) -> None:
+    comparison = comparison_of(tmp_path, "embedding alone", "two whole blocks")
+    hidden, hiding = mistake_of("post-ln"), mistake_of("residual-from-normalised")
+    peeling = Peeling(comparison, comparison.answers(loading(combined(hiding.id))))
+    stages = tuple(
+        Stage(((each,),), question.name, (question.name,))
+        for each, question in zip((hidden, hiding), comparison.questions, strict=True)
+    )
+    found = peeling.needed(Peeled(stages, (hiding, hidden), ()))
+    assert found == Peeled(stages[1:], (hiding,), ())
+
+
+def test_a_die_may_show_a_mistake_beside_another(tmp_path: Path) -> None:
+    comparison = comparison_of(tmp_path, "dice with {'temperature': 0.0}")
+    (question,) = comparison.questions
+    weight, row = mistake_of("ln_f-weight-not-loaded"), mistake_of("wte-row-before")
+    assert comparison.mattering((row,), question) == ()
+    assert comparison.mattering((weight, row), question) == (weight, row)
 
 
 def test_a_window_of_any_width_is_read(tmp_path: Path) -> None:
