@@ -166,6 +166,18 @@ def test_no_step_hides_another_that_it_could_go_on_to(names: str, ordered: str) 
     assert [each.id for each in mistakes] == ordered.split()
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_right_one_answers_as_another_in_half_precision(
+    tmp_path: Path, dtype: torch.dtype
+) -> None:
+    comparison = Comparison(tmp_path, dtype)
+    other = comparison.answers(defective())
+    asked = [each for each in comparison.questions if each.kind == "logits" and not each.slow]
+    assert [
+        each.name for each in asked if not comparison.alike(comparison.right, other, each)
+    ] == []
+
+
 @pytest.mark.parametrize("name", HARMLESS)
 def test_a_harmless_entry_has_no_diagnosis(comparison: Comparison, name: str) -> None:
     assert diagnosed(comparison, answers(comparison, name)) is None
