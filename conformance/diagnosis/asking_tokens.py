@@ -97,9 +97,11 @@ def draws(judged: Judged, top_k: int | None) -> bool:
 
 
 def drawn(judged: Judged, rows: int = 16, steps: int = 32, **options: Any) -> Frequencies:
-    frequencies = Frequencies(_thrown(judged, rows, steps, **options))
+    """Return how often each token was drawn. Rows that share their draws count as one."""
+    different = _different(_rows(judged, rows, steps, **options))
+    frequencies = Frequencies(token for row in different for token in row)
     # Chance decides when a row ends, so what follows its end is counted, too.
-    frequencies[ENDED] += rows * steps - frequencies.total()
+    frequencies[ENDED] += len(different) * steps - frequencies.total()
     return frequencies
 
 
@@ -116,12 +118,16 @@ def drawn_of_halves(faces: Sequence[int], judged: Judged) -> Frequencies:
 def spread(judged: Judged) -> list[Any]:
     """Return how many tokens are of each half of the vocabulary, and how many came before.
 
-    And whether any are of the last hundredth: by chance, none are once in 10^8.
+    And whether any are of the last hundredth: by chance, none are once in 10^8. Rows that share
+    their draws count as one, and then are too few to tell.
     """
-    tokens = _thrown(judged, rows=32, steps=64)
+    rows = _rows(judged, rows=32, steps=64)
+    different = _different(rows)
+    tokens = [token for row in different for token in row]
     halves = Frequencies(token < EOS // 2 for token in tokens)
     again = Frequencies({True: len(set(tokens)), False: len(tokens) - len(set(tokens))})
-    return [halves, again, any(token > 0.9905 * EOS for token in tokens)]
+    few = len(different) < len(rows)
+    return [halves, again, few or any(token > 0.9905 * EOS for token in tokens)]
 
 
 def all_alike_after_top_k(judged: Judged) -> bool:
@@ -131,9 +137,16 @@ def all_alike_after_top_k(judged: Judged) -> bool:
 
 
 def _thrown(judged: Judged, rows: int, steps: int, **options: Any) -> list[int]:
+    return [token for row in _rows(judged, rows, steps, **options) for token in row]
+
+
+def _rows(judged: Judged, rows: int, steps: int, **options: Any) -> list[list[int]]:
     prompts = torch.full((rows, 1), FED)
-    new = judged.generate(prompts, max_new_tokens=steps, **{"temperature": 1.0} | options)
-    return [token for row in new for token in row]
+    return judged.generate(prompts, max_new_tokens=steps, **{"temperature": 1.0} | options)
+
+
+def _different(rows: list[list[int]]) -> list[tuple[int, ...]]:
+    return list(dict.fromkeys(map(tuple, rows)))
 
 
 def largest(judged: Judged, *prompts: int) -> list[Any]:
