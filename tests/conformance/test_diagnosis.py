@@ -17,6 +17,7 @@ from conformance.defects import DEFECTS, VARIANTS, CompleteGPT2, combined
 from conformance.defects.catalogue import in_order, mistake_of
 from conformance.defects.constants import Measured
 from conformance.defects.curve import Curve, ReadCurve
+from conformance.diagnosis.asking_tokens import ENDED, drawn
 from conformance.diagnosis.comparison import Answers, Comparison, defective, loading
 from conformance.diagnosis.departure import first_departure
 from conformance.diagnosis.diagnose import diagnosed
@@ -137,6 +138,16 @@ def test_a_draw_is_right_where_a_mistake_does_not_matter(comparison: Comparison,
     assert asked
     for question in asked:
         assert comparison.alike(comparison.right, subject, question), question.name
+
+
+@pytest.mark.parametrize(("shared", "rows"), [(16, 1), (8, 2), (1, 16)])
+def test_rows_that_share_their_draws_count_as_one(shared: int, rows: int) -> None:
+    class Shared:
+        def generate(self, prompts: Tensor, **_: Any) -> list[list[int]]:
+            return [[row // shared, 300] for row in range(len(prompts))]
+
+    frequencies = drawn(Shared(), rows=16, steps=2)  # type: ignore[arg-type]
+    assert frequencies == dict.fromkeys(range(rows), 1) | {300: rows, ENDED: 0}
 
 
 def test_two_that_always_show_together_are_named(tmp_path: Path) -> None:
