@@ -1,4 +1,4 @@
-"""Prompts of different lengths in one batch, whose short rows are padded."""
+"""Padding: short rows of a batch that are padded, and tokens that are taken for padding."""
 
 from __future__ import annotations
 
