@@ -68,7 +68,7 @@ class DropsTheKth(CompleteGPT2):
             logits = logits.masked_fill(
                 logits <= logits.topk(top_k).values[..., -1:], float("-inf")
             )
-        return (logits / temperature).softmax(-1)
+        return super().probabilities(logits, temperature, None)
 
 
 @defect("topk-of-distinct-logits", "sampling.top-k-ties", f"sorted(set(logits)); {KNOWLEDGE}")
@@ -101,7 +101,7 @@ class ThresholdWithoutDimension(CompleteGPT2):
     def probabilities(self, logits: Tensor, temperature: float, top_k: int | None) -> Tensor:
         if top_k is not None and top_k < logits.size(-1):
             logits = logits.masked_fill(logits < logits.topk(top_k).values[:, -1], float("-inf"))
-        return (logits / temperature).softmax(-1)
+        return super().probabilities(logits, temperature, None)
 
 
 @defect(
@@ -115,7 +115,7 @@ class ThresholdOfFirstRow(CompleteGPT2):
     def probabilities(self, logits: Tensor, temperature: float, top_k: int | None) -> Tensor:
         if top_k is not None and top_k < logits.size(-1):
             logits = logits.masked_fill(logits < logits.topk(top_k).values[:1, -1:], float("-inf"))
-        return (logits / temperature).softmax(-1)
+        return super().probabilities(logits, temperature, None)
 
 
 @defect(
@@ -145,7 +145,7 @@ class TemperatureAfterSoftmax(CompleteGPT2):
     """Probabilities are divided by the temperature, which the draw normalises away."""
 
     def probabilities(self, logits: Tensor, temperature: float, top_k: int | None) -> Tensor:
-        return restricted(logits, top_k).softmax(-1) / temperature
+        return restricted(logits.double(), top_k).softmax(-1) / temperature
 
 
 @defect("temperature-multiplied", "sampling.distribution")
@@ -185,7 +185,7 @@ class SoftmaxOverBatch(CompleteGPT2):
     """The softmax is taken over the rows of the batch (dim=0), not over the tokens."""
 
     def probabilities(self, logits: Tensor, temperature: float, top_k: int | None) -> Tensor:
-        return (restricted(logits, top_k) / temperature).softmax(0).nan_to_num(0.0)
+        return (restricted(logits.double(), top_k) / temperature).softmax(0).nan_to_num(0.0)
 
 
 @defect(
