@@ -155,7 +155,7 @@ def of_sampling() -> Iterator[Question]:
     short = partial(ask.greedy, torch.tensor([[5], [5]]), 4, greedy_by_top_k=False)
     for options in COLD:
         yield Question(f"dice with {options}", _die, partial(short, **options), about=TEMPERATURE)
-    coldest = partial(ask.new, torch.tensor([[5], [5]]), 2, temperature=1e-6)
+    coldest = partial(ask.greedy, torch.tensor([[5], [5]]), 2, temperature=1e-6)
     yield Question("dice with temperature=1e-6", _die, coldest)
     yield Question("dice with temperature=1e-6 in float16", _die, coldest, torch.float16, slow=True)
     yield Question("dice with top_k=1", _die, lambda judged: ask.largest(judged, 5))
