@@ -129,9 +129,10 @@ class SizeFromTable(CompleteGPT2):
 class RoundedOnLoad(CompleteGPT2):
     """A float32 file is copied into a model in bfloat16, which is then made float32 again."""
 
-    def convert(self, tensors: Weights) -> Weights:
-        weights = super().convert(tensors)
-        return {name: tensor.bfloat16().to(self.dtype) for name, tensor in weights.items()}
+    @classmethod
+    def read(cls, folder: Path) -> Weights:
+        tensors = super().read(folder).items()
+        return {name: tensor.bfloat16().to(tensor.dtype) for name, tensor in tensors}
 
 
 @defect("half-file-as-float", "keys.half-file")

@@ -97,12 +97,10 @@ def draws(judged: Judged, top_k: int | None) -> bool:
 
 
 def drawn(judged: Judged, rows: int = 16, steps: int = 32, **options: Any) -> Frequencies:
-    """Return how often each token was drawn. Rows that share their draws count as one."""
-    different = _different(_rows(judged, rows, steps, **options))
-    frequencies = Frequencies(token for row in different for token in row)
+    """Return how often each token was drawn. What shares a draw counts as one."""
+    given = _rows(judged, rows, steps, **options)
     # Chance decides when a row ends, so what follows its end is counted, too.
-    frequencies[ENDED] += len(different) * steps - frequencies.total()
-    return frequencies
+    return Frequencies(_independent([row + [ENDED] * (steps - len(row)) for row in given]))
 
 
 def drawn_of_halves(faces: Sequence[int], judged: Judged) -> Frequencies:
@@ -118,15 +116,14 @@ def drawn_of_halves(faces: Sequence[int], judged: Judged) -> Frequencies:
 def spread(judged: Judged) -> list[Any]:
     """Return how many tokens are of each half of the vocabulary, and how many came before.
 
-    And whether any are of the last hundredth: by chance, none are once in 10^8. Rows that share
-    their draws count as one, and then are too few to tell.
+    And whether any are of the last hundredth: by chance, none are once in 10^8. What shares a draw
+    counts as one, and then there are too few to tell.
     """
     rows = _rows(judged, rows=32, steps=64)
-    different = _different(rows)
-    tokens = [token for row in different for token in row]
+    tokens = _independent(rows)
     halves = Frequencies(token < EOS // 2 for token in tokens)
     again = Frequencies({True: len(set(tokens)), False: len(tokens) - len(set(tokens))})
-    few = len(different) < len(rows)
+    few = len(tokens) < sum(map(len, rows))
     return [halves, again, few or any(token > 0.9905 * EOS for token in tokens)]
 
 
@@ -145,8 +142,18 @@ def _rows(judged: Judged, rows: int, steps: int, **options: Any) -> list[list[in
     return judged.generate(prompts, max_new_tokens=steps, **{"temperature": 1.0} | options)
 
 
-def _different(rows: list[list[int]]) -> list[tuple[int, ...]]:
-    return list(dict.fromkeys(map(tuple, rows)))
+def _independent(rows: list[list[int]]) -> list[int]:
+    """Return the tokens that do not share a draw: of one row, or the first of each row, or all.
+
+    Likely tokens may make some rows alike by chance.
+    """
+    rows_alike = all(row == rows[0] for row in rows)
+    steps_alike = all(len(set(row)) == 1 for row in rows)
+    if rows_alike and not steps_alike:
+        return rows[0]
+    if steps_alike and not rows_alike:
+        return [row[0] for row in rows]
+    return [token for row in rows for token in row]
 
 
 def largest(judged: Judged, *prompts: int) -> list[Any]:

@@ -24,6 +24,7 @@ from .question import BLOCKS, EMBEDDINGS, Question
 Said = Callable[..., None]  # called with a text, and with lasting=True if it stays true
 MOST = 16  # stages
 ALTERNATIVES = 12  # at most
+FEW = 3  # alternatives, of which each is granted if something is left without it
 
 
 @dataclass(frozen=True)
@@ -74,22 +75,35 @@ class Peeling:
         self.unexplained = defaultdict[Search, Counter[Question]](Counter)
         self.single: tuple[Search, ...]  # the searches for one mistake
         self.single = (of.variants, of.known, of.defects, of.windows, of.constants, of.blocks)
+        self.preferred: Grants = ()  # the alternative that is granted of several
 
     def peel(self) -> Peeled:
-        """Find all mistakes.
-
-        An entry of the catalogue may fit where another value of a constant is the right one. So if
-        something is left, constants are tried first.
-        """
+        """Find all mistakes. If something is left, look for them in other orders."""
         found = self.found()
-        if found.left and any(stage.explains for stage in found.stages):
-            of = self.candidates
-            self.single = (of.variants, of.constants, of.known, of.defects, of.windows, of.blocks)
-            other = self.found()
-            found = other if len(other.left) < len(found.left) else found
+        if found.left:
+            every = [found, *self.in_other_orders(found)]
+            found = min(every, key=lambda each: len(each.left))
         found = self.needed(self.simplest(found))
         self.comparison.forget()
         return found
+
+    def in_other_orders(self, found: Peeled) -> Iterator[Peeled]:
+        """Yield what else is found, until nothing is left.
+
+        An entry of the catalogue may fit where another value of a constant is the right one, or one
+        alternative where another is right.
+        """
+        if not found.stages:
+            return
+        of, single = self.candidates, self.single
+        self.single = (of.variants, of.constants, of.known, of.defects, of.windows, of.blocks)
+        yield (other := self.found())
+        self.single = single
+        few = [each.alternatives for each in found.stages if len(each.alternatives) <= FEW]
+        for self.preferred in (each for alternatives in few for each in alternatives[1:]):
+            if not other.left:
+                return
+            yield (other := self.found())
 
     def needed(self, found: Peeled) -> Peeled:
         """Drop each mistake without which as much is explained, as a later one has its effect."""
@@ -279,7 +293,8 @@ class Peeling:
         if not explained:
             return None
         most = max(map(len, explained.values()))
-        best = tuple(added for added, names in explained.items() if len(names) == most)
+        equals = [added for added, names in explained.items() if len(names) == most]
+        best = tuple(sorted(equals, key=lambda added: added != self.preferred))
         # What explains as much as so many others is named by chance.
         return Stage(best, question.name, explained[best[0]]) if len(best) <= ALTERNATIVES else None
 

@@ -1,4 +1,4 @@
-"""Fixtures of the tests of models that need no adapter."""
+"""Fixtures of the tests of the diagnosis, and of models that need no adapter."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from conformance.adapters.recognised.written import Found
+from conformance.diagnosis.comparison import Comparison
 from tests.shared.recognising import found_in, write_tiny
 
 
@@ -27,3 +29,8 @@ def found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Foun
         return found_in(tmp_path / file, text, name)
 
     return look
+
+
+@pytest.fixture(scope="module")
+def comparison(tmp_path_factory: pytest.TempPathFactory) -> Comparison:
+    return Comparison(tmp_path_factory.mktemp("comparison"), torch.float32)

@@ -17,13 +17,13 @@ from conformance.defects import DEFECTS, VARIANTS, CompleteGPT2, combined
 from conformance.defects.catalogue import in_order, mistake_of
 from conformance.defects.constants import Measured
 from conformance.defects.curve import Curve, ReadCurve
-from conformance.diagnosis.asking_tokens import ENDED, drawn
-from conformance.diagnosis.comparison import Answers, Comparison, defective, loading
+from conformance.diagnosis.comparison import Comparison, defective, loading
 from conformance.diagnosis.departure import first_departure
 from conformance.diagnosis.diagnose import diagnosed
 from conformance.diagnosis.known_to_show import FILE, shows, write_shows
 from conformance.diagnosis.questions import LONG_PIECES, questions
 from conformance.studies.diagnosis import questions_that_show
+from tests.shared.comparisons import answers
 
 # One of each family. All of them, and pairs by chance: python -m conformance.studies.diagnosis
 SINGLE = (
@@ -46,16 +46,6 @@ HARMLESS = (
     "head-of-its-own", "centred-unembed",
     "topk-exactly-k", "context-end-refused", "config-scale-followed", "config-activation-followed",
 )  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def comparison(tmp_path_factory: pytest.TempPathFactory) -> Comparison:
-    return Comparison(tmp_path_factory.mktemp("comparison"), torch.float32)
-
-
-def answers(comparison: Comparison, *names: str) -> Answers:
-    """Return the answers of a GPT-2 with these entries, as if nobody knew that it has them."""
-    return replace(comparison.new(*map(mistake_of, names)), granted=())
 
 
 @pytest.mark.parametrize("name", SINGLE)
@@ -100,56 +90,6 @@ def test_the_questions_are_those_that_are_known(comparison: Comparison, tmp_path
     assert (tmp_path / "shows.json").read_text(encoding="utf-8") == FILE.read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize(
-    ("names", "question"),
-    [
-        # Temperature 0 fails, a batch fails, or each cached step does.
-        (("right-pad-last-column", "temperature-zero-crash"), "a ragged batch"),
-        (("slide-past-block-size", "eos-item-on-batch"), "a prompt past the context"),
-        (("dropout-in-generate", "empty-cache-nan"), "a token with dropout"),
-        # The temperature, the head, the layers or the size of the tokens are others.
-        (("top-p-unasked", "temperature-multiplied"), "a die with rare faces"),
-        (("argmax-in-bfloat16", "lm-head-stale-copy"), "its own largest logits"),
-        (("last-row-moved-alone", "last-layer-shared"), "rows that end by chance"),
-        (("left-pad-positions", "embedding-scaled"), "a ragged batch"),
-        # With rounded logits, the even die shows neither from the other.
-        (("top-k-of-50-unasked", "epsilon-cutoff-unasked"), "a die with a hundred faces"),
-        # Both are about long texts.
-        (("block-of-512-lost", "cache-of-512"), "steps up to 512 keys"),
-        (("cache-of-512", "block-of-512-lost"), "steps after 512 keys"),
-    ],
-)
-def test_a_mistake_shows_beside_another(
-    comparison: Comparison, names: tuple[str, str], question: str
-) -> None:
-    first, second = (DEFECTS[name] for name in names)
-    (asked,) = (each for each in comparison.questions if each.name == question)
-    assert not comparison.alike(comparison.of(first, second), comparison.of(second), asked)
-
-
-@pytest.mark.parametrize("name", ["ln-eps-missing", "ln-eps-outside-sqrt", "qkv-order"])
-def test_a_draw_is_right_where_a_mistake_does_not_matter(comparison: Comparison, name: str) -> None:
-    subject = answers(comparison, name)
-    asked = [
-        each
-        for each in comparison.questions
-        if each.kind == "tokens" and not comparison.mattering((mistake_of(name),), each)
-    ]
-    assert asked
-    for question in asked:
-        assert comparison.alike(comparison.right, subject, question), question.name
-
-
-@pytest.mark.parametrize(("shared", "rows"), [(16, 1), (8, 2), (1, 16)])
-def test_rows_that_share_their_draws_count_as_one(shared: int, rows: int) -> None:
-    class Shared:
-        def generate(self, prompts: Tensor, **_: Any) -> list[list[int]]:
-            return [[row // shared, 300] for row in range(len(prompts))]
-
-    frequencies = drawn(Shared(), rows=16, steps=2)  # type: ignore[arg-type]
-    assert frequencies == dict.fromkeys(range(rows), 1) | {300: rows, ENDED: 0}
-
-
 def test_two_that_always_show_together_are_named(tmp_path: Path) -> None:
     names = ("block-of-128-lost", "empty-block-seen")
     asked = [each for each in questions() if each.name in {*LONG_PIECES, *PARTS_ALONE}]
@@ -163,7 +103,7 @@ def test_two_that_always_show_together_are_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("names", "ordered"),
     [
-        ("threshold-no-keepdim top-k-of-50-unasked", "top-k-of-50-unasked threshold-no-keepdim"),
+        ("softmax-dim-zero top-k-of-50-unasked", "top-k-of-50-unasked softmax-dim-zero"),
         (
             "marks-as-letters gelu-erf special-injection",
             "gelu-erf special-injection marks-as-letters",
@@ -175,18 +115,6 @@ def test_two_that_always_show_together_are_named(tmp_path: Path) -> None:
 def test_no_step_hides_another_that_it_could_go_on_to(names: str, ordered: str) -> None:
     mistakes = in_order([mistake_of(name) for name in names.split()])
     assert [each.id for each in mistakes] == ordered.split()
-
-
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_a_right_one_answers_as_another_in_half_precision(
-    tmp_path: Path, dtype: torch.dtype
-) -> None:
-    comparison = Comparison(tmp_path, dtype)
-    other = comparison.answers(defective())
-    asked = [each for each in comparison.questions if each.kind == "logits" and not each.slow]
-    assert [
-        each.name for each in asked if not comparison.alike(comparison.right, other, each)
-    ] == []
 
 
 @pytest.mark.parametrize("name", HARMLESS)

@@ -6,23 +6,16 @@ import gc
 from pathlib import Path
 
 import pytest
-import torch
 from torch import Tensor
 
 from conformance.defects import CompleteGPT2, combined
 from conformance.defects.catalogue import mistake_of
 from conformance.defects.constants import CONSTANTS, Measured
 from conformance.diagnosis.candidates import Candidates
-from conformance.diagnosis.comparison import Comparison, loading
+from conformance.diagnosis.comparison import loading
 from conformance.diagnosis.diagnose import Diagnosis, diagnosed
 from conformance.diagnosis.peeling import Peeled, Peeling, Stage
-from conformance.diagnosis.questions import questions
-
-
-def comparison_of(folder: Path, *asked: str) -> Comparison:
-    of = [question for question in questions() if question.name in asked]
-    assert len(of) == len(asked)
-    return Comparison(folder, torch.float32, of, few=True)
+from tests.shared.comparisons import comparison_of
 
 
 def diagnosis_of(folder: Path, kind: type[CompleteGPT2], *asked: str) -> Diagnosis:

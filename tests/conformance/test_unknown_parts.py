@@ -16,16 +16,11 @@ from conformance.diagnosis import position_reading
 from conformance.diagnosis.comparison import Comparison, loading
 from conformance.diagnosis.diagnose import diagnosed
 from conformance.diagnosis.head_reading import read_head
-from conformance.diagnosis.questions import questions
 from conformance.diagnosis.solving import Subject
+from tests.shared.comparisons import comparison_of
 
 BLOCKS = ("embedding alone", "attention alone", "MLP alone", "two whole blocks")
 HEAD = ("head alone", "MLP alone")
-
-
-def comparison_of(folder: Path, *asked: str) -> Comparison:
-    of = [question for question in questions() if question.name in asked]
-    return Comparison(folder, torch.float32, of, few=True)
 
 
 @pytest.fixture(scope="module")
