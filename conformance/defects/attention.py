@@ -52,8 +52,8 @@ class ScaleByHeads(CompleteGPT2):
 class ScaleByLayer(CompleteGPT2):
     """Scores are divided by the layer's number too, an option that GPT-2's config does not set."""
 
-    def attention_scale(self, layer: int, head_width: int) -> float:
-        return super().attention_scale(layer, head_width) / (layer + 1)
+    def scores(self, q: Tensor, k: Tensor, layer: int) -> Tensor:
+        return super().scores(q, k, layer) / (layer + 1)
 
 
 class Seen(CompleteGPT2):

@@ -129,9 +129,6 @@ class BranchesAliased(CompleteGPT2):
     """The cache is extended in place: a prefix's second continuation sees the first's tokens."""
 
     def step(self, token_ids: Tensor, cache: Cache) -> tuple[Tensor, Cache]:
-        time = token_ids.size(1)
-        if length(cache) + time > self.config.n_positions:
-            cache[:] = [(k[:, :, :-time], v[:, :, :-time]) for k, v in cache]
         logits, cache[:] = super().step(token_ids, cache)
         return logits, cache
 
