@@ -19,6 +19,7 @@ from .question import SEVERAL
 
 FED = 5  # the prompt of a die, whose logits are the same after any token
 ENDED = -1  # in the place of a token after a row's end
+ALIKE = 8  # rows of one prompt, so many that two likely tokens show whether chance decides
 
 
 class Frequencies(Counter[int]):
@@ -173,7 +174,7 @@ def larger_of_two(larger: int, smaller: int, judged: Judged) -> list[Any]:
     own = judged.logits(torch.tensor([[FED]]))[0, -1]
     if own[larger] <= own[smaller]:
         raise NotApplicable("its own logits of the two tokens are not apart")
-    return [greedy(torch.tensor([[FED]]), 1, judged), *largest(judged, FED)]
+    return [greedy(torch.full((ALIKE, 1), FED), 1, judged), *largest(judged, FED)]
 
 
 def seeds(judged: Judged) -> list[bool]:

@@ -22,7 +22,7 @@ from ..defects.read_n_head import ReadNHead
 from ..defects.steps import can_change, changes_alone
 from .asking import Logits
 from .comparison import Answers, Comparison, relative_difference
-from .question import BLOCKS, FAILED, NORM, WITH_ATTENTION, WITH_MLP, Question
+from .question import BLOCKS, EMBEDDINGS, FAILED, NORM, WITH_ATTENTION, WITH_MLP, Question
 from .solving import Subject
 from .unknown_steps import read_step
 
@@ -259,23 +259,33 @@ class Candidates:
 
     def unknown(self, granted: Grants, question: Question) -> Iterator[Grants]:
         """Yield a step that nobody knows as it is read, if it explains the answer."""
-        read = self.read(granted, question)
+        read = self.read(granted, question.parts)
         if read is not None and self.like((read, *granted), question):
             yield (read,)
 
     def unknown_beside(self, granted: Grants, question: Question) -> Iterator[Grants]:
         """Yield a step as it is read with a defect that shows in the question, but not in it."""
-        read = self.read(granted, question)
+        read = self.read(granted, question.parts)
         if read is None:
             return
         for entry in self.showing(granted, question):
             if self.like((entry, read, *granted), question):
                 yield entry, read
 
-    def read(self, granted: Grants, question: Question) -> Mistake | None:
-        """Return the step that a question is about as it is read. It is read once."""
-        key = granted, question.parts
+    def positions_beside(self, granted: Grants, question: Question) -> Iterator[Grants]:
+        """Yield positions as they are read with a mistake of the norm that hides them."""
+        if question.parts != NORM:
+            return
+        for entry in self.showing(granted, question):
+            if "normalise" in entry.steps:
+                read = self.read((entry, *granted), EMBEDDINGS)
+                if read is not None and self.like((read, entry, *granted), question):
+                    yield read, entry
+
+    def read(self, granted: Grants, parts: frozenset[str]) -> Mistake | None:
+        """Return the step that questions of these parts are about as it is read, once."""
+        key = granted, parts
         if key not in self._read:
             subject = Subject(self.subject.load, granted, self.comparison.new_folder)
-            self._read[key] = read_step(subject, question)
+            self._read[key] = read_step(subject, parts)
         return self._read[key]

@@ -2,11 +2,13 @@
 
 Each token gives every hidden unit another input, and each unit's output goes to a channel of its
 own, which a reader shows (see `solving`). Two loud channels make the final LayerNorm nearly linear.
+No bias is needed, since an implementation may have none.
 """
 
 from __future__ import annotations
 
 import json
+import math
 
 import torch
 from torch import Tensor
@@ -22,6 +24,7 @@ UNITS, TOKENS = 32, 48  # inputs read at once: of each token, one by each hidden
 REACH = 14.0  # the curve is read between this and its negative
 SHAPE = GPT2Config(n_positions=TOKENS, n_embd=4 + 2 * UNITS, n_layer=1, n_head=2)
 LOUD = 300.0
+WIDEST = 0.3  # the largest angle of a token; up to it, inputs rise from token to token
 FIRST_TOKEN = 5
 IDS = torch.arange(FIRST_TOKEN, FIRST_TOKEN + TOKENS)[None]
 READERS = torch.arange(FIRST_READER, FIRST_READER + UNITS)
@@ -29,17 +32,18 @@ READERS = torch.arange(FIRST_READER, FIRST_READER + UNITS)
 
 def tensors() -> Tensors:
     """Return the checkpoint: its unit j has the inputs from -REACH + j cells to the next cell."""
-    made, cell, widest = blank(SHAPE), 2 * REACH / UNITS, 0.7
-    # ln_2 turns a channel of tan(a) * LOUD, beside the loud ones, into sin(a) * scale.
+    made, cell = blank(SHAPE), 2 * REACH / UNITS
+    # ln_2 turns the channels LOUD and tan(a) * LOUD into cos(a) * scale and sin(a) * scale.
     scale = (SHAPE.n_embd / 2) ** 0.5
-    offset = (widest * torch.arange(TOKENS) / TOKENS).asin().tan() * LOUD
+    offset = (WIDEST * torch.arange(TOKENS) / TOKENS).tan() * LOUD
     loud = torch.full((TOKENS,), LOUD)
     made["wte.weight"][IDS[0], :4] = torch.stack([loud, -loud, offset, -offset], dim=1)
-    made["h.0.mlp.c_fc.weight"][2, :UNITS] = cell / (widest * scale)
     unit = torch.arange(UNITS)
+    first = -REACH + cell * unit
+    rise = (first + cell - first * math.cos(WIDEST)) / math.sin(WIDEST)
+    made["h.0.mlp.c_fc.weight"][[0, 2], :UNITS] = torch.stack([first, rise]) / scale
     channel = 4 + 2 * unit
     made["wte.weight"][READERS, channel] = 1.0
-    made["h.0.mlp.c_fc.bias"][:UNITS] = -REACH + cell * unit
     made["h.0.mlp.c_proj.weight"][unit, channel] = 1.0
     made["h.0.mlp.c_proj.weight"][unit, channel + 1] = -1.0
     return made

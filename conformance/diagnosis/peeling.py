@@ -90,20 +90,23 @@ class Peeling:
     def in_other_orders(self, found: Peeled) -> Iterator[Peeled]:
         """Yield what else is found, until nothing is left.
 
-        An entry of the catalogue may fit where another value of a constant is the right one, or one
-        alternative where another is right.
+        An entry of the catalogue may fit where another value of a constant is the right one, or a
+        block that is put together otherwise, or another of several entries.
         """
         if not found.stages:
             return
-        of, single = self.candidates, self.single
-        self.single = (of.variants, of.constants, of.known, of.defects, of.windows, of.blocks)
-        yield (other := self.found())
-        self.single = single
-        few = [each.alternatives for each in found.stages if len(each.alternatives) <= FEW]
-        for self.preferred in (each for alternatives in few for each in alternatives[1:]):
+        of, usual = self.candidates, self.single
+        for early in (of.constants, of.blocks):
+            self.single = (of.variants, early, *(each for each in usual[1:] if each != early))
+            yield (other := self.found())
             if not other.left:
                 return
+        self.single = usual
+        few = [each.alternatives for each in found.stages if len(each.alternatives) <= FEW]
+        for self.preferred in (each for alternatives in few for each in alternatives[1:]):
             yield (other := self.found())
+            if not other.left:
+                return
 
     def needed(self, found: Peeled) -> Peeled:
         """Drop each mistake without which as much is explained, as a later one has its effect."""
@@ -220,6 +223,7 @@ class Peeling:
             self.explaining(granted, asked, wrong, of.pairs),
             self.explaining(granted, asked, wrong, of.unknown_beside),
             self.explaining(granted, asked, wrong, of.constants_beside),
+            self.explaining(granted, asked, wrong, of.positions_beside),
         )
         return next((stage for stage, question in two if self.convinces(stage, question)), None)
 

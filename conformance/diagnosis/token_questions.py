@@ -155,7 +155,7 @@ def of_sampling() -> Iterator[Question]:
     short = partial(ask.greedy, torch.tensor([[5], [5]]), 4, greedy_by_top_k=False)
     for options in COLD:
         yield Question(f"dice with {options}", _die, partial(short, **options), about=TEMPERATURE)
-    coldest = partial(ask.greedy, torch.tensor([[5], [5]]), 2, temperature=1e-6)
+    coldest = partial(ask.greedy, torch.full((ask.ALIKE, 1), 5), 2, temperature=1e-6)
     yield Question("dice with temperature=1e-6", _die, coldest)
     yield Question("dice with temperature=1e-6 in float16", _die, coldest, torch.float16, slow=True)
     yield Question("dice with top_k=1", _die, lambda judged: ask.largest(judged, 5))
@@ -185,7 +185,7 @@ def of_sampling() -> Iterator[Question]:
     yield Question(
         "tokens said before",
         partial(script, dice({17: 3.0, 300: 2.9, EOS: 1.0}), DICE),
-        partial(ask.greedy, torch.tensor([ONCE, OFTEN]), 1),
+        partial(ask.greedy, torch.tensor([ONCE, OFTEN] * (ask.ALIKE // 2)), 1),
     )
     many = _and_by_top_k(partial(ask.all_tokens, 200))
     yield Question("two hundred tokens", unending, **many, slow=True)

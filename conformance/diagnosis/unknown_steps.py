@@ -7,7 +7,7 @@ from .attention_reading import read_attention
 from .curve_reading import read_curve
 from .head_reading import read_head
 from .position_reading import read_positions
-from .question import EMBEDDINGS, HEAD, WITH_ATTENTION, WITH_MLP, Question
+from .question import EMBEDDINGS, HEAD, WITH_ATTENTION, WITH_MLP
 from .solving import Subject
 
 # The steps that must be right, or else there is another mistake in what is read.
@@ -25,9 +25,12 @@ _READ = {
 }
 
 
-def read_step(subject: Subject, question: Question) -> Mistake | None:
-    """Return the step that the question is about as it was read, or None if it can't be."""
-    steps = _ALONE.get(question.parts)
+def read_step(subject: Subject, parts: frozenset[str]) -> Mistake | None:
+    """Return the step that questions of these parts are about as it was read.
+
+    It is None if it can't be read.
+    """
+    steps = _ALONE.get(parts)
     if steps is None or any(steps & each.steps for each in subject.granted):
         return None
-    return _READ[question.parts](subject)
+    return _READ[parts](subject)

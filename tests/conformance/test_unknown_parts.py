@@ -111,34 +111,49 @@ def test_a_bias_that_changes_is_not_read(tmp_path: Path) -> None:
     assert read_head(Subject(loading(Random), (), lambda: tmp_path)) is None
 
 
-def test_an_unknown_activation_is_read_beside_what_hides_it(tmp_path: Path) -> None:
-    """The curve alone explains no answer, as each MLP reads what the other norm gives."""
+class Elu(CompleteGPT2):
+    def activation(self, x: Tensor) -> Tensor:
+        return torch.nn.functional.elu(x)
 
-    class Elu(CompleteGPT2):
-        def activation(self, x: Tensor) -> Tensor:
-            return torch.nn.functional.elu(x)
 
+@pytest.mark.parametrize(
+    "other",
+    [
+        # The curve alone explains no answer, as each MLP reads what the other norm gives.
+        "ln_1-for-both",
+        "biases-missing",
+    ],
+)
+def test_an_unknown_activation_is_read_beside_another_mistake(tmp_path: Path, other: str) -> None:
     asked = ("attention alone", "MLP alone", "MLP of a width of its own")
     comparison = comparison_of(tmp_path, *asked)
-    found = named(comparison, Elu, "ln_1-for-both")
-    assert found.keys() == {"activation-curve", "ln_1-for-both"}
+    assert named(comparison, Elu, other).keys() == {"activation-curve", other}
 
 
+def test_a_block_is_read_although_entries_explain_some_answers(tmp_path: Path) -> None:
+    """With nothing in the branches, it is the same as the residual of the normed stream."""
+    asked = ("final norm of a loud embedding", "final norm alone", *BLOCKS)
+    comparison = comparison_of(tmp_path, *asked)
+    kind = type("Both", (SecondFromNormalised, Elu), {})
+    assert named(comparison, kind).keys() == {"block-read", "activation-curve"}
+
+
+class Waving(CompleteGPT2):
+    def embed_positions(self, positions: Tensor) -> Tensor:
+        width = self.config.n_embd
+        angles = positions[..., None] / 5000 ** (torch.arange(width) / width)
+        return angles.sin().to(self.dtype)
+
+
+@pytest.mark.parametrize("other", ["gelu-erf", "rms-norm"])
 def test_unknown_positions_are_read_although_the_norm_is_asked_first(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, other: str
 ) -> None:
     """The question about the final norm has no positions, so it is answered otherwise, too."""
     monkeypatch.setattr(position_reading, "N_POSITIONS", (16,))
     monkeypatch.setattr(position_reading, "WIDTHS", {24: 16})
-
-    class Waving(CompleteGPT2):
-        def embed_positions(self, positions: Tensor) -> Tensor:
-            width = self.config.n_embd
-            angles = positions[..., None] / 5000 ** (torch.arange(width) / width)
-            return angles.sin().to(self.dtype)
-
     comparison = comparison_of(tmp_path, "final norm alone", "embedding alone", "MLP alone")
-    assert named(comparison, Waving, "gelu-erf").keys() == {"positions-read", "gelu-erf"}
+    assert named(comparison, Waving, other).keys() == {"positions-read", other}
 
 
 def test_a_number_of_heads_shows_where_the_config_has_another(tmp_path: Path) -> None:
