@@ -135,7 +135,7 @@ SAMPLING = {
     "topk-off-by-one": options_changed(lambda o: {"top_k": o["top_k"] and o["top_k"] + 1}),
     "topk-drops-kth": threshold(above_the_kth),
     "threshold-of-first-row": threshold(lambda scores, largest: scores >= largest[:1, -1:]),
-    "topk-none-unbound": refusing(lambda o: o["temperature"] > 0 and o["top_k"] is None),
+    "topk-none-unbound": refusing(lambda o: o["temperature"] > 0 and not o["top_k"]),
     "topk-larger-than-vocab": refusing(lambda o: (o["top_k"] or 0) > 50257),
     "topk-equals-vocab-rejected": refusing(lambda o: (o["top_k"] or 0) >= 50257),
     "nan-hidden": always(remove_invalid_values=True),
