@@ -154,9 +154,10 @@ def with_mistakes(*granted: Mistake) -> type[CompleteGPT2]:
 def in_order(mistakes: Sequence[Mistake]) -> list[Mistake]:
     """Return the mistakes in an order in which no one hides another, if there is one.
 
-    A step that does not go on to the one it overrides hides it.
+    A step that does not go on to the one it overrides hides it. A variant comes first: what it
+    makes of its arguments, a top_k of 0 for one, no mistake sees.
     """
-    ordered = list(mistakes)
+    ordered = sorted(mistakes, key=lambda each: each.id not in VARIANTS)
     for _ in mistakes:
         for (i, first), (j, second) in itertools.combinations(enumerate(ordered), 2):
             if _hides(first, second) and not _hides(second, first):

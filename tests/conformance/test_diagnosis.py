@@ -110,6 +110,8 @@ def test_two_that_always_show_together_are_named(tmp_path: Path) -> None:
         ),
         ("gelu-erf n-head-wrong", "gelu-erf n-head-wrong"),
         ("n-head=4 n-head-wrong", "n-head=4 n-head-wrong"),  # a number and a property
+        # The mistake has no threshold for a top_k of 0.
+        ("threshold-of-first-row topk-zero-is-off", "topk-zero-is-off threshold-of-first-row"),
     ],
 )
 def test_no_step_hides_another_that_it_could_go_on_to(names: str, ordered: str) -> None:
