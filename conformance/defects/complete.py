@@ -11,6 +11,7 @@ import json
 import math
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from ..probes.gpt2 import PlainGPT2, Weights
 KeysValues = tuple[Tensor, Tensor]  # each [batch, n_head, seen, head_width]
 Cache = list[KeysValues]  # of each layer; empty before the first token
 PREFIX = "transformer."
+SMALL_FILE = 32 * 2**20  # bytes; the tensors of a few files as small are kept
 MATRICES = ("attn.c_attn.weight", "attn.c_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight")
 MASK_BUFFERS = (".attn.bias", ".attn.masked_bias")  # of older files; no weights
 
@@ -47,6 +49,12 @@ def each_own(model: CompleteGPT2, field: str) -> Iterator[Any]:
     So two mistakes that derive from one class can be had together.
     """
     return (vars(kind)[field] for kind in type(model).__mro__ if field in vars(kind))
+
+
+@lru_cache(maxsize=8)
+def _read_once(file: Path, _changed: int) -> Weights:
+    """Return the tensors of a file. A diagnosis loads it thousands of times. None is changed."""
+    return load_file(file)
 
 
 def length(cache: Cache) -> int:
@@ -83,7 +91,10 @@ class CompleteGPT2(PlainGPT2):
     @classmethod
     def read(cls, folder: Path) -> Weights:
         """Return the tensors of the file, by its names and in its orientation."""
-        return load_file(folder / "model.safetensors")
+        file = folder / "model.safetensors"
+        if file.stat().st_size > SMALL_FILE:
+            return load_file(file)
+        return dict(_read_once(file, file.stat().st_mtime_ns))
 
     @classmethod
     def configure(cls, fields: dict[str, Any]) -> GPT2Config:

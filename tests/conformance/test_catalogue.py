@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+import torch
 
 from conformance.defects import DEFECTS, EQUIVALENT, FAMILIES, VARIANTS, CompleteGPT2
+from conformance.diagnosis.checkpoints import plain
 from conformance.kill_matrix.matrix import ENTRIES, LARGE, NEVER, Matrix, asked
 from conformance.requirements import REQUIREMENTS
 from conformance.verdict.findings import ERRORED, FAILED, PASSED, VARIANT
@@ -41,6 +44,20 @@ def test_entries_of_two_families_share_no_attribute() -> None:
                 if not name.startswith("__") and not hasattr(CompleteGPT2, name):
                     families.setdefault(name, set()).add(kind.__module__)
     assert not {name: found for name, found in families.items() if len(found) > 1}
+
+
+def test_no_entry_changes_the_tensors_that_were_read(tmp_path: Path) -> None:
+    """A small file is read once for all that load it."""
+    folder = str(plain(tmp_path))
+    read = CompleteGPT2.read(tmp_path).values()
+    before = [tensor._version for tensor in read]
+    for entry in ENTRIES.values():
+        with suppress(Exception):  # many of them refuse or crash
+            model = entry.kind.load(folder)
+            model.logits(torch.tensor([[5, 7]]))
+            model.generate(torch.tensor([[5, 7]]), max_new_tokens=2, temperature=1.0, seed=3)
+    assert [tensor._version for tensor in read] == before
+    assert next(iter(CompleteGPT2.read(tmp_path).values())) is next(iter(read))
 
 
 def test_every_requirement_names_a_defect() -> None:
