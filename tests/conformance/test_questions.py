@@ -79,6 +79,17 @@ def test_a_head_of_its_own_is_rounded_as_all_weights_of_the_file(comparison: Com
     )
 
 
+def test_what_draws_from_the_global_generator_answers_alike_again(comparison: Comparison) -> None:
+    drawing = replace(
+        asked(comparison, "a plain file"), name="chance", ask=lambda _: torch.rand(2).tolist()
+    )
+    before = torch.get_rng_state()
+    first = comparison.answers(defective())[drawing]
+    assert torch.equal(before, torch.get_rng_state())
+    torch.rand(3)
+    assert comparison.answers(defective())[drawing] == first
+
+
 def throwing(*rows: list[int]) -> Judged:
     """Return an implementation that draws these rows, and then the same again."""
 
