@@ -129,9 +129,11 @@ class Comparison:
         matter = tuple(each for each in granted if can_change(each.steps, question.kind))
         if question.kind != "tokens" or question.parts & BLOCKS > NORM:
             return matter
+        # In half precision a mistake may overflow that does not matter otherwise.
+        die = replace(DIE, name=f"{DIE.name}, {question.dtype}", dtype=question.dtype)
         for each in matter:
             rest = tuple(other for other in matter if other != each)
-            if each.steps <= THROUGH_LOGITS and self.alike(self.of(*matter), self.of(*rest), DIE):
+            if each.steps <= THROUGH_LOGITS and self.alike(self.of(*matter), self.of(*rest), die):
                 matter = rest
         return matter
 

@@ -52,7 +52,11 @@ def test_a_mistake_shows_beside_another(
     )
 
 
-@pytest.mark.parametrize("name", ["ln-eps-missing", "ln-eps-outside-sqrt", "qkv-order"])
+@pytest.mark.parametrize(
+    "name",
+    # The last one divides by zero in float16.
+    ["ln-eps-missing", "ln-eps-outside-sqrt", "qkv-order", "queries-keys-of-length-one"],
+)
 def test_a_draw_is_right_where_a_mistake_does_not_matter(comparison: Comparison, name: str) -> None:
     subject = answers(comparison, name)
     indifferent = [
