@@ -31,6 +31,7 @@ Load = Callable[..., Judged]
 # An epsilon of 1e-12 differs from none by 1e-11 of the logits, which nobody needs to tell apart.
 # Float32 in the place of float64 differs by 1e-8 and more.
 LEAST = 1e-10
+GLOBAL_SEED = 20
 
 
 @dataclass
@@ -55,7 +56,10 @@ class Answers:
         if question.name not in self.given:
             checkpoint = self.comparison.checkpoint(question)
             load = (question.kind == "logits" and self.load_shown) or self.load
-            self.given[question.name] = answer(question, load, checkpoint, self.dtype)
+            # Some draw from the global generator, with dropout for one. So it has the same seed.
+            with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+                torch.manual_seed(GLOBAL_SEED)
+                self.given[question.name] = answer(question, load, checkpoint, self.dtype)
         return self.given[question.name]
 
 

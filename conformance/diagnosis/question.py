@@ -22,7 +22,6 @@ BLOCKS = WITH_ATTENTION | WITH_MLP
 REFUSED, CRASHED = "refused", "crashed"
 SEVERAL = "several"  # the answer where chance decides
 FAILED = (REFUSED, CRASHED, SEVERAL)
-GLOBAL_SEED = 20
 
 
 @dataclass(frozen=True)
@@ -52,15 +51,12 @@ def answer(
 ) -> Any:
     """Return logits, tokens or text; REFUSED or CRASHED for an error; None if not applicable.
 
-    If it was asked in several ways, return a list of what each way gave. Torch's global generator
-    begins at the same number each time, as some draw from it.
+    If it was asked in several ways, return a list of what each way gave.
     """
     given = []
     for ask in (question.ask, *question.otherwise):
         try:
-            with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-                torch.manual_seed(GLOBAL_SEED)
-                given.append(ask(load(folder, dtype=question.dtype or dtype)))
+            given.append(ask(load(folder, dtype=question.dtype or dtype)))
         except NotApplicable:
             return None
         except Exception as error:
