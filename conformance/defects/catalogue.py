@@ -154,8 +154,8 @@ def with_mistakes(*granted: Mistake) -> type[CompleteGPT2]:
 def in_order(mistakes: Sequence[Mistake]) -> list[Mistake]:
     """Return the mistakes in an order in which no one hides another, if there is one.
 
-    A step that does not go on to the one it overrides hides it. A variant comes first: what it
-    makes of its arguments, a top_k of 0 for one, no mistake sees.
+    A step that does not go on to the one it overrides hides it. Variants come first, so that a
+    mistake gets what they make of an argument: None for a top_k of 0.
     """
     ordered = sorted(mistakes, key=lambda each: each.id not in VARIANTS)
     for _ in mistakes:

@@ -28,7 +28,7 @@ from ..probes.gpt2 import PlainGPT2, Weights
 KeysValues = tuple[Tensor, Tensor]  # each [batch, n_head, seen, head_width]
 Cache = list[KeysValues]  # of each layer; empty before the first token
 PREFIX = "transformer."
-SMALL_FILE = 32 * 2**20  # bytes; the tensors of a few files as small are kept
+SMALL_FILE = 32 * 2**20  # bytes; the tensors of the last eight files up to this size are kept
 MATRICES = ("attn.c_attn.weight", "attn.c_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight")
 MASK_BUFFERS = (".attn.bias", ".attn.masked_bias")  # of older files; no weights
 
@@ -53,7 +53,10 @@ def each_own(model: CompleteGPT2, field: str) -> Iterator[Any]:
 
 @lru_cache(maxsize=8)
 def _read_once(file: Path, _changed: int) -> Weights:
-    """Return the tensors of a file. A diagnosis loads it thousands of times. None is changed."""
+    """Return the tensors of a file, which a diagnosis loads thousands of times.
+
+    No entry of the catalogue changes them in place.
+    """
     return load_file(file)
 
 

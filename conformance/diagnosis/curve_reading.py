@@ -24,7 +24,9 @@ UNITS, TOKENS = 32, 48  # inputs read at once: of each token, one by each hidden
 REACH = 14.0  # the curve is read between this and its negative
 SHAPE = GPT2Config(n_positions=TOKENS, n_embd=4 + 2 * UNITS, n_layer=1, n_head=2)
 LOUD = 300.0
-WIDEST = 0.3  # the largest angle of a token; up to it, inputs rise from token to token
+# The largest angle a of a token. The input of a unit is first * cos(a) + rise * sin(a). It rises
+# from token to token while tan(a) < rise / first, which is 0.37 or more. tan(0.3) is 0.31.
+WIDEST = 0.3
 FIRST_TOKEN = 5
 IDS = torch.arange(FIRST_TOKEN, FIRST_TOKEN + TOKENS)[None]
 READERS = torch.arange(FIRST_READER, FIRST_READER + UNITS)

@@ -297,8 +297,8 @@ class Peeling:
         if not explained:
             return None
         most = max(map(len, explained.values()))
-        equals = [added for added, names in explained.items() if len(names) == most]
-        best = tuple(sorted(equals, key=lambda added: added != self.preferred))
+        alike = [added for added, names in explained.items() if len(names) == most]
+        best = tuple(sorted(alike, key=lambda added: added != self.preferred))
         # What explains as much as so many others is named by chance.
         return Stage(best, question.name, explained[best[0]]) if len(best) <= ALTERNATIVES else None
 

@@ -50,11 +50,8 @@ ALL = (*ALWAYS, *COMPILED, *FOUND)
 
 @pytest.fixture(scope="module")
 def verdicts() -> str:
-    few = "test_middle"  # before it, a checkpoint's logits are asked for
-    more = (
-        "test_activation_curve or test_constant or test_last_step or test_never and 9 "
-        "or test_per_row and first-row"
-    )
+    few = "test_activation_curve or test_middle"
+    more = "test_constant or test_last_step or test_never and 9 or test_per_row and first-row"
     quick = [name for name in ALL if name not in SLOW]
     return verdicts_on(quick, f"{few} or {more}") + verdicts_on(
         [name for name in SLOW if name in ALL], few

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -11,8 +12,9 @@ import torch
 from torch import Tensor
 
 from conformance.adapters.protocol import Judged
-from conformance.defects import DEFECTS, VARIANTS
+from conformance.defects import DEFECTS, combined
 from conformance.defects.catalogue import mistake_of
+from conformance.defects.weights import OwnHead
 from conformance.diagnosis.asking_tokens import ENDED, drawn
 from conformance.diagnosis.comparison import Comparison, defective
 from conformance.diagnosis.question import SEVERAL, Question
@@ -70,18 +72,17 @@ def test_a_draw_is_right_where_a_mistake_does_not_matter(comparison: Comparison,
 
 
 def test_a_tie_is_told_as_one_at_a_tiny_temperature(comparison: Comparison) -> None:
-    # All tokens but the faces have the largest logit, and whose noise decides is no mistake.
+    # All tokens but the faces are tied for the largest logit, so chance decides.
     subject = answers(comparison, "ln-weight-bias-exchanged")
     assert subject[asked(comparison, "dice with temperature=1e-6")] == SEVERAL
 
 
-def test_a_head_of_its_own_is_rounded_as_all_weights_of_the_file(comparison: Comparison) -> None:
-    own_head, rounded = VARIANTS["head-of-its-own"], DEFECTS["dtype-changed-on-load"]
-    assert not comparison.alike(
-        comparison.of(own_head, rounded),
-        comparison.of(own_head),
-        asked(comparison, "a file with another head"),
-    )
+def test_a_head_of_its_own_is_rounded_as_all_weights_are(comparison: Comparison) -> None:
+    folder = str(comparison.checkpoint(asked(comparison, "a file with another head")))
+    for names in itertools.permutations(["head-of-its-own", "dtype-changed-on-load"]):
+        model = combined(*names).load(folder)
+        assert isinstance(model, OwnHead)
+        assert torch.equal(model.own_head, model.own_head.bfloat16().float())
 
 
 def test_what_draws_from_the_global_generator_answers_alike_again(comparison: Comparison) -> None:
